@@ -1,0 +1,1 @@
+"""What the agent is asking, in one shape for all protocols."""

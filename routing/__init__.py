@@ -1,0 +1,1 @@
+"""Where calls can go: routes, their weighted arms, and targets."""
