@@ -1,0 +1,478 @@
+"""What the operator may write, one model a section: checked once, frozen, handed to every room that needs it.
+
+Attribute names are the file's keys, and each description is the manual's sentence on it. Relations between sections
+(an arm's target exists, no two agents share a name) are checked in `config.crosscheck`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from config.secrets import Secret
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Strict(False)]
+"""A YAML list, kept as a tuple so that settings cannot be changed after they were checked."""
+
+_SECONDS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+_BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_AMOUNT: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", re.ASCII)
+_LONGEST_SECONDS: Final = 10 * 365 * 86400
+_MOST_BYTES: Final = 2**40
+
+NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
+
+def mistaken(message: str, remedy: str) -> PydanticCustomError:
+    """A validation error in our own words; neither text may contain what was written."""
+    return PydanticCustomError("mistake", "{message}", {"message": message, "remedy": remedy})
+
+
+def seconds(value: object) -> float:
+    """`250ms`, `50s`, `15m`, `1h`, `14d` or a number -> seconds. Raises PydanticCustomError."""
+    amount = _amount(value, {**_SECONDS, "": Decimal(1)})
+    if amount is None or amount > _LONGEST_SECONDS:
+        raise mistaken("is not a duration", "Write seconds as a number, or for example 250ms, 50s, 15m, 1h or 14d.")
+    return float(amount)
+
+
+def size(value: object) -> int:
+    """`32MiB`, `64KiB`, `10MB` or an integer -> bytes. Raises PydanticCustomError."""
+    amount = _amount(value, {unit: Decimal(factor) for unit, factor in _BYTES.items()})
+    if amount is None or amount != amount.to_integral_value() or amount > _MOST_BYTES:
+        raise mistaken("is not a size", "Write bytes as a whole number, or for example 64KiB, 32MiB or 10MB.")
+    return int(amount)
+
+
+def _amount(value: object, units: dict[str, Decimal]) -> Decimal | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return Decimal(value) if math.isfinite(value) and value >= 0 else None
+    matched = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if matched is None or matched[2] not in units:
+        return None
+    try:
+        return Decimal(matched[1]) * units[matched[2]]
+    except InvalidOperation:
+        return None
+
+
+def _name(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(NAME, value):
+        raise mistaken(
+            "is not a usable name",
+            "Write 1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first.",
+        )
+    return value
+
+
+def _node(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(f"{NAME}(/{NAME})?", value):
+        raise mistaken("is not a node", "Write a tenant (acme) or a tenant and an agent (acme/support-bot).")
+    return value
+
+
+def _url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    example = "Write for example http://127.0.0.1:9000 or https://api.example.com/v1."
+    if parts.scheme not in ("http", "https") or not host or parts.port == 0:
+        raise mistaken("is not an http or https URL", example)
+    if not value.isascii() or not value.isprintable() or " " in value or "\\" in value:
+        raise mistaken("has characters that a URL cannot have", example)
+    if "@" in parts.netloc:
+        raise mistaken("carries credentials", "Remove what stands before the @ and give them as key: env:NAME.")
+    if "?" in value or "#" in value:
+        raise mistaken("has a query or a fragment", "Write the base URL only; the call's path is added to it.")
+    return value
+
+
+def _input_path(value: object, info: ValidationInfo[Any]) -> object:
+    return _absolute(value, (info.context or {}).get("folder"))
+
+
+def _output_path(value: object) -> object:
+    return _absolute(value, None)
+
+
+def _absolute(value: object, start: Path | None) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value).strip() or not str(value).isprintable():
+        raise mistaken("is not a path", "Write the path of a file or folder.")
+    return (start or Path.cwd()).absolute() / value
+
+
+def _state(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("redis://", "rediss://")):
+        return value
+    path = value.removeprefix("sqlite:///")
+    if path == value or not path.strip("/ ") or not path.isprintable() or "?" in path or "#" in path:
+        raise mistaken(
+            "is not a place for state",
+            "Write sqlite:///var/weighbridge.db (relative) or sqlite:////srv/weighbridge.db (absolute).",
+        )
+    return f"sqlite:///{_output_path(path)}"
+
+
+def _pointer(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"(/([^/~]|~[01])*)+", value):
+        raise mistaken("is not a JSON pointer", "Write for example /messages or /arguments/ssn.")
+    return value
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) < 1e15:
+        raise mistaken("is not a usable number", "Write an ordinary finite number.")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+"""A duration, in seconds."""
+Bytes = Annotated[int, BeforeValidator(size)]
+"""A size, in bytes."""
+Name = Annotated[str, BeforeValidator(_name)]
+Node = Annotated[str, BeforeValidator(_node)]
+Url = Annotated[str, BeforeValidator(_url)]
+Number = Annotated[float, BeforeValidator(_finite)]
+InputPath = Annotated[Path, BeforeValidator(_input_path)]
+"""A file that is read; relative to the configuration file's folder, absolute once loaded."""
+OutputPath = Annotated[Path, BeforeValidator(_output_path)]
+"""A file that is written; relative to the working directory, absolute once loaded."""
+State = Annotated[str, BeforeValidator(_state)]
+Pointer = Annotated[str, BeforeValidator(_pointer)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Section(BaseModel):
+    """Common to all sections: no unknown keys, no silent conversions, no changes, and errors that repeat no input."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class AdminListenSettings(Section):
+    """Where the admin API and the console are served."""
+
+    host: Text = Field(
+        default="127.0.0.1", description="Address to bind. Keep it on loopback or on an operators' network."
+    )
+    port: int = Field(default=8081, ge=0, le=65535, description="Port to bind; 0 takes any free one.")
+
+
+class ListenSettings(Section):
+    """Where agents connect, and what a connection may cost."""
+
+    host: Text = Field(default="127.0.0.1", description="Address to bind; 0.0.0.0 or :: for all.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to bind; 0 takes any free one.")
+    max_body: Bytes = Field(
+        default=32 * 2**20, gt=0, description="Largest request body; a larger one is `body_too_large`."
+    )
+    max_header: Bytes = Field(
+        default=64 * 2**10, ge=1024, description="Largest request head: request line and headers together."
+    )
+    header_timeout: Seconds = Field(default=10.0, gt=0, description="Time for a request's head to arrive.")
+    body_timeout: Seconds = Field(default=60.0, gt=0, description="Time for a request's body to arrive.")
+    write_timeout: Seconds = Field(
+        default=60.0, gt=0, description="How long a client may leave a waiting piece of answer unread."
+    )
+    keep_alive: Seconds = Field(
+        default=75.0, gt=0, description="How long an idle connection is kept for the next call."
+    )
+    max_connections: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Open connections of agents, all together."
+    )
+    drain: Seconds = Field(default=30.0, ge=0, description="On shutdown, how long calls under way may finish.")
+
+
+class PersonSettings(Section):
+    """Someone who may use the admin API and the console."""
+
+    name: Name = Field(description="Recorded with everything this person changes or approves.")
+    token: Secret = Field(description="Bearer token: `env:NAME`, `file:PATH` or a literal of at least 8 characters.")
+    roles: Several[Name] = Field(default=(), description="What the person may decide; `admin` may change things.")
+
+
+class AdminSettings(Section):
+    """The admin listener, never on the data port."""
+
+    listen: AdminListenSettings = Field(default=AdminListenSettings(), description="Where the admin API is served.")
+    people: Several[PersonSettings] = Field(default=(), description="Who may use it; nobody when empty.")
+
+
+class LedgerSettings(Section):
+    """Where every call is recorded."""
+
+    path: OutputPath = Field(
+        default=Path("var/ledger"),
+        validate_default=True,
+        description="Folder of the records; relative to the working directory.",
+    )
+    mask: Several[Pointer] = Field(
+        default=("/messages", "/system", "/prompt", "/input", "/instructions", "/tools", "/metadata"),
+        description="JSON pointers into a call's arguments that are masked before they are recorded.",
+    )
+
+
+class OpaSettings(Section):
+    """A separate Open Policy Agent server."""
+
+    url: Url = Field(description="Base URL of the OPA server.")
+    timeout: Seconds = Field(default=0.25, gt=0, description="How long one decision may take; a later one is DENY.")
+
+
+class PolicySettings(Section):
+    """Which rules decide."""
+
+    engine: Literal["embedded", "opa"] = Field(default="embedded", description="Who evaluates the Rego.")
+    paths: Several[InputPath] = Field(
+        default=(),
+        description="`.rego` files, folders of them, data as YAML or JSON, or bundles (`.tar.gz`); relative to this "
+        "file's folder. Without any, every call is refused.",
+    )
+    opa: OpaSettings | None = Field(default=None, description="The OPA server, for `engine: opa`.")
+    watchdog: Seconds = Field(default=5.0, gt=0, description="A decision that takes longer ends the worker process.")
+    prove_timeout: Seconds = Field(
+        default=5.0, gt=0, description="How long a new policy may take to prove itself before use."
+    )
+
+
+class AgentSettings(Section):
+    """Who may call, and as whom."""
+
+    name: Name = Field(description="The agent's name in policies, records and metrics.")
+    tenant: Name = Field(default="default", description="Whom the agent belongs to.")
+    key: Secret | None = Field(
+        default=None, description="The agent's key: `env:NAME`, `file:PATH` or a literal of at least 8 characters."
+    )
+    key_sha256: str | None = Field(
+        default=None, description="Instead of `key`: the key's SHA-256 as 64 hexadecimal digits."
+    )
+    roles: Several[Name] = Field(default=(), description="Roles that policies may ask for.")
+    autonomy_tier: int = Field(
+        default=0, ge=0, le=10, description="How much the agent may do unattended; higher is more."
+    )
+
+    @field_validator("key_sha256", mode="before")
+    @classmethod
+    def _is_a_digest(cls, value: object) -> object:
+        if isinstance(value, str):
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+                raise mistaken("is not a SHA-256 digest", "Write its 64 hexadecimal digits.")
+            return value.lower()
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_credential(self) -> Self:
+        if (self.key is None) == (self.key_sha256 is None):
+            found = "has neither key nor key_sha256" if self.key is None else "has both key and key_sha256"
+            raise mistaken(found, "Give exactly one of them.")
+        return self
+
+
+class PriceSettings(Section):
+    """What a target charges."""
+
+    input_usd_per_mtok: Number = Field(ge=0, description="US dollars for a million input tokens.")
+    output_usd_per_mtok: Number = Field(ge=0, description="US dollars for a million output tokens.")
+
+
+class TimeoutSettings(Section):
+    """How long a target may take."""
+
+    connect: Seconds = Field(default=5.0, gt=0, description="To accept a connection, TLS included.")
+    first_byte: Seconds = Field(
+        default=600.0, gt=0, description="From the request sent to the first byte of the answer."
+    )
+    idle: Seconds = Field(default=60.0, gt=0, description="Between two pieces of an answer.")
+    total: Seconds = Field(default=1800.0, gt=0, description="For the whole exchange.")
+
+
+class TargetSettings(Section):
+    """A model server that completions can go to."""
+
+    name: Name = Field(description="The target's name in routes, records and metrics.")
+    kind: Literal["openai", "anthropic", "parallax"] = Field(description="Which API it speaks.")
+    url: Url = Field(description="Base URL, as its own clients take it; no credentials, query or fragment.")
+    key: Secret | None = Field(default=None, description="Its API key, sent instead of the agent's own.")
+    price: PriceSettings | None = Field(default=None, description="Its price, where it differs from the published one.")
+    timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long it may take.")
+    ca: InputPath | None = Field(
+        default=None,
+        description="PEM file of the authorities trusted for this target alone; relative to this file's folder.",
+    )
+    max_connections: int = Field(
+        default=1024, ge=1, le=100_000, description="Open connections to it, per worker process."
+    )
+
+    @model_validator(mode="after")
+    def _needs_tls_for_a_ca(self) -> Self:
+        if self.ca is not None and not self.url.lower().startswith("https:"):
+            raise mistaken("has a ca but no https URL", "Write https:// in url, or remove ca.")
+        return self
+
+
+class ArmSettings(Section):
+    """One weighted side of a route."""
+
+    target: Name = Field(description="The target's name.")
+    weight: Number = Field(default=100.0, ge=0, le=100, description="Its share, from 0 to 100.")
+    model: Text | None = Field(
+        default=None, description="The name this target knows the model by; the caller's when absent."
+    )
+
+
+class RolloutStepSettings(Section):
+    """One step of a canary's plan."""
+
+    weight: Number = Field(ge=0, le=100, description="The canary's share during this step.")
+    hold: Seconds = Field(gt=0, description="How long the step lasts at least.")
+    max_error_rate: Number = Field(ge=0, le=1, description="The highest tolerable share of failed calls, from 0 to 1.")
+
+
+class RolloutSettings(Section):
+    """How a canary grows."""
+
+    canary: Name = Field(description="The arm (its target's name) that is on trial.")
+    steps: Several[RolloutStepSettings] = Field(min_length=1, description="The steps, first to last.")
+
+
+class RouteSettings(Section):
+    """Which calls go where; the first route that matches wins."""
+
+    name: Name = Field(description="The route's name in records, metrics and the admin API.")
+    models: Several[Text] = Field(
+        min_length=1, description="Model names, or shell patterns of them (`*`, `?`, `[seq]`), compared case by case."
+    )
+    arms: Several[ArmSettings] = Field(min_length=1, description="Where its calls go, by weight.")
+    rollout: RolloutSettings | None = Field(default=None, description="The canary's plan.")
+
+    @field_validator("arms", mode="after")
+    @classmethod
+    def _weighs_something(cls, arms: tuple[ArmSettings, ...]) -> tuple[ArmSettings, ...]:
+        if not any(arm.weight for arm in arms):
+            raise mistaken("all weights are 0", "Give at least one arm a weight above 0.")
+        return arms
+
+
+class ToolSettings(Section):
+    """A tool server."""
+
+    name: Name = Field(description="The tool's name in URLs and policies.")
+    kind: Literal["mcp", "http"] = Field(description="MCP Streamable HTTP, or plain HTTP.")
+    url: Url = Field(description="Base URL.")
+    key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+
+
+class PeerSettings(Section):
+    """Another agent, spoken to over A2A."""
+
+    name: Name = Field(description="The peer's name in URLs and policies.")
+    url: Url = Field(description="Base URL.")
+    key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+
+
+class EnvironmentSettings(Section):
+    """An OpenEnv environment."""
+
+    name: Name = Field(description="The environment's name in URLs and policies.")
+    url: Url = Field(description="Base URL.")
+    key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+
+
+class BudgetSettings(Section):
+    """How much a tenant or an agent may spend in a window."""
+
+    node: Node = Field(description="`tenant` or `tenant/agent`.")
+    window: Literal["hour", "day", "week", "month"] = Field(description="Calendar window, UTC.")
+    limit_usd: Number = Field(ge=0, description="US dollars in one window.")
+    mode: Literal["strict", "adaptive", "soft", "shadow"] = Field(
+        default="strict", description="What happens near the limit."
+    )
+
+
+class LimitSettings(Section):
+    """How fast a tenant or an agent may call."""
+
+    node: Node = Field(description="`tenant` or `tenant/agent`.")
+    calls_per_minute: int | None = Field(default=None, ge=1, le=10**9, description="Calls in a minute.")
+    concurrent: int | None = Field(default=None, ge=1, le=10**6, description="Calls at the same time.")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.calls_per_minute is None and self.concurrent is None:
+            raise mistaken("limits nothing", "Give calls_per_minute, concurrent or both.")
+        return self
+
+
+class WebhookSettings(Section):
+    """Who is told of a held call."""
+
+    url: Secret = Field(description="Address, as a secret: webhook addresses often carry a token.")
+    secret: Secret | None = Field(default=None, description="Signs what is sent.")
+
+
+class ApprovalSettings(Section):
+    """How long people have, and how long their word holds."""
+
+    decide_within: Seconds = Field(default=3600.0, gt=0, description="Time to decide; then the approval expires.")
+    use_within: Seconds = Field(default=900.0, gt=0, description="Time to use an approval once given.")
+    hold_for: Seconds = Field(default=50.0, ge=0, description="How long a held call's connection waits for the answer.")
+    webhook: WebhookSettings | None = Field(default=None, description="Who is told of a held call.")
+
+
+class LogSettings(Section):
+    """What the gateway says about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important level written."
+    )
+    format: Literal["text", "json"] = Field(default="text", description="Lines for people or for machines.")
+
+
+class Settings(Section):
+    """The whole file."""
+
+    listen: ListenSettings = Field(default=ListenSettings(), description="The data plane: where agents connect.")
+    admin: AdminSettings = Field(default=AdminSettings(), description="The admin listener and who may use it.")
+    state: State = Field(
+        default="sqlite:///var/weighbridge.db",
+        validate_default=True,
+        description="Where counters and approvals are kept; relative to the working directory.",
+    )
+    ledger: LedgerSettings = Field(default_factory=lambda: LedgerSettings(), description="Where calls are recorded.")
+    policy: PolicySettings = Field(default=PolicySettings(), description="Which rules decide.")
+    agents: Several[AgentSettings] = Field(default=(), description="Who may call.")
+    targets: Several[TargetSettings] = Field(default=(), description="Where completions can go.")
+    routes: Several[RouteSettings] = Field(default=(), description="Which calls go where; the first match wins.")
+    tools: Several[ToolSettings] = Field(default=(), description="Tool servers.")
+    peers: Several[PeerSettings] = Field(default=(), description="Other agents, spoken to over A2A.")
+    environments: Several[EnvironmentSettings] = Field(default=(), description="OpenEnv environments.")
+    budgets: Several[BudgetSettings] = Field(default=(), description="How much may be spent.")
+    limits: Several[LimitSettings] = Field(default=(), description="How fast calls may come.")
+    approvals: ApprovalSettings = Field(default=ApprovalSettings(), description="How people decide on held calls.")
+    log: LogSettings = Field(default=LogSettings(), description="What the gateway says about itself.")
