@@ -1,0 +1,269 @@
+"""The operator's file -> checked settings, or every mistake in it with its line; before anything is served."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from config import crosscheck, document
+from config.document import Document, Fault
+from config.errors import ConfigError, Mistake
+from config.secrets import Secret
+from config.settings import Settings
+
+SECRETS: Final[tuple[document.Path, ...]] = (
+    ("admin", "people", "*", "token"),
+    ("agents", "*", "key"),
+    ("targets", "*", "key"),
+    ("tools", "*", "key"),
+    ("peers", "*", "key"),
+    ("environments", "*", "key"),
+    ("approvals", "webhook", "url"),
+    ("approvals", "webhook", "secret"),
+)
+"""Every place a secret can stand in; `*` is any item of a list."""
+
+NOT_YET: Final[tuple[document.Path, ...]] = (
+    ("budgets",),
+    ("limits",),
+    ("approvals",),
+    ("tools",),
+    ("peers",),
+    ("environments",),
+    ("routes", "*", "rollout"),
+)
+"""What this version reads and checks but does not act on: a warning each."""
+
+REFUSED: Final[tuple[tuple[document.Path, str, str, str], ...]] = (
+    (("policy", "engine"), "opa", "this version cannot ask an OPA server", "Write engine: embedded."),
+    (("state",), "redis", "this version cannot keep state in Redis", "Write sqlite:///var/weighbridge.db."),
+)
+"""What this version must not pretend to honour: place, beginning of the value, why, what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings that are fit to serve with.
+
+    `warnings` do not prevent serving; `files` are those whose change calls for loading again.
+    """
+
+    settings: Settings
+    warnings: list[Mistake]
+    files: frozenset[Path]
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool = True) -> Loaded:
+    """Read and check a configuration file; `environ` stands in for the process's environment.
+
+    With `resolve` every secret has to be there and fit for use already now. Raises ConfigError with all mistakes.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    files = frozenset({path.absolute()})
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(document.LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        raise ConfigError([Mistake(path, 1, 1, "", f"cannot be read: {reason}", "Name a file.")], files) from None
+    read = document.read(content)
+    settings: Settings | None = None
+    faults = list(read.faults)
+    warnings: list[Fault] = []
+    if read.data is not None:
+        context = {"folder": folder, "environ": os.environ if environ is None else environ}
+        settings, invalid = _validate(read, context)
+        secrets = list(_secrets(read.data, context))
+        files = files | {file for _, secret in secrets if (file := secret.file)} | set(_authorities(read.data, folder))
+        complaints = [*crosscheck.names(read.data), *_refused(read.data), *_unreadable(read.data, folder)]
+        if resolve:
+            complaints += crosscheck.credentials(read.data, secrets)
+        known = [fault.path for fault in faults]
+        faults += [fault for fault in invalid if not any(fault.path[: len(at)] == at for at in known if at)]
+        invalid_at = {fault.path for fault in faults}
+        faults += [_fault(read, *each) for each in complaints if each[0] not in invalid_at]
+        warnings = [_fault(read, *each) for each in _warnings(read.data, secrets)]
+    if faults or settings is None:
+        raise ConfigError(_mistakes(path, faults), files)
+    return Loaded(settings, _mistakes(path, warnings), files)
+
+
+def _validate(read: Document, context: dict[str, Any]) -> tuple[Settings | None, list[Fault]]:
+    try:
+        return Settings.model_validate(read.data, context=context), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    # Out of the handler, so that no exception raised later carries the validator's own, which holds the input.
+    faults = []
+    for detail in details:
+        path = tuple(detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            faults.append(_unknown_key(read, path))
+            continue
+        message, remedy = _explained(detail, read.booleans.get(path))
+        faults.append(Fault(read.mark(path), path, message, remedy))
+    return None, faults
+
+
+def _unknown_key(read: Document, path: document.Path) -> Fault:
+    """An unknown key is repeated only as its likely correction: `{key:sk-...}` makes a key out of a secret."""
+    known = sorted(_keys_at(path[:-1]))
+    guess = crosscheck.nearest(path[-1], known)
+    remedy = f"Did you mean {guess}?" if guess else f"Known here: {', '.join(known)}."
+    return Fault(read.keys.get(path, read.mark(path)), path[:-1], "has an unknown key in this place", remedy)
+
+
+def _keys_at(path: document.Path) -> list[str]:
+    """The keys that the model at a place knows."""
+    model: Any = Settings
+    for part in path:
+        if isinstance(part, str):
+            model = _model_of(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _model_of(annotation: Any) -> Any:
+    """The section inside `Section`, `Section | None` or a list of them."""
+    while not hasattr(annotation, "model_fields"):
+        annotation = next(each for each in annotation.__args__ if each not in (type(None), ...))
+    return annotation
+
+
+def _explained(detail: Any, boolean: str | None) -> tuple[str, str]:
+    """What is wrong and what to write, in our words; only numbers are repeated, since a text may be a secret."""
+    kind: str = detail["type"]
+    bounds: dict[str, Any] = detail.get("ctx", {})
+    value = detail["input"]
+    number = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "this"
+    if kind == "mistake":
+        return bounds["message"], _for_a_boolean(boolean) or bounds["remedy"]
+    if kind == "missing":
+        return "is missing", "Add it."
+    if kind == "literal_error":
+        allowed = str(bounds["expected"]).replace("'", "")
+        guess = crosscheck.nearest(value, allowed.replace(" or ", ", ").split(", "))
+        return "is not one of the possible words", f"Did you mean {guess}?" if guess else f"Write {allowed}."
+    if kind in _BOUNDS:
+        relation, bound = _BOUNDS[kind]
+        return f"{number} is {relation} {bounds[bound]:g}", _range(bounds, bound)
+    if kind in ("too_short", "string_too_short"):
+        return "is empty", "Write at least one."
+    if kind in _EXPECTED:
+        return _EXPECTED[kind][0], _for_a_boolean(boolean) or _EXPECTED[kind][1]
+    return "is not usable", "Compare it with docs/configuration.md."
+
+
+_BOUNDS: Final = {
+    "greater_than": ("not more than", "gt"),
+    "greater_than_equal": ("less than", "ge"),
+    "less_than": ("not less than", "lt"),
+    "less_than_equal": ("more than", "le"),
+}
+_EXPECTED: Final = {
+    "string_type": ("is not text", "Quote it."),
+    "int_type": ("is not a whole number", "Write plain digits, without quotes."),
+    "int_from_float": ("is not a whole number", "Write plain digits, without a point."),
+    "float_type": ("is not a number", "Write digits, without quotes."),
+    "finite_number": ("is not a finite number", "Write an ordinary number."),
+    "tuple_type": ("is not a list", "Write [a, b], or one - line for each."),
+    "model_type": ("does not have keys of its own", "Write key: value pairs here."),
+    "string_too_long": ("is too long", "Use at most 256 characters."),
+}
+
+
+def _for_a_boolean(written: str | None) -> str | None:
+    return f'Unquoted, {written} means true or false to YAML; write "{written}" if it is text.' if written else None
+
+
+def _range(bounds: dict[str, Any], bound: str) -> str:
+    if bound == "gt":
+        return f"Write more than {bounds[bound]:g}."
+    return f"Write {bounds[bound]:g} or {'more' if bound == 'ge' else 'less'}."
+
+
+def _secrets(data: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[document.Path, Secret]]:
+    """Every well-formed secret of the file; malformed ones were refused by the models."""
+    for pattern in SECRETS:
+        for path, written in _at(data, pattern):
+            if isinstance(written, str):
+                try:
+                    yield path, Secret(written, folder=context["folder"], environ=context["environ"])
+                except ValueError:
+                    continue
+
+
+def _at(data: Any, pattern: document.Path, path: document.Path = ()) -> Iterator[tuple[document.Path, Any]]:
+    """The values of the file that stand at a pattern such as ("routes", "*", "rollout")."""
+    if not pattern:
+        yield path, data
+    elif pattern[0] == "*" and isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from _at(item, pattern[1:], (*path, index))
+    elif isinstance(data, dict) and pattern[0] in data:
+        yield from _at(data[pattern[0]], pattern[1:], (*path, pattern[0]))
+
+
+def _authorities(data: dict[str, Any], folder: Path) -> Iterator[Path]:
+    for _, target in crosscheck.each(data, ("targets",)):
+        if isinstance(target.get("ca"), str):
+            yield folder / target["ca"]
+
+
+def _unreadable(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
+    for path, target in crosscheck.each(data, ("targets",)):
+        ca = target.get("ca")
+        if isinstance(ca, str) and ca.isprintable() and not os.access(folder / ca, os.R_OK):
+            yield (*path, "ca"), "cannot be read", "Name a PEM file, relative to this file's folder."
+
+
+def _refused(data: dict[str, Any]) -> Iterator[crosscheck.Complaint]:
+    for pattern, beginning, message, remedy in REFUSED:
+        for path, value in _at(data, pattern):
+            if isinstance(value, str) and value.startswith(beginning):
+                yield path, message, remedy
+
+
+def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secret]]) -> Iterator[crosscheck.Complaint]:
+    for path, secret in secrets:
+        if secret.is_literal:
+            yield path, "the secret itself stands in the file", "Use env:NAME or file:PATH."
+    for pattern in NOT_YET:
+        for path, _ in _at(data, pattern):
+            yield path, "read and checked, but not enforced by this version", "Do not rely on it."
+    policy = data.get("policy")
+    if not (isinstance(policy, dict) and policy.get("paths")):
+        yield ("policy",), "no policy is given, so every call is refused", "Add policy.paths."
+    for path, route in crosscheck.each(data, ("routes",)):
+        weights = [arm.get("weight", 100) for _, arm in crosscheck.each(route, ("arms",))]
+        if len(weights) > 1 and all(isinstance(weight, int | float) for weight in weights) and sum(weights) != 100:
+            message = f"the weights add up to {sum(weights):g}, not 100; each is a share of that sum"
+            yield (*path, "arms"), message, "Make them add up to 100."
+
+
+def _fault(read: Document, path: document.Path, message: str, remedy: str) -> Fault:
+    return Fault(read.mark(path), path, message, remedy)
+
+
+def _mistakes(path: Path, faults: Iterable[Fault]) -> list[Mistake]:
+    ordered = sorted(faults, key=lambda fault: fault.mark)
+    return [Mistake(path, *each.mark, _shown(each.path), each.message, each.remedy) for each in ordered]
+
+
+def _shown(path: document.Path) -> str:
+    """A place by its known keys only; an unknown one may be a secret that lost its colon."""
+    known = list(path)
+    for index in range(len(path)):
+        try:
+            keys = _keys_at(path[:index])
+        except (KeyError, AttributeError, StopIteration):
+            keys = []
+        if isinstance(path[index], str) and path[index] not in keys:
+            known = known[:index]
+            break
+    return crosscheck.dotted(tuple(known))
