@@ -1,0 +1,148 @@
+"""The Anthropic API: messages and their token count."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from adapters.base import AgentCall, Endpoint, Headers, Refusal, Usage, member, reported_usage, whole
+from adapters.body import parse, replace
+from adapters.errors import MalformedCall
+from adapters.openai import read_model, read_stream
+from adapters.sse import Framing, events
+
+_ENDPOINTS = (
+    Endpoint("messages", "POST", "/v1/messages", "/messages", streams=True),
+    Endpoint("count_tokens", "POST", "/v1/messages/count_tokens", "/messages/count_tokens"),
+    Endpoint("models", "GET", "/v1/models", answered_here=True),
+    Endpoint("models", "GET", "/v1/models/", answered_here=True),
+)
+
+_ERROR_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+_HEADERS: Headers = [(b"content-type", b"application/json")]
+_HEADERS_NO_RETRY: Headers = [*_HEADERS, (b"x-should-retry", b"false")]
+
+
+class Anthropic:
+    """Anthropic's wire format."""
+
+    protocol = "anthropic"
+    endpoints: Sequence[Endpoint] = _ENDPOINTS
+
+    def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
+        if endpoint.answered_here:
+            return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
+        arguments = parse(body)
+        model, stream = read_model(arguments), read_stream(arguments)
+        if not isinstance(arguments.get("messages"), list):
+            raise MalformedCall("`messages` is missing or of the wrong type.")
+        return AgentCall(
+            "llm",
+            self.protocol,
+            model,
+            endpoint.operation,
+            stream if endpoint.streams else None,
+            arguments,
+            body,
+            endpoint,
+        )
+
+    def onward(self, call: AgentCall, model: str | None) -> bytes:
+        if model is None or model == call.target:
+            return call.body
+        return replace(call.body, "model", orjson.dumps(model))
+
+    def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
+        return _usage(reported_usage(answer))
+
+    def meter(self, call: AgentCall) -> "_Meter":
+        return _Meter()
+
+    def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        headers = _HEADERS if refusal.retry else _HEADERS_NO_RETRY
+        return headers, orjson.dumps(_error(refusal))
+
+    def broken_stream(self, refusal: Refusal) -> bytes:
+        return b"event: error\ndata: " + orjson.dumps(_error(refusal)) + b"\n\n"
+
+    def catalogue(self, models: Sequence[str], argument: str) -> bytes | None:
+        cards = [
+            {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"} for name in models
+        ]
+        if not argument:
+            ends = {"first_id": models[0] if models else None, "last_id": models[-1] if models else None}
+            return orjson.dumps({"data": cards, "has_more": False, **ends})
+        return next((orjson.dumps(card) for card in cards if card["id"] == argument), None)
+
+
+def _error(refusal: Refusal) -> dict[str, Any]:
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
+    detail = {"type": kind, "message": refusal.message, "code": refusal.code}
+    return {"type": "error", "error": detail, "request_id": refusal.call_id}
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    """Anthropic counts cached tokens beside `input_tokens`; here they are part of it, as everywhere else."""
+    if not usage:
+        return None
+    read, written = whole(usage.get("cache_read_input_tokens")), whole(usage.get("cache_creation_input_tokens"))
+    return Usage(
+        input_tokens=whole(usage.get("input_tokens")) + read + written,
+        output_tokens=whole(usage.get("output_tokens")),
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=whole(member(usage, "output_tokens_details").get("reasoning_tokens")),
+    )
+
+
+# See the remark in adapters/openai.py: quotes inside model text are escaped and cannot match.
+_SIGNS = re.compile(rb'"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
+
+
+class _Meter:
+    """Usage starts in message_start and ends in message_delta, whose counts are cumulative."""
+
+    __slots__ = ("_counts", "_framing", "complete", "failed")
+
+    def __init__(self) -> None:
+        self._framing = Framing()
+        self._counts: dict[str, Any] = {}
+        self.complete = False
+        self.failed = False
+
+    @property
+    def usage(self) -> Usage | None:
+        return _usage(self._counts)
+
+    def feed(self, piece: bytes) -> bytes:
+        run = self._framing.whole(piece)
+        if _SIGNS.search(run) is not None:
+            for _, _, data in events(run):
+                self._watch(data)
+        return run
+
+    def _watch(self, data: bytes) -> None:
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return
+        match event:
+            case {"type": "message_start", "message": {"usage": dict(counts)}}:
+                self._counts.update(counts)
+            case {"type": "message_delta", "usage": dict(counts)}:
+                self._counts.update({key: value for key, value in counts.items() if value is not None})
+            case {"type": "message_stop"}:
+                self.complete = True
+            case {"type": "error"}:
+                self.complete = self.failed = True

@@ -1,0 +1,153 @@
+"""The one shape in which a call of any protocol reaches the policy, and the promises an adapter makes about it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path of a protocol on the data plane.
+
+    `path` is where agents call it; `suffix` is what follows the target's base URL. An endpoint that is `answered_here`
+    needs no target: the gateway knows the answer.
+    """
+
+    operation: str
+    method: str
+    path: str
+    suffix: str = ""
+    streams: bool = False
+    answered_here: bool = False
+
+
+@dataclass(slots=True)
+class AgentCall:
+    """What an agent asks. `arguments` is the parsed body, `body` its bytes: the policy reads one, the target gets the other.
+
+    `stream` is None where the question does not arise. `wants_usage` is False when the agent streams without asking
+    for token counts, which the gateway then asks for itself and keeps to itself.
+    """
+
+    kind: str
+    protocol: str
+    target: str
+    operation: str
+    stream: bool | None
+    arguments: dict[str, Any]
+    body: bytes
+    endpoint: Endpoint
+    wants_usage: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A "no" on its way to an agent: the HTTP status, the code of the contract, words a model can act on.
+
+    `retry` tells clients whether the same call may succeed later; `retry_after` when, in seconds.
+    """
+
+    status: int
+    code: str
+    message: str
+    call_id: str
+    retry: bool = False
+    retry_after: int | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class StreamMeter(Protocol):
+    """Watches one streamed reply go by, and says what may pass.
+
+    Only whole events pass, so that an error event can always be put behind what has passed.
+    """
+
+    usage: Usage | None
+    complete: bool
+    """True once the protocol's own sign of a finished answer was seen; a stream that ends without it was cut."""
+    failed: bool
+    """True once the target reported an error inside the stream."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Takes the next bytes of the target, returns those that go to the agent now (maybe none).
+
+        Raises ValueError when one event grows beyond all reason.
+        """
+        ...
+
+
+class Adapter(Protocol):
+    """One protocol: how its calls are read, and how it says no. No I/O."""
+
+    @property
+    def protocol(self) -> str: ...
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]: ...
+
+    def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
+        """`argument` is what a path ending in `/` was followed by. Raises MalformedCall."""
+        ...
+
+    def onward(self, call: AgentCall, model: str | None) -> bytes:
+        """The body for a target that knows the model as `model`; only what must change differs from what came."""
+        ...
+
+    def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
+        """Tokens reported in an unstreamed answer, or in the last few kilobytes of one; None where there are none."""
+        ...
+
+    def meter(self, call: AgentCall) -> StreamMeter: ...
+
+    def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        """Headers (with content type) and body of a refusal in the protocol's own shape."""
+        ...
+
+    def broken_stream(self, refusal: Refusal) -> bytes:
+        """The event that tells an agent in the middle of a stream that no more will come."""
+        ...
+
+    def catalogue(self, models: Sequence[str], argument: str) -> bytes | None:
+        """The answer of an endpoint that lists models, or of one model; None when `argument` is not among them."""
+        ...
+
+
+def whole(value: object) -> int:
+    """A token count as targets report it: anything but a non-negative integer counts as none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def member(mapping: object, key: str) -> Mapping[str, Any]:
+    """A nested object of a target's answer, empty when it is missing or something else."""
+    value = mapping.get(key) if isinstance(mapping, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+
+
+def reported_usage(answer: bytes) -> Mapping[str, Any]:
+    """The `usage` object of an answer, or of its tail; empty when there is none.
+
+    In a tail the last thing that looks like one is taken: quotes inside strings are escaped, so it is a member.
+    """
+    try:
+        return member(orjson.loads(answer), "usage")
+    except orjson.JSONDecodeError:
+        found = _USAGE.findall(answer)
+        return reported_usage(b'{"usage":' + found[-1] + b"}") if found else {}

@@ -1,0 +1,25 @@
+"""What can be wrong with a call before anybody decides about it."""
+
+
+class MalformedCall(Exception):
+    """The call cannot be read as its protocol says. The message is for the agent: what is wrong, and where."""
+
+
+class BodyTooLarge(Exception):
+    """The body is longer than `listen.max_body`. `limit` is in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is longer than the {limit} bytes that this gateway reads.")
+        self.limit = limit
+
+
+class UnknownEndpoint(Exception):
+    """No protocol that the gateway speaks has this path."""
+
+
+class MethodNotAllowed(Exception):
+    """The path exists, the method does not. `allowed` names the one that does."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"Use {allowed} here.")
+        self.allowed = allowed

@@ -1,0 +1,302 @@
+"""The operators' door: health, metrics, and what is loaded, on a listener of its own."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from gateway.app import App
+from gateway.identity import Person
+from policies.errors import InputRefused, Undecided
+from routing.table import Route
+
+_LONGEST_INPUT = 4 * 1024 * 1024
+
+
+class View(BaseModel):
+    """An answer of the admin API. Its JSON schema is what /openapi.json shows."""
+
+
+class Health(View):
+    status: Literal["ok", "unready"]
+    reasons: list[str] = Field(default_factory=list, description="Why calls cannot be served now.")
+
+
+class Loading(View):
+    loaded_at: float = Field(description="When the one in use was loaded, seconds since the epoch; 0 is never.")
+    tried_at: float = Field(description="When loading was last tried.")
+    errors: list[str] = Field(description="What was wrong with the last try; empty when it succeeded.")
+
+
+class PolicyView(View):
+    engine: str = Field(description="Who evaluates: `embedded`.")
+    revision: str | None = Field(description="Hash of the policy that decides now; null when none is loaded.")
+    files: list[str] = Field(description="Configured paths.")
+    loading: Loading
+
+
+class ConfigView(View):
+    file: str
+    warnings: list[str]
+    restart_needed: list[str] = Field(description="Sections whose change takes effect at the next start.")
+    loading: Loading
+
+
+class ArmView(View):
+    target: str
+    weight: float
+    model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
+
+
+class RouteView(View):
+    name: str
+    models: list[str]
+    arms: list[ArmView]
+
+
+class RouteList(View):
+    items: list[RouteView]
+    next: str | None = None
+
+
+class DecisionView(View):
+    decision: str
+    risk_level: str | None
+    required_approvals: list[str]
+    explanation: str
+    obligations: dict[str, Any]
+    revision: str
+
+
+class Problem(View):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the admin API: the route and its documentation."""
+
+    method: str
+    path: str
+    summary: str
+    answer: type[View] | None
+    handle: Callable[["Admin", Request, Person | None], Awaitable[Response]]
+    open: bool = False
+    takes_json: bool = False
+
+
+class Admin:
+    """Handlers over one running gateway."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def healthz(self, request: Request, person: Person | None) -> Response:
+        return _json(Health(status="ok"))
+
+    async def readyz(self, request: Request, person: Person | None) -> Response:
+        return ready(self._app)
+
+    async def metrics(self, request: Request, person: Person | None) -> Response:
+        self._app.telemetry.ledger_failing = self._app.ledger.failure is not None
+        return Response(self._app.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
+
+    async def config(self, request: Request, person: Person | None) -> Response:
+        app = self._app
+        return _json(
+            ConfigView(
+                file=str(app.path),
+                warnings=list(app.warnings),
+                restart_needed=list(app.restart_needed),
+                loading=_loading(app.config),
+            )
+        )
+
+    async def policy(self, request: Request, person: Person | None) -> Response:
+        app = self._app
+        engine = app.pipeline.engine
+        return _json(
+            PolicyView(
+                engine=app.settings.policy.engine,
+                revision=engine.revision if engine is not None else None,
+                files=[str(path) for path in app.settings.policy.paths],
+                loading=_loading(app.policy),
+            )
+        )
+
+    async def reload(self, request: Request, person: Person | None) -> Response:
+        assert person is not None, "changing something needs a person"
+        if "admin" not in person.roles:
+            raise HTTPException(403, "Reloading the policy needs the role `admin`.")
+        await self._app.reload_policy(person.name)
+        return await self.policy(request, person)
+
+    async def evaluate(self, request: Request, person: Person | None) -> Response:
+        engine = self._app.pipeline.engine
+        if engine is None:
+            raise HTTPException(503, "No policy is loaded; GET /policy says why.")
+        body = await request.body()
+        if len(body) > _LONGEST_INPUT:
+            raise HTTPException(413, f"The input is longer than {_LONGEST_INPUT} bytes.")
+        try:
+            decision = engine.evaluate(body, 0)
+        except InputRefused as error:
+            raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
+        except Undecided as error:
+            raise HTTPException(422, f"The policy gives no valid decision on this input: {error}") from None
+        return _json(
+            DecisionView(
+                decision=decision.effect,
+                risk_level=decision.risk_level,
+                required_approvals=list(decision.required_approvals),
+                explanation=decision.explanation,
+                obligations=dict(decision.obligations),
+                revision=decision.revision,
+            )
+        )
+
+    async def routes(self, request: Request, person: Person | None) -> Response:
+        return _json(RouteList(items=[_route(route) for route in self._app.pipeline.assembly.table.routes]))
+
+    async def route(self, request: Request, person: Person | None) -> Response:
+        name = request.path_params["route"]
+        for route in self._app.pipeline.assembly.table.routes:
+            if route.name == name:
+                return _json(_route(route))
+        raise HTTPException(404, "There is no such route; GET /routes lists them.")
+
+    async def openapi(self, request: Request, person: Person | None) -> Response:
+        return Response(_OPENAPI, media_type="application/json")
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/healthz", "Whether the process answers.", Health, Admin.healthz, open=True),
+    Operation("GET", "/readyz", "Whether calls can be served: 200, or 503 with reasons.", Health, Admin.readyz, open=True),
+    Operation("GET", "/metrics", "Prometheus metrics.", None, Admin.metrics, open=True),
+    Operation("GET", "/openapi.json", "This description.", None, Admin.openapi, open=True),
+    Operation("GET", "/config", "The configuration's file and how its last reload ended.", ConfigView, Admin.config),
+    Operation("GET", "/policy", "Engine, revision, paths and how the last reload ended.", PolicyView, Admin.policy),
+    Operation("POST", "/policy/reload", "Load the policy again now (role admin).", PolicyView, Admin.reload),
+    Operation(
+        "POST",
+        "/policy/evaluate",
+        "The decision on an input, without making a call.",
+        DecisionView,
+        Admin.evaluate,
+        takes_json=True,
+    ),
+    Operation("GET", "/routes", "All routes with their arms and weights.", RouteList, Admin.routes),
+    Operation("GET", "/routes/{route}", "One route.", RouteView, Admin.route),
+)
+
+
+def admin_app(app: App) -> Starlette:
+    """The ASGI application of the admin listener."""
+    admin = Admin(app)
+    return Starlette(
+        routes=[Path(each.path, _endpoint(app, admin, each), methods=[each.method]) for each in OPERATIONS],
+        exception_handlers={HTTPException: _problem, ValidationError: _problem, 500: _problem},
+    )
+
+
+def ready(app: App) -> Response:
+    reasons = app.unready
+    return _json(Health(status="unready" if reasons else "ok", reasons=reasons), 503 if reasons else 200)
+
+
+def _endpoint(app: App, admin: Admin, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        person = None
+        if not operation.open:
+            person = app.pipeline.assembly.people.recognise(request.headers.get("authorization"))
+            if person is None:
+                raise HTTPException(
+                    401,
+                    "Show the token of one of `admin.people` as `Authorization: Bearer TOKEN`.",
+                    {"www-authenticate": "Bearer"},
+                )
+        return await operation.handle(admin, request, person)
+
+    return endpoint
+
+
+def _json(view: View, status: int = 200) -> Response:
+    return Response(view.model_dump_json(), status, media_type="application/json")
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    status, detail, headers = 500, "The gateway failed on this request; its log says how.", None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, error.detail, error.headers
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return Response(problem.model_dump_json(), status, headers, "application/problem+json")
+
+
+def _loading(reload: Any) -> Loading:
+    return Loading(loaded_at=reload.loaded_at, tried_at=reload.tried_at, errors=list(reload.errors))
+
+
+def _route(route: Route) -> RouteView:
+    arms = [ArmView(target=arm.target.name, weight=arm.weight, model=arm.model) for arm in route.arms]
+    return RouteView(name=route.name, models=list(route.models), arms=arms)
+
+
+def openapi(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
+    """OpenAPI 3.1 of the table above."""
+    paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {}
+    for each in (*(operation.answer for operation in operations), Problem):
+        if each is not None:
+            schema = each.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[each.__name__] = schema
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _description(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Weighbridge admin API", "version": "1"},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _description(operation: Operation) -> dict[str, Any]:
+    def content(media: str, view: type[View] | None) -> Mapping[str, Any]:
+        return {media: {"schema": {"$ref": f"#/components/schemas/{view.__name__}"} if view else {}}}
+
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "responses": {
+            "200": {"description": "OK", "content": content("application/json", operation.answer)},
+            "default": {"description": "A problem", "content": content("application/problem+json", Problem)},
+        },
+        "security": [] if operation.open else [{"token": []}],
+    }
+    parameters = [part.strip("{}") for part in operation.path.split("/") if part.startswith("{")]
+    if parameters:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parameters
+        ]
+    if operation.takes_json:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+    return described
+
+
+_OPENAPI = orjson.dumps(openapi())

@@ -1,0 +1,193 @@
+"""The composition root: settings become rooms, rooms become the pipeline, and edits become the next decision."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from config.errors import ConfigError, SecretMissing
+from config.load import Loaded, load
+from config.settings import Settings
+from config.watch import changes
+from gateway.assembly import Assembly, assemble, retired
+from gateway.ledger import FileLedger
+from gateway.pipeline import Pipeline
+from gateway.telemetry import Telemetry
+from policies import load as policy
+from policies.approvals import NobodyToAsk
+from policies.budgets import Unbudgeted
+from policies.errors import PolicyError
+
+log = logging.getLogger("weighbridge.app")
+
+_NEEDS_RESTART = ("listen", "admin", "state", "ledger", "log")
+"""Sections that are read when a process starts. Within them only what `_hot` leaves out can change while it runs."""
+
+
+@dataclass(slots=True)
+class Reload:
+    """How the last attempt to load something ended. Times are seconds since the epoch; 0 is never."""
+
+    loaded_at: float = 0.0
+    tried_at: float = 0.0
+    errors: tuple[str, ...] = ()
+    count: int = 0
+
+    def succeeded(self) -> None:
+        self.loaded_at = self.tried_at = time.time()
+        self.errors = ()
+        self.count += 1
+
+    def failed(self, errors: Iterable[str]) -> None:
+        self.tried_at = time.time()
+        self.errors = tuple(errors)
+
+
+class App:
+    """One running gateway: the pipeline, what it was built from, and the watch over those files.
+
+    A reload is validate-then-swap: whatever is wrong with an edit, calls go on under the last good configuration and
+    the last good policy.
+    """
+
+    def __init__(self, path: Path, loaded: Loaded) -> None:
+        """Raises LedgerUnavailable, SecretMissing, OSError."""
+        self.path = path
+        self.config = Reload()
+        self.policy = Reload()
+        self.warnings = tuple(map(str, loaded.warnings))
+        self.restart_needed: tuple[str, ...] = ()
+        self.telemetry = Telemetry()
+        self._started_with = loaded.settings
+        self._files = loaded.files
+        self._lock = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        assembly = assemble(loaded.settings)
+        self.ledger = FileLedger(loaded.settings.ledger.path)
+        self.pipeline = Pipeline(
+            assembly,
+            None,
+            approvals=NobodyToAsk(),
+            budgets=Unbudgeted(),
+            ledger=self.ledger,
+            telemetry=self.telemetry,
+        )
+        self.config.succeeded()
+        self._record("config", "start", "ok")
+
+    @property
+    def settings(self) -> Settings:
+        return self.pipeline.assembly.settings
+
+    @property
+    def unready(self) -> list[str]:
+        """Why calls cannot be served now; empty when they can."""
+        reasons = []
+        if self.pipeline.engine is None:
+            reasons.append("no policy is loaded")
+        if self.ledger.failure is not None:
+            reasons.append("the ledger cannot be written")
+        return reasons
+
+    async def __aenter__(self) -> Self:
+        await self.reload_policy("start")
+        self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._watch is not None:
+            await self._watch
+        await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
+        self.ledger.close()
+
+    async def reload_config(self, who: str) -> None:
+        """Loads the file again and swaps the assembly; on any mistake nothing changes but `config.errors`."""
+        async with self._lock:
+            before = self.pipeline.assembly
+            try:
+                loaded = await asyncio.to_thread(load, self.path)
+                after = assemble(loaded.settings, before)
+            except ConfigError as error:
+                self._files |= error.files
+                self._refused("config", who, self.config, [str(mistake) for mistake in error.mistakes])
+                return
+            except (SecretMissing, OSError, ssl.SSLError) as error:
+                self._refused("config", who, self.config, [f"{self.path}: {error}"])
+                return
+            self.pipeline.assembly = after
+            self._files = loaded.files
+            self.warnings = tuple(map(str, loaded.warnings))
+            self.restart_needed = _restart_needed(self._started_with, loaded.settings)
+            for carrier in retired(before, after):
+                carrier.retire()
+            self.config.succeeded()
+            self._record("config", who, "ok")
+            log.info("configuration loaded from %s", self.path)
+            for section in self.restart_needed:
+                log.warning("a change of `%s` takes effect at the next start", section)
+        if before.settings.policy != after.settings.policy:
+            await self.reload_policy(who)
+
+    async def reload_policy(self, who: str) -> None:
+        """Reads, proves and builds the policy anew, then swaps it; on any problem the last good one stays."""
+        async with self._lock:
+            settings = self.settings.policy
+            try:
+                engine = await policy.load(settings.paths, timeout=settings.prove_timeout)
+            except PolicyError as error:
+                self._refused("policy", who, self.policy, [str(problem) for problem in error.problems])
+                return
+            self.pipeline.engine = engine
+            self.telemetry.revision = engine.revision
+            self.policy.succeeded()
+            self._record("policy", who, "ok")
+            log.info("policy %s decides", engine.revision[:12])
+
+    def _refused(self, what: str, who: str, reload: Reload, errors: list[str]) -> None:
+        reload.failed(errors)
+        self._record(what, who, "refused")
+        stays = "the last good one stays" if reload.count else "none is loaded"
+        for error in errors:
+            log.error("%s refused, %s: %s", what, stays, error)
+
+    def _record(self, what: str, who: str, result: str) -> None:
+        self.telemetry.reloads[what, result] += 1
+        revision = self.pipeline.engine.revision if self.pipeline.engine is not None else None
+        self.ledger.note("reload", {"what": what, "who": who, "result": result, "revision": revision})
+
+    async def _watching(self) -> None:
+        async with aclosing(changes(self._watched, stop=self._stop)) as edits:
+            async for edited in edits:
+                if edited & {self.path, *self._files}:
+                    await self.reload_config("edit")
+                if edited & {*self.settings.policy.paths}:
+                    await self.reload_policy("edit")
+
+    def _watched(self) -> set[Path]:
+        return {self.path, *self._files, *self.settings.policy.paths}
+
+
+def _restart_needed(started_with: Settings, now: Settings) -> tuple[str, ...]:
+    return tuple(
+        section for section in _NEEDS_RESTART if _cold(started_with, section) != _cold(now, section)
+    )
+
+
+def _cold(settings: Settings, section: str) -> object:
+    """The part of a section that only a start reads."""
+    match section:
+        case "listen":
+            return settings.listen.model_copy(update={"max_body": 0})
+        case "admin":
+            return settings.admin.listen
+        case "ledger":
+            return settings.ledger.path
+        case _:
+            return getattr(settings, section)

@@ -1,0 +1,194 @@
+"""The `weighbridge` command: everything an operator does from a shell."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from config.errors import ConfigError
+from config.load import Loaded, load
+from gateway.carrier import Origin
+from gateway.ledger import FILE_NAME, records
+from gateway.logs import configure
+from gateway.supervise import AddressUnavailable, Supervisor
+from policies import load as policy
+from policies.errors import PolicyError
+
+OK, MISTAKEN, UNUSABLE = 0, 1, 2
+"""Exit codes: all well; what was checked has mistakes; the command itself could not be carried out."""
+
+_REACH = 3.0
+"""Seconds in which a target has to accept a connection to count as reachable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        code: int = given.run(given)
+    except ConfigError as error:
+        _complain(str(error))
+        return MISTAKEN
+    except BrokenPipeError:
+        return OK
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def serve(given: argparse.Namespace) -> int:
+    if given.workers != 1:
+        _complain("--workers: several workers need shared state, which this version does not have; run one.")
+        return UNUSABLE
+    loaded = load(given.config)
+    configure(loaded.settings.log.level, loaded.settings.log.format)
+    for warning in loaded.warnings:
+        logging.getLogger("weighbridge.config").warning("%s", warning)
+    try:
+        supervisor = Supervisor(given.config.resolve(), loaded.settings)
+    except AddressUnavailable as error:
+        _complain(f"{error} Free the address, or write another under `listen` or `admin.listen`.")
+        return UNUSABLE
+    return supervisor.run()
+
+
+def check(given: argparse.Namespace) -> int:
+    """Configuration, policies, reachability. A target that is down is a warning: it may be up when calls come."""
+    mistakes: list[str] = []
+    warnings: list[str] = []
+    try:
+        loaded = load(given.config)
+    except ConfigError as error:
+        mistakes = [str(mistake) for mistake in error.mistakes]
+    else:
+        warnings = [str(warning) for warning in loaded.warnings]
+        try:
+            asyncio.run(policy.load(loaded.settings.policy.paths, timeout=loaded.settings.policy.prove_timeout))
+        except PolicyError as error:
+            mistakes = [str(problem) for problem in error.problems]
+        warnings += asyncio.run(_unreachable(loaded))
+    if given.json:
+        print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
+        return MISTAKEN if mistakes else OK
+    for mistake in mistakes:
+        print(f"mistake  {mistake}")
+    for warning in warnings:
+        print(f"warning  {warning}")
+    if not mistakes:
+        print(f"ok       {given.config}")
+    return MISTAKEN if mistakes else OK
+
+
+async def _unreachable(loaded: Loaded) -> list[str]:
+    async def reach(name: str, url: str) -> str | None:
+        origin, _ = Origin.parse(url)
+        try:
+            async with asyncio.timeout(_REACH):
+                _, writer = await asyncio.open_connection(origin.host, origin.port)
+        except (OSError, TimeoutError):
+            return f"target {name}: nothing answers at {origin.host}:{origin.port}."
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return None
+
+    answers = await asyncio.gather(*(reach(target.name, target.url) for target in loaded.settings.targets))
+    return [answer for answer in answers if answer is not None]
+
+
+def tail(given: argparse.Namespace) -> int:
+    """The last records, and with --follow those that come."""
+    path = given.path if given.path is not None else load(given.config, resolve=False).settings.ledger.path
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        _complain(f"{path}: there is no ledger here yet.")
+        return UNUSABLE
+    shown: Callable[[dict[str, Any]], str] = json.dumps if given.json else _row
+    lines = [record for record in records(path) if given.all or record.get("record") != "intent"]
+    for record in lines[-given.lines :]:
+        print(shown(record), flush=True)
+    if given.follow:
+        for record in _following(path):
+            if given.all or record.get("record") != "intent":
+                print(shown(record), flush=True)
+    return OK
+
+
+def _following(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        held = b""
+        while True:
+            held += file.read()
+            *whole, held = held.split(b"\n")
+            for line in whole:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+            time.sleep(0.2)
+
+
+def _row(record: dict[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(record["at"] / 1e9)) if "at" in record else "--:--:--"
+    if record.get("record") not in ("outcome", "intent"):
+        facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("record", "at"))
+        return f"{at}  {record.get('record', '?'):<8}{facts}"
+    usage = record.get("usage") or {}
+    tokens = f"{usage.get('input_tokens', 0)}+{usage.get('output_tokens', 0)}" if usage else ""
+    columns = (
+        (at, 10),
+        (record["call"], 28),
+        (record.get("agent") or "-", 18),
+        (record.get("operation") or record.get("path", "-"), 14),
+        (record.get("model") or "-", 22),
+        (record.get("decision") or "-", 16),
+        (record.get("code", "intent"), 20),
+        (record.get("target") or "-", 14),
+        (f"{record['seconds'] * 1000:.1f}ms" if "seconds" in record else "", 10),
+        (tokens, 0),
+    )
+    return "".join(f"{text:<{width}}" for text, width in columns).rstrip()
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="weighbridge", description="The gate between AI agents and what they touch.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("serve", help="serve agents and the admin API")
+    _takes_config(command)
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (this version: 1)")
+    command.set_defaults(run=serve)
+
+    command = commands.add_parser("check", help="check configuration, policies and reachability")
+    _takes_config(command)
+    command.add_argument("--json", action="store_true", help="for scripts")
+    command.set_defaults(run=check)
+
+    ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
+    command = ledger.add_parser("tail", help="show the last records")
+    place = command.add_mutually_exclusive_group(required=True)
+    place.add_argument("--config", type=Path, metavar="FILE", help="the gateway's configuration")
+    place.add_argument("--path", type=Path, help="the ledger's folder or file")
+    command.add_argument("-n", "--lines", type=int, default=20, help="how many (default 20)")
+    command.add_argument("-f", "--follow", action="store_true", help="go on with new ones")
+    command.add_argument("--all", action="store_true", help="intents too, not only outcomes")
+    command.add_argument("--json", action="store_true", help="whole records, one JSON object a line")
+    command.set_defaults(run=tail)
+    return parser
+
+
+def _takes_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="the YAML configuration")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,58 @@
+"""All that is known about one call: filled from top to bottom as the call moves through the pipeline."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from adapters.base import Adapter, AgentCall, Headers, Usage
+from policies.decision import Decision
+from routing.table import Arm, Route
+
+if TYPE_CHECKING:
+    from gateway.assembly import Assembly
+    from gateway.identity import Agent
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One call, from its first byte to its record.
+
+    Times are seconds of the event loop's clock, but for `arrived_ns`, which is the wall clock's.
+    """
+
+    id: str
+    arrived_ns: int
+    began: float
+    method: str
+    path: str
+    query: bytes
+    headers: Headers = field(repr=False)
+    own: dict[bytes, bytes] = field(repr=False)
+    """Those of the request's headers that are meant for the gateway."""
+    ambiguous: bool
+    """True when one of those came twice: two readers might believe different ones."""
+    adapter: Adapter
+    assembly: "Assembly"
+
+    agent: "Agent | None" = None
+    read_at: float = 0.0
+    session: str | None = None
+    call: AgentCall | None = None
+    decision: Decision | None = None
+    approval: Any = None
+    reservation: Any = None
+    intended: bool = False
+    route: Route | None = None
+    arm: Arm | None = None
+
+    status: int = 0
+    """The HTTP status the agent was sent; 0 while there is none."""
+    code: str = "ok"
+    """How the call ended: `ok`, a code of the contract, or `client_gone`, `stopped`, `internal_error`."""
+    detail: str = ""
+    """For the operator's record only: what went wrong, without anything secret."""
+    target_status: int | None = None
+    usage: Usage | None = None
+    sent_at: float | None = None
+    """When the request left for the target."""
+    first_byte_at: float | None = None
+    ended: float = 0.0

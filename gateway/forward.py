@@ -1,0 +1,156 @@
+"""Carries a decided call to its target and the answer back: whole where it is whole, event by event where it streams."""
+
+import asyncio
+
+from adapters.base import AgentCall, Headers
+from adapters.errors import MalformedCall
+from gateway import carrier
+from gateway.exchange import Exchange
+from gateway.headers import homeward, onward
+from gateway.lifeline import Lifeline
+from gateway.problems import TargetFailed, TargetTimeout, refusal_for
+from gateway.reply import Reply
+
+_HELD_BACK = 1024 * 1024
+"""Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
+target that breaks off can then still be told as what it is."""
+
+_TAIL = 4096
+"""Bytes of a longer answer that are kept: token counts stand at its end."""
+
+
+async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
+    """One exchange with the chosen target.
+
+    Raises TargetFailed or TargetTimeout while the answer has not started; afterwards a failure ends the stream with the
+    protocol's error event, and other bodies by dropping the connection.
+    """
+    call, arm = x.call, x.arm
+    assert call is not None, "a call is read before it is forwarded"
+    assert arm is not None, "a target is chosen before the call is forwarded"
+    line = x.assembly.lines[arm.target.name]
+    path = (line.root + call.endpoint.suffix).encode()
+    if x.query:
+        path += b"?" + x.query
+    loop = asyncio.get_running_loop()
+    body = x.adapter.onward(call, arm.model)
+    x.sent_at = loop.time()
+    try:
+        answer = await line.carrier.send(b"POST", path, onward(x.headers, arm.target.credentials), body)
+    except carrier.CarrierError as error:
+        raise _failure(x, error) from None
+    except ValueError as error:
+        raise MalformedCall(f"The call's path or headers cannot be sent on: {error}.") from None
+    try:
+        x.target_status = answer.status
+        headers = homeward(answer.headers)
+        kind = _header(answer.headers, b"content-type")
+        if _header(answer.headers, b"content-encoding") not in (b"", b"identity"):
+            raise TargetFailed("The target encoded its answer although it was asked not to.")
+        if kind.startswith(b"text/event-stream") and answer.status == 200:
+            await _stream(x, call, answer, headers, reply)
+        else:
+            await _body(x, call, answer, headers, reply, lifeline, readable=kind.startswith(b"application/json"))
+    finally:
+        answer.close()
+
+
+async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply) -> None:
+    loop = asyncio.get_running_loop()
+    meter = x.adapter.meter(call)
+    headers = [line for line in headers if line[0] != b"content-length"]
+    try:
+        while piece := await answer.read():
+            if x.first_byte_at is None:
+                x.first_byte_at = loop.time()
+            events = meter.feed(piece)
+            if not reply.started:
+                await reply.start(answer.status, headers)
+            if events:
+                await reply.piece(events)
+    except (carrier.CarrierError, ValueError) as error:
+        failure = _failure(x, error)
+        if not reply.started:
+            raise failure from None
+        await _break_off(x, failure, reply)
+    else:
+        if not reply.started:
+            raise TargetFailed("The target's stream ended before it began.")
+        if not meter.complete and not meter.failed:
+            await _break_off(x, TargetFailed("The target's stream ended before its answer did."), reply)
+        else:
+            await reply.end()
+    finally:
+        x.usage = meter.usage
+    if meter.failed and x.code == "ok":
+        x.code, x.detail = "target_failed", "the target reported an error inside its stream"
+
+
+async def _body(
+    x: Exchange,
+    call: AgentCall,
+    answer: carrier.Reply,
+    headers: Headers,
+    reply: Reply,
+    lifeline: Lifeline,
+    *,
+    readable: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        body = await answer.read()
+        x.first_byte_at = loop.time()
+        if not answer.complete and body:
+            pieces, size = [body], len(body)
+            while size <= _HELD_BACK and (piece := await answer.read()):
+                pieces.append(piece)
+                size += len(piece)
+            body = b"".join(pieces)
+    except carrier.CarrierError as error:
+        raise _failure(x, error) from None
+    if len(body) <= _HELD_BACK:
+        if answer.status == 200 and readable:
+            x.usage = x.adapter.usage(call, body)
+        await reply.whole(answer.status, [line for line in headers if line[0] != b"content-length"], body)
+        return
+    await reply.start(answer.status, headers)
+    await reply.piece(body)
+    tail = body[-_TAIL:]
+    try:
+        while piece := await answer.read():
+            tail = (tail + piece)[-_TAIL:]
+            await reply.piece(piece)
+    except carrier.CarrierError as error:
+        failure = _failure(x, error)
+        x.code = refusal_for(failure, x.id).code
+        lifeline.abort()
+    else:
+        if answer.status == 200 and readable:
+            x.usage = x.adapter.usage(call, tail)
+        await reply.end()
+
+
+async def _break_off(x: Exchange, failure: Exception, reply: Reply) -> None:
+    refusal = refusal_for(failure, x.id)
+    x.code = refusal.code
+    x.detail = x.detail or str(failure)
+    await reply.end(x.adapter.broken_stream(refusal))
+
+
+def _failure(x: Exchange, error: Exception) -> Exception:
+    """The agent's word for a carrier's error, whose own text names addresses and is for the record."""
+    x.detail = f"{type(error).__name__}: {error}"
+    if isinstance(error, carrier.CarrierTimeout):
+        return TargetTimeout("The target did not answer in time.")
+    if isinstance(error, carrier.ReplyBroken):
+        return TargetFailed("The target broke off its answer.")
+    if isinstance(error, carrier.ReplyMalformed | ValueError):
+        return TargetFailed("The target's answer cannot be understood.")
+    return TargetFailed("The target cannot be reached.")
+
+
+def _header(headers: Headers, wanted: bytes) -> bytes:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""

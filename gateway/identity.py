@@ -1,0 +1,96 @@
+"""Who is calling: a presented key becomes an agent, or the call ends here."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from config.settings import AgentSettings, PersonSettings
+from policies.document import agent_fragment
+
+
+class Unauthenticated(Exception):
+    """No credential, an unknown one, or two that disagree. The message never contains one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A known caller. `fragment` is its part of the policy's input, rendered once."""
+
+    name: str
+    tenant: str
+    roles: tuple[str, ...]
+    autonomy_tier: int
+    fragment: bytes
+
+
+class Directory:
+    """The agents of one configuration, found by the SHA-256 of their keys: the keys themselves are not kept."""
+
+    def __init__(self, agents: Iterable[AgentSettings]) -> None:
+        self._agents: dict[bytes, tuple[bytes, Agent]] = {}
+        for settings in agents:
+            agent = Agent(
+                settings.name,
+                settings.tenant,
+                tuple(settings.roles),
+                settings.autonomy_tier,
+                agent_fragment(settings.name, settings.tenant, settings.roles, settings.autonomy_tier, "active"),
+            )
+            digest = _digest(settings)
+            self._agents[digest] = (digest, agent)
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def identify(self, authorization: bytes | None, api_key: bytes | None) -> Agent:
+        """The agent that holds the presented key. Raises Unauthenticated.
+
+        Only digests are looked up and compared, so timing says nothing about a key.
+        """
+        key = _bearer(authorization)
+        if api_key:
+            if key and not hmac.compare_digest(key, api_key):
+                raise Unauthenticated("The call shows two different keys. Send one, as `Authorization: Bearer KEY`.")
+            key = api_key
+        if not key:
+            raise Unauthenticated("The call shows no key. Send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
+        digest = hashlib.sha256(key).digest()
+        known = self._agents.get(digest)
+        if known is None or not hmac.compare_digest(known[0], digest):
+            raise Unauthenticated("The key is not known here. Ask the operator of this gateway for one.")
+        return known[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Someone who may use the admin API."""
+
+    name: str
+    roles: frozenset[str]
+
+
+class People:
+    """Those who may use the admin API, found like agents: by the SHA-256 of what they show."""
+
+    def __init__(self, people: Iterable[PersonSettings]) -> None:
+        self._people = {
+            hashlib.sha256(each.token.reveal().encode("utf-8")).digest(): Person(each.name, frozenset(each.roles))
+            for each in people
+        }
+
+    def recognise(self, authorization: str | None) -> Person | None:
+        key = _bearer((authorization or "").encode("latin-1"))
+        return self._people.get(hashlib.sha256(key).digest()) if key else None
+
+
+def _bearer(authorization: bytes | None) -> bytes:
+    scheme, _, key = (authorization or b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _digest(settings: AgentSettings) -> bytes:
+    if settings.key_sha256 is not None:
+        return bytes.fromhex(settings.key_sha256)
+    assert settings.key is not None, "the configuration demands one of key and key_sha256"
+    return hashlib.sha256(settings.key.reveal().encode("utf-8")).digest()

@@ -1,0 +1,68 @@
+"""What may end a call before its time: the agent leaves, or its body does not come."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Gone = Callable[[type[Exception]], None]
+
+
+class ClientGone(Exception):
+    """The agent closed its connection. Nobody is left to answer; the record is still written."""
+
+
+class BodyTooSlow(Exception):
+    """The body did not arrive in `listen.body_timeout`."""
+
+
+class Door(Protocol):
+    """The connection a call came in on, as far as the call needs to know it."""
+
+    hangup: Gone | None
+    """Called at most once, from the event loop, when the agent is gone or too slow."""
+
+    def abort(self) -> None:
+        """Drops the connection: the only honest end of a body whose length was already promised."""
+
+
+class NoDoor:
+    """Stands in where a call did not come through our front door."""
+
+    hangup: Gone | None = None
+
+    def abort(self) -> None:
+        """Nothing to drop."""
+
+
+class Lifeline:
+    """Cancels the task that carries one call, once, and remembers why.
+
+    A cancellation without a reason is not ours: the server is stopping, and the task must end.
+    """
+
+    __slots__ = ("_door", "_task", "reason")
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self._task = asyncio.current_task()
+        self._door: Door = scope.get("door") or NoDoor()
+        self._door.hangup = self.cut
+        self.reason: type[Exception] | None = None
+
+    def cut(self, reason: type[Exception]) -> None:
+        if self.reason is None and self._task is not None:
+            self.reason = reason
+            self._task.cancel()
+
+    def abort(self) -> None:
+        self._door.abort()
+
+    def release(self) -> None:
+        """From here on nothing can end the call any more."""
+        self._door.hangup = None
+        self._task = None
+
+    def caught(self) -> type[Exception] | None:
+        """Why the task was cancelled; None when it was not by this lifeline. The task may go on."""
+        if self.reason is not None and self._task is not None:
+            self._task.uncancel()
+        return self.reason

@@ -1,0 +1,295 @@
+"""The journey of one call, from top to bottom. Every protocol takes this road; read `carry` first.
+
+    identify -> read -> decide -> hold (decide again) -> reserve -> claim -> record the intent
+             -> choose -> forward -> settle -> record the outcome
+
+Nothing is reserved while a person thinks. A reservation can be given back and a used-up approval cannot, so money comes
+before the claim. The intent is recorded before a byte leaves. Settling and recording happen on every way out.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any
+
+from ulid import ULID
+
+from adapters import registry
+from adapters.errors import BodyTooLarge, MalformedCall
+from gateway.assembly import Assembly
+from gateway.exchange import Exchange
+from gateway.forward import forward
+from gateway.ledger import Ledger
+from gateway.lifeline import ClientGone, Lifeline
+from gateway.problems import UNEXPECTED, problem_for, refusal_for
+from gateway.reply import Reply
+from gateway.telemetry import Telemetry
+from policies import document
+from policies.approvals import Approvals
+from policies.budgets import Budgets
+from policies.decision import Decision, Effect
+from policies.engine import Engine
+from policies.errors import Denied, EngineUnavailable
+from routing.errors import NoRoute
+
+log = logging.getLogger("weighbridge.pipeline")
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_OWN_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"x-weighbridge-session",
+        b"content-length",
+        b"content-encoding",
+        b"anthropic-version",
+    }
+)
+_LONGEST_SESSION = 256
+
+
+class Pipeline:
+    """Carries calls. `assembly` and `engine` are replaced whole by a reload; a call sees one of each."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        engine: Engine | None,
+        *,
+        approvals: Approvals,
+        budgets: Budgets,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.assembly = assembly
+        self.engine = engine
+        self._approvals = approvals
+        self._budgets = budgets
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._chance = chance
+
+    async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
+        """The product, in the order that its promises need."""
+        self.identify(x)
+        await self.read(x, receive)
+        self.decide(x)
+        await self.hold(x)
+        await self.reserve(x)
+        await self.claim(x)
+        self._ledger.intend(x)
+        if x.call is not None and x.call.endpoint.answered_here:
+            await self.answer(x, reply)
+        else:
+            self.choose(x)
+            await forward(x, reply, lifeline)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """One HTTP request, as ASGI hands it over."""
+        x = self._exchange(scope)
+        reply = Reply(x, send)
+        lifeline = Lifeline(scope)
+        self._telemetry.in_flight += 1
+        try:
+            await self.carry(x, receive, reply, lifeline)
+        except asyncio.CancelledError:
+            reason = lifeline.caught()
+            if reason is None:
+                x.code = "stopped"
+                raise
+            lifeline.release()
+            await self.refuse(x, reason(), reply, lifeline)
+        except Exception as error:
+            lifeline.release()
+            await self.refuse(x, error, reply, lifeline)
+        finally:
+            lifeline.release()
+            await self.settle(x)
+
+    def identify(self, x: Exchange) -> None:
+        """A key becomes an agent. Raises Unauthenticated, MalformedCall."""
+        own = x.own
+        if x.ambiguous:
+            raise MalformedCall("A header that this gateway reads is given twice. Send each once.")
+        x.agent = x.assembly.directory.identify(own.get(b"authorization"), own.get(b"x-api-key"))
+
+    async def read(self, x: Exchange, receive: Receive) -> None:
+        """Bytes become a call. Raises MalformedCall, BodyTooLarge, UnknownEndpoint, MethodNotAllowed, ClientGone."""
+        endpoint, argument = registry.endpoint(x.adapter, x.method, x.path)
+        own = x.own
+        if own.get(b"content-encoding", b"identity") != b"identity":
+            raise MalformedCall("The body is encoded; send it as plain JSON.")
+        session = own.get(b"x-weighbridge-session")
+        if session is not None:
+            x.session = session.decode("latin-1")
+            if not x.session or len(session) > _LONGEST_SESSION or not (x.session.isascii() and x.session.isprintable()):
+                raise MalformedCall(f"`x-weighbridge-session` must be 1 to {_LONGEST_SESSION} printable characters.")
+        limit = x.assembly.settings.listen.max_body
+        if int(own.get(b"content-length", b"0")) > limit:
+            raise BodyTooLarge(limit)
+        x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
+        x.read_at = asyncio.get_running_loop().time()
+
+    def decide(self, x: Exchange) -> None:
+        """The policy's answer. Raises Denied, Undecided, InputRefused, EngineUnavailable."""
+        agent, call, engine = x.agent, x.call, self.engine
+        assert agent is not None, "a call is identified before it is decided"
+        assert call is not None, "a call is read before it is decided"
+        if engine is None:
+            raise EngineUnavailable("No policy is loaded, so every call is refused.")
+        text = document.render(
+            agent.fragment,
+            call.kind,
+            call.protocol,
+            call.target,
+            call.operation,
+            call.stream,
+            call.body,
+            x.session,
+            x.arrived_ns,
+            approval=x.approval.document if x.approval is not None else None,
+        )
+        x.decision = decision = engine.evaluate(text, x.arrived_ns)
+        if decision.effect is Effect.DENY:
+            raise Denied(decision)
+        if decision.obligations:
+            # An obligation is a condition of the yes: one that nobody fulfils makes it a no.
+            x.decision = decision = unmet(decision)
+            raise Denied(decision)
+
+    async def hold(self, x: Exchange) -> None:
+        """People's answer, where the policy wants one; then the policy's again. Raises ApprovalNeeded, Denied."""
+        assert x.decision is not None, "a call is decided before it is held"
+        x.approval = await self._approvals.answer(x.id, x.decision)
+        if x.approval is not None:
+            self.decide(x)
+
+    async def reserve(self, x: Exchange) -> None:
+        """The money, before it is spent."""
+        assert x.agent is not None, "a call is identified before anything is reserved for it"
+        x.reservation = await self._budgets.reserve(x.id, x.agent.name, x.agent.tenant, x.session)
+
+    async def claim(self, x: Exchange) -> None:
+        """One approval, one use."""
+        if x.approval is not None:
+            await self._approvals.claim(x.approval)
+
+    def choose(self, x: Exchange) -> None:
+        """Route and arm. Raises NoRoute."""
+        call = x.call
+        assert call is not None, "a call is read before it is routed"
+        x.route = x.assembly.table.match(call.target)
+        x.arm = x.route.choose(call.protocol, call.operation, self._chance())
+
+    async def answer(self, x: Exchange, reply: Reply) -> None:
+        """What the gateway itself knows: which models it serves. Raises NoRoute for one that it does not."""
+        assert x.call is not None, "a call is read before it is answered"
+        body = x.adapter.catalogue(x.assembly.table.names(x.adapter.protocol), x.call.target)
+        if body is None:
+            raise NoRoute(f"No route serves the model {x.call.target[:200]!r}.")
+        await reply.whole(200, [(b"content-type", b"application/json")], body)
+
+    async def refuse(self, x: Exchange, error: Exception, reply: Reply, lifeline: Lifeline) -> None:
+        """Tells the agent, in its own protocol, as far as it can still be told."""
+        if isinstance(error, ClientGone):
+            x.code = "client_gone"
+            return
+        problem = problem_for(error)
+        x.code = problem.code
+        x.detail = x.detail or str(getattr(error, "internal", ""))
+        if problem is UNEXPECTED:
+            x.detail = f"{type(error).__name__} in the gateway"
+            log.error("call %s failed in the gateway", x.id, exc_info=error)
+        if reply.started:
+            lifeline.abort()
+            return
+        refusal = refusal_for(error, x.id)
+        headers, body = x.adapter.refusal(refusal)
+        if refusal.retry_after is not None:
+            headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after)]
+        if refusal.status == 401:
+            headers = [*headers, (b"www-authenticate", b"Bearer")]
+        if refusal.status == 405:
+            headers = [*headers, (b"allow", str(getattr(error, "allowed", "")).encode())]
+        await reply.whole(refusal.status, headers, body)
+
+    async def settle(self, x: Exchange) -> None:
+        """Pays back and records, once, whatever happened before and whoever has left since."""
+        x.ended = asyncio.get_running_loop().time()
+        try:
+            if x.reservation is not None:
+                usage = x.usage
+                await _see_through(
+                    self._budgets.settle(
+                        x.reservation, usage.input_tokens if usage else 0, usage.output_tokens if usage else 0
+                    )
+                )
+        finally:
+            self._telemetry.in_flight -= 1
+            self._telemetry.observe(x)
+            self._ledger.conclude(x)
+
+    def _exchange(self, scope: MutableMapping[str, Any]) -> Exchange:
+        headers = scope["headers"]
+        lines = [line for line in headers if line[0] in _OWN_HEADERS]
+        own = dict(lines)
+        return Exchange(
+            str(ULID()),
+            time.time_ns(),
+            asyncio.get_running_loop().time(),
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            headers,
+            own,
+            len(own) != len(lines),
+            registry.speaking(scope["path"], b"anthropic-version" in own),
+            self.assembly,
+        )
+
+
+def unmet(decision: Decision) -> Decision:
+    """The refusal that an allowance becomes when its obligations cannot be fulfilled."""
+    names = ", ".join(sorted(decision.obligations))
+    text = f"The policy allows this only with obligations that this gateway cannot fulfil yet: {names}."
+    return dataclasses.replace(decision, effect=Effect.DENY, explanation=text)
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        pieces, size = [body], len(body)
+        while message.get("more_body") and size <= limit:
+            message = await receive()
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+        body = b"".join(pieces)
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    if len(body) > limit:
+        raise BodyTooLarge(limit)
+    return body
+
+
+async def _see_through(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits `work` to its end, although the task that awaits it may be cancelled meanwhile; then lets that happen."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except Exception:
+            break
+    if (failure := task.exception()) is not None:
+        log.error("a settlement failed", exc_info=failure)
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,74 @@
+"""The table of everything that can end a call early: one row per error, one word that means it everywhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adapters.base import Refusal
+from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
+from gateway.identity import Unauthenticated
+from gateway.ledger import LedgerUnavailable
+from gateway.lifeline import BodyTooSlow
+from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
+from routing.errors import NoHealthyTarget, NoRoute
+
+
+class TargetTimeout(Exception):
+    """The target did not answer in the time its configuration gives it."""
+
+
+class TargetFailed(Exception):
+    """The target could not be reached, or broke off its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a refused agent sees: HTTP status, the code of the contract, what to do next.
+
+    `retry` is True where the identical call may well succeed a little later.
+    """
+
+    status: int
+    code: str
+    next_step: str
+    retry: bool = False
+    retry_after: int | None = None
+
+
+_TELL_OPERATOR = "Tell the operator of this gateway; the call's id says which."
+
+PROBLEMS: Mapping[type[BaseException], Problem] = {
+    Unauthenticated: Problem(401, "unauthenticated", ""),
+    UnknownEndpoint: Problem(404, "no_route", "GET /v1/models lists what is served; check the base URL."),
+    MethodNotAllowed: Problem(405, "malformed_call", ""),
+    MalformedCall: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
+    InputRefused: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
+    BodyTooLarge: Problem(413, "body_too_large", "Send less at once."),
+    BodyTooSlow: Problem(408, "malformed_call", "Send the whole body without long pauses."),
+    Denied: Problem(403, "policy_denied", ""),
+    Undecided: Problem(403, "policy_unavailable", _TELL_OPERATOR),
+    EngineUnavailable: Problem(403, "policy_unavailable", _TELL_OPERATOR),
+    ApprovalNeeded: Problem(403, "approval_pending", "This gateway cannot hold calls for approval yet; ask its operator."),
+    NoRoute: Problem(404, "no_route", "GET /v1/models lists what is served."),
+    NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
+    TargetTimeout: Problem(504, "target_timeout", "Repeat the call later.", retry=True),
+    TargetFailed: Problem(502, "target_failed", "Repeat the call later.", retry=True),
+    LedgerUnavailable: Problem(503, "ledger_unavailable", _TELL_OPERATOR, retry=True, retry_after=10),
+}
+
+UNEXPECTED = Problem(500, "internal_error", _TELL_OPERATOR)
+"""A fault of our own. Its text stays in the log: an agent learns the call's id and nothing else."""
+
+_UNEXPECTED_MESSAGE = "The gateway failed on this call."
+
+
+def problem_for(error: BaseException) -> Problem:
+    return PROBLEMS.get(type(error), UNEXPECTED)
+
+
+def refusal_for(error: BaseException, call_id: str) -> Refusal:
+    """What to tell the agent. Only errors of the table speak for themselves; others are not quoted."""
+    problem = problem_for(error)
+    message = _UNEXPECTED_MESSAGE if problem is UNEXPECTED else str(error)
+    if problem.next_step:
+        message = f"{message} {problem.next_step}"
+    return Refusal(problem.status, problem.code, message, call_id, problem.retry, problem.retry_after)

@@ -1,0 +1,109 @@
+"""Keeps a worker serving: holds the listening sockets, starts the process that uses them, and starts it again.
+
+A worker that a runaway policy has stopped ends itself (`policies.watchdog`); connections that come meanwhile wait in
+the sockets' queues, which outlive it.
+"""
+
+import logging
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from config.settings import Settings
+from gateway.worker import READY
+
+log = logging.getLogger("weighbridge.supervise")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_STEADY = 60.0
+"""Seconds a worker has to have served for its end to count as a first one."""
+
+
+class AddressUnavailable(Exception):
+    """A listener's address cannot be bound."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Raises AddressUnavailable."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise AddressUnavailable(f"{host}:{port} cannot be listened on: {error.strerror}.") from None
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Supervisor:
+    """One worker at a time."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        """Raises AddressUnavailable."""
+        self._path = path
+        self._data = bind(settings.listen.host, settings.listen.port)
+        self._admin = bind(settings.admin.listen.host, settings.admin.listen.port)
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        self._bell, self._ringer = socket.socketpair()
+
+    def run(self) -> int:
+        """Serves until told to stop. The exit code is 0 then, or the worker's when it could not even start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        announced, pause = False, _FIRST_PAUSE
+        while True:
+            started = time.monotonic()
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    worker = self._start(theirs)
+                ready = self._await_ready(ours)
+                if ready and not announced:
+                    announced = True
+                    print(f"weighbridge: agents {url(self._data)} admin {url(self._admin)}", flush=True)  # noqa: T201  # the one line that scripts wait for
+                code = worker.wait()
+            if self._stopping:
+                return 0
+            if not announced:
+                return code or 1
+            pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(pause * 2, _LONGEST_PAUSE)
+            log.error("the worker ended with %s; the next one starts in %.1f s", code, pause)
+            select.select([self._bell], [], [], pause)
+            if self._stopping:
+                return 0
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        inherited = {"data": self._data, "admin": self._admin, "supervisor": theirs}
+        command = [sys.executable, "-m", "gateway.worker", "--config", str(self._path)]
+        for name, each in inherited.items():
+            command += [f"--{name}", str(each.fileno())]
+        self._worker = subprocess.Popen(
+            command, pass_fds=[each.fileno() for each in inherited.values()], start_new_session=True
+        )
+        if self._stopping:
+            self._worker.terminate()
+        return self._worker
+
+    def _await_ready(self, ours: socket.socket) -> bool:
+        while True:
+            readable, _, _ = select.select([ours], [], [], 1.0)
+            if readable:
+                return ours.recv(len(READY)) == READY
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        self._ringer.send(b".")
+        if self._worker is not None and self._worker.poll() is None:
+            self._worker.terminate()

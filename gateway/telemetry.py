@@ -1,0 +1,126 @@
+"""Every metric in one table, and the one function that observes a finished call.
+
+Counts are plain integers that a scrape turns into Prometheus' text format: a call pays for a few additions, and for no
+lock, label look-up or formatting.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.exchange import Exchange
+
+_FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Histogram:
+    """Observations sorted into buckets with fixed upper bounds, in seconds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect.bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        running, rows = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            rows.append((bound, float(running)))
+        return rows
+
+
+class Telemetry(Collector):
+    """The gateway's metrics. One process, one event loop: nothing here is locked."""
+
+    def __init__(self) -> None:
+        self.calls: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.overhead: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_FAST))
+        self.target: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
+        self.first_byte: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
+        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.in_flight = 0
+        self.revision = ""
+        self.ledger_failing = False
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def observe(self, x: Exchange) -> None:
+        """Counts one call that is over."""
+        protocol = x.adapter.protocol
+        self.calls[protocol, x.decision.effect if x.decision is not None else "none", x.code] += 1
+        if x.sent_at is None or x.arm is None:
+            return
+        name = x.arm.target.name
+        self.overhead[protocol].observe(x.sent_at - x.read_at)
+        self.target[name].observe(x.ended - x.sent_at)
+        if x.first_byte_at is not None:
+            self.first_byte[name].observe(x.first_byte_at - x.sent_at)
+        if x.usage is not None:
+            self.tokens[name, "input"] += x.usage.input_tokens
+            self.tokens[name, "output"] += x.usage.output_tokens
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily(
+            "weighbridge_calls", "Calls that are over, refused ones included.", labels=("protocol", "decision", "code")
+        )
+        for labels, count in self.calls.items():
+            calls.add_metric(labels, count)
+        yield calls
+        yield _histograms(
+            "weighbridge_overhead_seconds",
+            "From the call read to its request sent: the gateway's own time before a target works.",
+            "protocol",
+            self.overhead,
+        )
+        yield _histograms(
+            "weighbridge_target_seconds", "From the request sent to the end of the call.", "target", self.target
+        )
+        yield _histograms(
+            "weighbridge_first_byte_seconds",
+            "From the request sent to the first byte of the answer's body: the first token of a stream.",
+            "target",
+            self.first_byte,
+        )
+        tokens = CounterMetricFamily(
+            "weighbridge_tokens", "Tokens that targets reported.", labels=("target", "direction")
+        )
+        for labels, count in self.tokens.items():
+            tokens.add_metric(labels, count)
+        yield tokens
+        reloads = CounterMetricFamily(
+            "weighbridge_reloads", "Reloads of the configuration and of the policy.", labels=("what", "result")
+        )
+        for labels, count in self.reloads.items():
+            reloads.add_metric(labels, count)
+        yield reloads
+        yield GaugeMetricFamily("weighbridge_in_flight", "Calls under way.", value=self.in_flight)
+        yield GaugeMetricFamily(
+            "weighbridge_ledger_failing", "1 while the ledger cannot be written.", value=int(self.ledger_failing)
+        )
+        policy = GaugeMetricFamily("weighbridge_policy", "1 for the policy revision that decides.", labels=("revision",))
+        if self.revision:
+            policy.add_metric((self.revision,), 1)
+        yield policy
+
+
+def _histograms(name: str, text: str, label: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=(label,))
+    for value, histogram in histograms.items():
+        family.add_metric((value,), histogram.cumulative(), histogram.total)
+    return family

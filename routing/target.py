@@ -1,0 +1,49 @@
+"""A place where calls can go: what it speaks, where its paths begin, and what it must be shown to let us in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from config.settings import TargetSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What all targets of one `kind` have in common.
+
+    `operations` are the ones it serves, per protocol. `root` is put between the target's URL and an endpoint's suffix:
+    OpenAI's base URLs end in /v1, the others' do not.
+    """
+
+    operations: Mapping[str, frozenset[str]]
+    root: str = ""
+    bearer: bool = True
+
+
+KINDS: Mapping[str, Kind] = {
+    "openai": Kind({"openai": frozenset({"chat", "completions", "embeddings", "responses"})}),
+    "parallax": Kind({"openai": frozenset({"chat"})}, root="/v1"),
+    "anthropic": Kind({"anthropic": frozenset({"messages", "count_tokens"})}, root="/v1", bearer=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One configured target. `credentials` are the header lines that it wants; they stay out of every repr."""
+
+    name: str
+    settings: TargetSettings
+    kind: Kind
+    credentials: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+
+    def serves(self, protocol: str, operation: str) -> bool:
+        return operation in self.kind.operations.get(protocol, frozenset())
+
+
+def target(settings: TargetSettings) -> Target:
+    """Raises SecretMissing when the target's key cannot be had."""
+    kind = KINDS[settings.kind]
+    credentials: tuple[tuple[bytes, bytes], ...] = ()
+    if settings.key is not None:
+        key = settings.key.reveal().encode("latin-1")
+        credentials = ((b"authorization", b"Bearer " + key),) if kind.bearer else ((b"x-api-key", key),)
+    return Target(settings.name, settings, kind, credentials)
