@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import orjson
+from policies.errors import InputRefused, Undecided
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
@@ -16,7 +17,6 @@ from starlette.routing import Route as Path
 
 from gateway.app import App
 from gateway.identity import Person
-from policies.errors import InputRefused, Undecided
 from routing.table import Route
 
 _LONGEST_INPUT = 4 * 1024 * 1024
@@ -185,7 +185,9 @@ class Admin:
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/healthz", "Whether the process answers.", Health, Admin.healthz, open=True),
-    Operation("GET", "/readyz", "Whether calls can be served: 200, or 503 with reasons.", Health, Admin.readyz, open=True),
+    Operation(
+        "GET", "/readyz", "Whether calls can be served: 200, or 503 with reasons.", Health, Admin.readyz, open=True
+    ),
     Operation("GET", "/metrics", "Prometheus metrics.", None, Admin.metrics, open=True),
     Operation("GET", "/openapi.json", "This description.", None, Admin.openapi, open=True),
     Operation("GET", "/config", "The configuration's file and how its last reload ended.", ConfigView, Admin.config),

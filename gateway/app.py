@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from policies.errors import PolicyError
+
 from config.errors import ConfigError, SecretMissing
 from config.load import Loaded, load
 from config.settings import Settings
 from config.watch import changes
-from gateway.assembly import Assembly, assemble, retired
+from gateway.assembly import assemble, retired
 from gateway.ledger import FileLedger
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
 from policies import load as policy
 from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
-from policies.errors import PolicyError
 
 log = logging.getLogger("weighbridge.app")
 
@@ -175,9 +176,7 @@ class App:
 
 
 def _restart_needed(started_with: Settings, now: Settings) -> tuple[str, ...]:
-    return tuple(
-        section for section in _NEEDS_RESTART if _cold(started_with, section) != _cold(now, section)
-    )
+    return tuple(section for section in _NEEDS_RESTART if _cold(started_with, section) != _cold(now, section))
 
 
 def _cold(settings: Settings, section: str) -> object:

@@ -1,12 +1,13 @@
-"""Everything built from one accepted configuration. A call keeps the assembly it began with; a reload makes a new one."""
+"""Everything built from one accepted configuration: a reload makes a new one, a call keeps the one it began with."""
 
 import ssl
 from dataclasses import dataclass
 
+from policies.masks import Mask
+
 from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.identity import Directory, People
-from policies.masks import Mask
 from routing.table import Table, table
 from routing.target import target
 

@@ -26,7 +26,7 @@ _IDLE, _HEAD, _BODY = range(3)
 
 
 class FrontDoor(HttpToolsProtocol):
-    """uvicorn's protocol, which trusts its clients with as many headers and as much time as they like, and this does not.
+    """uvicorn's protocol with less trust: it lets clients send as many headers and take as much time as they like.
 
     No timer is made for a request that arrives whole, which is nearly all of them.
     """
@@ -156,7 +156,9 @@ class FrontDoor(HttpToolsProtocol):
             # An earlier call of this connection is still being answered: words between its bytes would be garbage.
             self.transport.abort()
             return
-        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"malformed_call"}}' % message
+        body = (
+            b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"malformed_call"}}' % message
+        )
         head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
         self.transport.close()

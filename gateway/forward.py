@@ -1,4 +1,4 @@
-"""Carries a decided call to its target and the answer back: whole where it is whole, event by event where it streams."""
+"""Carries a decided call to its target and the answer back: whole if it is whole, event by event if it streams."""
 
 import asyncio
 

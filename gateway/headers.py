@@ -19,7 +19,7 @@ _ONWARD = frozenset(
         b"x-request-id",
     }
 )
-"""What targets need to know of an agent's request. Everything else stays here: keys, cookies, addresses, internal names."""
+"""What targets need to know of a request. All else stays here: keys, cookies, addresses, internal names."""
 
 _ONWARD_PREFIX = b"x-stainless-"
 """The SDKs' own description of themselves, which providers log."""

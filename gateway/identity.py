@@ -5,8 +5,9 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from config.settings import AgentSettings, PersonSettings
 from policies.document import agent_fragment
+
+from config.settings import AgentSettings, PersonSettings
 
 
 class Unauthenticated(Exception):

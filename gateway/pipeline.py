@@ -11,10 +11,14 @@ import asyncio
 import dataclasses
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
+from policies.decision import Decision, Effect
+from policies.engine import Engine
+from policies.errors import Denied, EngineUnavailable
 from ulid import ULID
 
 from adapters import registry
@@ -30,9 +34,6 @@ from gateway.telemetry import Telemetry
 from policies import document
 from policies.approvals import Approvals
 from policies.budgets import Budgets
-from policies.decision import Decision, Effect
-from policies.engine import Engine
-from policies.errors import Denied, EngineUnavailable
 from routing.errors import NoRoute
 
 log = logging.getLogger("weighbridge.pipeline")
@@ -50,7 +51,7 @@ _OWN_HEADERS = frozenset(
         b"anthropic-version",
     }
 )
-_LONGEST_SESSION = 256
+_SESSION = re.compile(rb"[ -~]{1,256}")
 
 
 class Pipeline:
@@ -127,9 +128,9 @@ class Pipeline:
             raise MalformedCall("The body is encoded; send it as plain JSON.")
         session = own.get(b"x-weighbridge-session")
         if session is not None:
-            x.session = session.decode("latin-1")
-            if not x.session or len(session) > _LONGEST_SESSION or not (x.session.isascii() and x.session.isprintable()):
-                raise MalformedCall(f"`x-weighbridge-session` must be 1 to {_LONGEST_SESSION} printable characters.")
+            if not _SESSION.fullmatch(session):
+                raise MalformedCall("`x-weighbridge-session` must be 1 to 256 printable ASCII characters.")
+            x.session = session.decode("ascii")
         limit = x.assembly.settings.listen.max_body
         if int(own.get(b"content-length", b"0")) > limit:
             raise BodyTooLarge(limit)

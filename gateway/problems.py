@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
+
 from adapters.base import Refusal
 from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow
-from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
 from routing.errors import NoHealthyTarget, NoRoute
 
 
@@ -47,7 +48,9 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     Denied: Problem(403, "policy_denied", ""),
     Undecided: Problem(403, "policy_unavailable", _TELL_OPERATOR),
     EngineUnavailable: Problem(403, "policy_unavailable", _TELL_OPERATOR),
-    ApprovalNeeded: Problem(403, "approval_pending", "This gateway cannot hold calls for approval yet; ask its operator."),
+    ApprovalNeeded: Problem(
+        403, "approval_pending", "This gateway cannot hold calls for approval yet; ask its operator."
+    ),
     NoRoute: Problem(404, "no_route", "GET /v1/models lists what is served."),
     NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
     TargetTimeout: Problem(504, "target_timeout", "Repeat the call later.", retry=True),

@@ -69,10 +69,10 @@ class Supervisor:
             with ours:
                 with theirs:
                     worker = self._start(theirs)
-                ready = self._await_ready(ours)
+                ready = ours.recv(len(READY)) == READY
                 if ready and not announced:
                     announced = True
-                    print(f"weighbridge: agents {url(self._data)} admin {url(self._admin)}", flush=True)  # noqa: T201  # the one line that scripts wait for
+                    print(self._announcement(), flush=True)  # noqa: T201  # scripts wait for this line
                 code = worker.wait()
             if self._stopping:
                 return 0
@@ -83,6 +83,9 @@ class Supervisor:
             select.select([self._bell], [], [], pause)
             if self._stopping:
                 return 0
+
+    def _announcement(self) -> str:
+        return f"weighbridge: agents {url(self._data)} admin {url(self._admin)}"
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         inherited = {"data": self._data, "admin": self._admin, "supervisor": theirs}
@@ -95,12 +98,6 @@ class Supervisor:
         if self._stopping:
             self._worker.terminate()
         return self._worker
-
-    def _await_ready(self, ours: socket.socket) -> bool:
-        while True:
-            readable, _, _ = select.select([ours], [], [], 1.0)
-            if readable:
-                return ours.recv(len(READY)) == READY
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

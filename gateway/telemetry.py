@@ -113,7 +113,7 @@ class Telemetry(Collector):
         yield GaugeMetricFamily(
             "weighbridge_ledger_failing", "1 while the ledger cannot be written.", value=int(self.ledger_failing)
         )
-        policy = GaugeMetricFamily("weighbridge_policy", "1 for the policy revision that decides.", labels=("revision",))
+        policy = GaugeMetricFamily("weighbridge_policy", "1 for the revision that decides.", labels=("revision",))
         if self.revision:
             policy.add_metric((self.revision,), 1)
         yield policy

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from policies.watchdog import Watchdog
 
 from config.load import load
 from config.settings import Settings
@@ -20,7 +21,6 @@ from gateway.admin import admin_app, ready
 from gateway.app import App
 from gateway.door import DoorLimits, FrontDoor
 from gateway.logs import configure
-from policies.watchdog import Watchdog
 
 log = logging.getLogger("weighbridge.worker")
 
