@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
@@ -106,7 +107,7 @@ def _validate(read: Document, context: dict[str, Any]) -> tuple[Settings | None,
         if detail["type"] == "extra_forbidden":
             faults.append(_unknown_key(read, path))
             continue
-        message, remedy = _explained(detail, read.booleans.get(path))
+        message, remedy = _explained(detail, path, read.booleans.get(path))
         faults.append(Fault(read.mark(path), path, message, remedy))
     return None, faults
 
@@ -120,22 +121,34 @@ def _unknown_key(read: Document, path: document.Path) -> Fault:
 
 
 def _keys_at(path: document.Path) -> list[str]:
-    """The keys that the model at a place knows."""
+    """The keys that the model at a place knows; KeyError where there is no model."""
+    return list(_model_at(path).model_fields)
+
+
+def _field_at(path: document.Path) -> Any:
+    """The field that a place such as ("routes", 0, "arms", 1, "weight") is an instance of."""
+    return _model_at(path[:-1]).model_fields[path[-1]]
+
+
+def _model_at(path: document.Path) -> Any:
     model: Any = Settings
     for part in path:
         if isinstance(part, str):
             model = _model_of(model.model_fields[part].annotation)
-    return list(model.model_fields)
+    return model
 
 
 def _model_of(annotation: Any) -> Any:
-    """The section inside `Section`, `Section | None` or a list of them."""
+    """The section inside `Section`, `Section | None` or a list of them; KeyError when there is none."""
     while not hasattr(annotation, "model_fields"):
-        annotation = next(each for each in annotation.__args__ if each not in (type(None), ...))
+        inner = [each for each in get_args(annotation) if each not in (NoneType, ...)]
+        if not inner:
+            raise KeyError(annotation)
+        annotation = inner[0]
     return annotation
 
 
-def _explained(detail: Any, boolean: str | None) -> tuple[str, str]:
+def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[str, str]:
     """What is wrong and what to write, in our words; only numbers are repeated, since a text may be a secret."""
     kind: str = detail["type"]
     bounds: dict[str, Any] = detail.get("ctx", {})
@@ -151,7 +164,7 @@ def _explained(detail: Any, boolean: str | None) -> tuple[str, str]:
         return "is not one of the possible words", f"Did you mean {guess}?" if guess else f"Write {allowed}."
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]
-        return f"{number} is {relation} {bounds[bound]:g}", _range(bounds, bound)
+        return f"{number} is {relation} {bounds[bound]:g}", _range(path)
     if kind in ("too_short", "string_too_short"):
         return "is empty", "Write at least one."
     if kind in _EXPECTED:
@@ -181,10 +194,17 @@ def _for_a_boolean(written: str | None) -> str | None:
     return f'Unquoted, {written} means true or false to YAML; write "{written}" if it is text.' if written else None
 
 
-def _range(bounds: dict[str, Any], bound: str) -> str:
-    if bound == "gt":
-        return f"Write more than {bounds[bound]:g}."
-    return f"Write {bounds[bound]:g} or {'more' if bound == 'ge' else 'less'}."
+def _range(path: document.Path) -> str:
+    """What a number at a place may be, in one sentence."""
+    bounds: dict[str, float] = {}
+    for constraint in _field_at(path).metadata:
+        for name in ("gt", "ge", "lt", "le"):
+            bounds |= {name: value} if (value := getattr(constraint, name, None)) is not None else {}
+    if "ge" in bounds and "le" in bounds:
+        return f"Write a number from {bounds['ge']:g} to {bounds['le']:g}."
+    if "gt" in bounds:
+        return f"Write a number above {bounds['gt']:g}."
+    return f"Write {bounds.get('ge', 0):g} or more."
 
 
 def _secrets(data: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[document.Path, Secret]]:
@@ -261,7 +281,7 @@ def _shown(path: document.Path) -> str:
     for index in range(len(path)):
         try:
             keys = _keys_at(path[:index])
-        except (KeyError, AttributeError, StopIteration):
+        except KeyError:
             keys = []
         if isinstance(path[index], str) and path[index] not in keys:
             known = known[:index]
