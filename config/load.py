@@ -85,8 +85,8 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         complaints = [*crosscheck.names(read.data), *_refused(read.data), *_unreadable(read.data, folder)]
         if resolve:
             complaints += crosscheck.credentials(read.data, secrets)
-        known = [fault.path for fault in faults]
-        faults += [fault for fault in invalid if not any(fault.path[: len(at)] == at for at in known if at)]
+        known = [fault.path for fault in faults if fault.path]
+        faults += [fault for fault in invalid if not _follows(fault, known)]
         invalid_at = {fault.path for fault in faults}
         faults += [_fault(read, *each) for each in complaints if each[0] not in invalid_at]
         warnings = [_fault(read, *each) for each in _warnings(read.data, secrets)]
@@ -112,12 +112,18 @@ def _validate(read: Document, context: dict[str, Any]) -> tuple[Settings | None,
     return None, faults
 
 
+def _follows(fault: Fault, known: list[document.Path]) -> bool:
+    """Whether a fault only says again what is known of a value in it or around it."""
+    at = fault.path
+    return any(at[: len(path)] == path or (path[: len(at)] == at and fault.message != _UNKNOWN) for path in known)
+
+
 def _unknown_key(read: Document, path: document.Path) -> Fault:
     """An unknown key is repeated only as its likely correction: `{key:sk-...}` makes a key out of a secret."""
     known = sorted(_keys_at(path[:-1]))
     guess = crosscheck.nearest(path[-1], known)
     remedy = f"Did you mean {guess}?" if guess else f"Known here: {', '.join(known)}."
-    return Fault(read.keys.get(path, read.mark(path)), path[:-1], "has an unknown key in this place", remedy)
+    return Fault(read.keys.get(path, read.mark(path)), path[:-1], _UNKNOWN, remedy)
 
 
 def _keys_at(path: document.Path) -> list[str]:
@@ -155,7 +161,7 @@ def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[s
     value = detail["input"]
     number = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "this"
     if kind == "mistake":
-        return bounds["message"], _for_a_boolean(boolean) or bounds["remedy"]
+        return bounds["message"], (bounds["message"] == _NO_TEXT and _for_a_boolean(boolean)) or bounds["remedy"]
     if kind == "missing":
         return "is missing", "Add it."
     if kind == "literal_error":
@@ -168,10 +174,12 @@ def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[s
     if kind in ("too_short", "string_too_short"):
         return "is empty", "Write at least one."
     if kind in _EXPECTED:
-        return _EXPECTED[kind][0], _for_a_boolean(boolean) or _EXPECTED[kind][1]
+        return _EXPECTED[kind][0], (kind == "string_type" and _for_a_boolean(boolean)) or _EXPECTED[kind][1]
     return "is not usable", "Compare it with docs/configuration.md."
 
 
+_UNKNOWN: Final = "has an unknown key in this place"
+_NO_TEXT: Final = "is not text"
 _BOUNDS: Final = {
     "greater_than": ("not more than", "gt"),
     "greater_than_equal": ("less than", "ge"),
@@ -179,8 +187,8 @@ _BOUNDS: Final = {
     "less_than_equal": ("more than", "le"),
 }
 _EXPECTED: Final = {
-    "string_type": ("is not text", "Quote it."),
-    "int_type": ("is not a whole number", "Write plain digits, without quotes."),
+    "string_type": (_NO_TEXT, "Quote it."),
+    "int_type": ("is not a whole number", "Write plain digits, without quotes or a point."),
     "int_from_float": ("is not a whole number", "Write plain digits, without a point."),
     "float_type": ("is not a number", "Write digits, without quotes."),
     "finite_number": ("is not a finite number", "Write an ordinary number."),
