@@ -29,7 +29,7 @@ from deploy.demo.standin import (
 MODELS = ("claude-haiku-4-5", "claude-sonnet-4-5")
 
 
-def anthropic_standin(key: str = "standin-anthropic-key", *, pace: float = 0.0, slow: float = 5.0) -> Standin:
+def anthropic_standin(key: str | None = "standin-anthropic-key", *, pace: float = 0.0, slow: float = 5.0) -> Standin:
     """A stand-in that accepts `key` only. See `Standin` for `pace` and `slow`."""
     return Standin(DIALECT, key, pace=pace, slow=slow)
 

@@ -3,7 +3,8 @@
     python -m deploy.demo.models --openai-port 18101 --anthropic-port 18102
 
 prints one line, `stand-ins: openai URL anthropic URL`, once both answer, and ends on SIGTERM, on SIGINT, or with the
-program that started it if that one holds the other end of its standard input.
+program that started it if that one holds the other end of its standard input. The keys they demand come from the
+environment, STANDIN_OPENAI_KEY and STANDIN_ANTHROPIC_KEY; empty, no key may be sent at all.
 """
 
 import argparse
@@ -71,9 +72,11 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _serve(openai_port: int, anthropic_port: int, *, watch_stdin: bool) -> int:
+    openai_key = os.environ.get("STANDIN_OPENAI_KEY", "standin-openai-key") or None
+    anthropic_key = os.environ.get("STANDIN_ANTHROPIC_KEY", "standin-anthropic-key") or None
     standins = [
-        ("openai", openai_standin(pace=PACE_SECONDS), openai_port),
-        ("anthropic", anthropic_standin(pace=PACE_SECONDS), anthropic_port),
+        ("openai", openai_standin(openai_key, pace=PACE_SECONDS), openai_port),
+        ("anthropic", anthropic_standin(anthropic_key, pace=PACE_SECONDS), anthropic_port),
     ]
     listeners: list[socket.socket] = []
     try:

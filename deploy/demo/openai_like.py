@@ -37,7 +37,7 @@ DEFAULT_DIMENSIONS = 64  # real models have hundreds; a demonstration is read by
 COMPLETION_MAX_TOKENS = 16  # the legacy endpoint's own default
 
 
-def openai_standin(key: str = "standin-openai-key", *, pace: float = 0.0, slow: float = 5.0) -> Standin:
+def openai_standin(key: str | None = "standin-openai-key", *, pace: float = 0.0, slow: float = 5.0) -> Standin:
     """A stand-in that accepts `key` only. See `Standin` for `pace` and `slow`."""
     return Standin(DIALECT, key, pace=pace, slow=slow)
 

@@ -6,6 +6,7 @@ that the gateway's own key arrived, remembers what it received and sent, and let
     fail-500 fail-429 fail-400   an error in the provider's own shape
     cut-stream                   the connection dies in the middle of the answer
     no-done                      a stream ends cleanly, without its terminal event
+    short-stream                 a stream ends cleanly in the middle of the answer
     error-in-stream              a stream breaks off with the provider's error event
     slow-first-byte              nothing is sent for `slow` seconds
     trickle                      the answer arrives in pieces of a few bytes that respect no event's border
@@ -14,6 +15,7 @@ that the gateway's own key arrived, remembers what it received and sent, and let
 import asyncio
 import hashlib
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,6 +99,7 @@ class Seen:
     sent: bytearray = field(default_factory=bytearray)  # the body sent back, without transfer coding
     finished: bool = False  # the whole answer was handed to the connection
     client_gone: bool = False
+    over: threading.Event = field(default_factory=threading.Event)  # set when nothing more will happen to it
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -109,11 +112,12 @@ class Seen:
 class Standin:
     """An ASGI app that answers like a model server, deterministically.
 
-    `key` is the only credential it accepts, as a bearer token or in `x-api-key`. `pace` is the pause between streamed
-    events and `slow` the silence of the model `slow-first-byte`, both in seconds. `requests` is what it has received.
+    `key` is the only credential it accepts, as a bearer token or in `x-api-key`; with None a call must carry none, so
+    that a key which should have stayed behind is noticed. `pace` is the pause between streamed events and `slow` the
+    silence of the model `slow-first-byte`, both in seconds. `requests` is what it has received.
     """
 
-    def __init__(self, dialect: Dialect, key: str, *, pace: float = 0.0, slow: float = 5.0) -> None:
+    def __init__(self, dialect: Dialect, key: str | None, *, pace: float = 0.0, slow: float = 5.0) -> None:
         self.requests: list[Seen] = []
         self._dialect = dialect
         self._key = key
@@ -139,6 +143,8 @@ class Standin:
             await self._send(reply, behaviour, request_id, connection)
         except ClientGone:
             seen.client_gone = True
+        finally:
+            seen.over.set()
 
     def _answer(self, seen: Seen) -> tuple[Reply, str]:
         """The reply to a request and the misbehaviour its model's name asks for. Raises Refused."""
@@ -172,6 +178,8 @@ class Standin:
             frames = list(reply.frames)
             if behaviour == "no-done":
                 frames = frames[:-1]
+            elif behaviour == "short-stream":
+                frames = frames[: len(frames) // 2]
             elif behaviour == "error-in-stream":
                 frames = [*frames[: len(frames) // 2], self._dialect.error_event(connection.seen.path)]
             elif behaviour == "cut-stream":
