@@ -14,6 +14,7 @@ from typing import Any, Final
 from config.document import Path
 from config.errors import SecretMissing
 from config.secrets import Secret
+from config.settings import NAME
 
 Complaint = tuple[Path, str, str]
 """Where, what, and what to write instead."""
@@ -100,7 +101,12 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
 
 
 def _texts(items: Iterable[tuple[Path, dict[str, Any]]], key: str) -> set[str]:
-    return {item[key] for _, item in items if isinstance(item.get(key), str)}
+    return {item[key] for _, item in items if _is_name(item.get(key))}
+
+
+def _is_name(word: object) -> bool:
+    """Whether a text may be shown as a name; what is no name may be a secret in the wrong place."""
+    return isinstance(word, str) and re.fullmatch(NAME, word) is not None
 
 
 def _twice(items: Iterable[tuple[Path, dict[str, Any]]], key: str) -> Iterator[Complaint]:
@@ -125,9 +131,9 @@ def _nodes(data: dict[str, Any]) -> Iterator[Complaint]:
     known: set[str] = set()
     for _, agent in each(data, ("agents",)):
         tenant, name = agent.get("tenant", "default"), agent.get("name")
-        if isinstance(tenant, str):
+        if _is_name(tenant):
             known.add(tenant)
-            known.update({f"{tenant}/{name}"} if isinstance(name, str) else ())
+            known.update({f"{tenant}/{name}"} if _is_name(name) else ())
     for section, distinct in (("budgets", ("node", "window")), ("limits", ("node",))):
         seen: dict[tuple[str, ...], Path] = {}
         for path, item in each(data, (section,)):
@@ -148,7 +154,7 @@ def _owner(data: dict[str, Any], path: Path) -> str:
         holder = holder[key]
     name = holder.get("name")
     kind = "agent" if path[0] == "agents" else "person"
-    return f"{kind} {name}" if isinstance(name, str) else dotted(path[:-1])
+    return f"{kind} {name}" if _is_name(name) else dotted(path[:-1])
 
 
 def dotted(path: Path) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -293,6 +293,16 @@ def test_a_secret_beside_or_inside_a_mistake_is_not_shown(slip: tuple[str, str],
         ["", ":", "\n", "\t", "[", "}", '"', "'", "#", "- ", "\0", "&", "*", "!", "|", ">", "?", "\ufeff"]
     ),
     at=st.integers(0, len(ODD)),
+)
+@example(  # what is no name must not be offered as one
+    secret="sk-Zq77777777",
+    slips=[
+        ("key: SECRET", "tenant: SECRET/x"),
+        ("agents:", "budgets: [{node: SECRET, window: SECRET, limit_usd: SECRET}]\nagents:"),
+    ],
+    cut=None,
+    noise="",
+    at=0,
 )
 def test_no_secret_is_shown_whatever_is_wrong_around_it(
     secret: str,
