@@ -1,0 +1,605 @@
+"""The journey of one call: every way through it and every way out, over real connections."""
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.carrier import Carrier
+from policies.approvals import Approval
+from policies.budgets import Reservation
+from policies.decision import Decision, Effect
+from policies.errors import EngineUnavailable, InputRefused, Undecided
+from tests.support.door import GENEROUS, RawClient, connected, post
+from tests.support.exchanges import ALLOWED, AGENT_KEY
+from tests.support.gate import AUTHORIZED, Gate, gate
+from tests.support.target import Target, target
+
+CHAT = "/v1/chat/completions"
+DENIED = dataclasses.replace(ALLOWED, effect=Effect.DENY, explanation="Support may not do this. Ask for gpt-4o-mini.")
+ASKED = dataclasses.replace(ALLOWED, effect=Effect.NEEDS_APPROVAL, required_approvals=("finance",))
+
+
+def chat(**more: Any) -> bytes:
+    return orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], **more})
+
+
+async def ask(client: RawClient, body: bytes, path: str = CHAT, *headers: str) -> tuple[int, dict[bytes, bytes], Any]:
+    await client.say(post(path, body, AUTHORIZED, *headers))
+    status, answered, content = await client.answer()
+    return status, answered, orjson.loads(content)
+
+
+async def test_an_allowed_call_is_carried_byte_for_byte_and_recorded_twice() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        body = b'{ "model" : "gpt-4o-mini",\n "messages":[ ], "x":1.10 }'
+        status, headers, answer = await ask(client, body)
+        assert status == 200
+        assert answer == orjson.loads(upstream.answer)
+        assert upstream.received[0].body == body
+        assert headers[b"x-weighbridge-decision"] == b"ALLOW"
+        assert headers[b"x-weighbridge-target"] == b"primary"
+        record = await g.ledger.outcome()
+        assert record["call"] == headers[b"x-weighbridge-call"].decode()
+        assert [each["record"] for each in g.ledger.records] == ["intent", "outcome"]
+        assert record["usage"]["input_tokens"] == 7
+        assert (record["code"], record["status"], record["target_status"]) == ("ok", 200, 200)
+
+
+async def test_the_policy_sees_the_agent_the_call_and_the_time() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await ask(client, chat(stream=False), CHAT, "x-weighbridge-session: s-1")
+        (document,) = g.engine.documents
+        assert document["agent"] == {
+            "name": "support-bot",
+            "tenant": "acme",
+            "roles": ["support"],
+            "autonomy_tier": 2,
+            "state": "active",
+        }
+        assert document["call"] == {
+            "kind": "llm",
+            "protocol": "openai",
+            "target": "gpt-4o-mini",
+            "operation": "chat",
+            "stream": False,
+            "arguments": orjson.loads(chat(stream=False)),
+            "session": "s-1",
+        }
+        assert document["time"]["unix_ns"] > 0
+        assert "approval" not in document
+        assert "budgets" not in document
+
+
+async def test_the_agents_key_and_headers_stay_here_and_the_operators_key_goes() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        leaking = (
+            "x-weighbridge-session: s-1",
+            "cookie: a=b",
+            "x-forwarded-for: 1.2.3.4",
+            "forwarded: for=1.2.3.4",
+            "x-internal-name: payroll",
+            "openai-organization: somebody",
+            "connection: keep-alive, x-hop",
+            "x-hop: 1",
+            "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        await ask(client, chat(), CHAT, *leaking)
+        received = dict(upstream.received[0].headers)
+        assert received[b"authorization"] == b"Bearer the-operators-own-key"
+        assert received[b"traceparent"].startswith(b"00-")
+        assert received[b"host"] == upstream.url.removeprefix("http://").encode()
+        names = set(received)
+        assert not names & {b"cookie", b"x-forwarded-for", b"forwarded", b"x-internal-name", b"x-hop"}
+        assert not names & {b"openai-organization", b"x-weighbridge-session"}
+        assert AGENT_KEY.encode() not in upstream.received[0].raw
+
+
+async def test_a_targets_private_headers_stay_here() -> None:
+    private = [("set-cookie", "a=b"), ("server", "secret/1"), ("x-weighbridge-call", "forged"), ("x-request-id", "r")]
+    async with target(headers=private) as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        _, headers, _ = await ask(client, chat())
+        assert b"set-cookie" not in headers
+        assert headers.get(b"server") != b"secret/1"
+        assert headers[b"x-weighbridge-call"] != b"forged"
+        assert headers[b"x-request-id"] == b"r"
+
+
+async def test_a_renamed_model_changes_nothing_but_the_name() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await ask(client, b'{"messages":[] , "model": "alias", "y":1.50}')
+        assert upstream.received[0].body == b'{"messages":[] , "model": "real/name", "y":1.50}'
+        assert (await g.ledger.outcome())["target_model"] == "real/name"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ([], "unauthenticated"),
+        (["authorization: Bearer "], "unauthenticated"),
+        (["authorization:"], "unauthenticated"),
+        (["authorization: Bearer wrong-key"], "unauthenticated"),
+        ([f"authorization: Basic {AGENT_KEY}"], "unauthenticated"),
+        (["x-api-key:"], "unauthenticated"),
+        (["x-api-key: wrong"], "unauthenticated"),
+        ([AUTHORIZED, "x-api-key: another"], "unauthenticated"),
+        ([AUTHORIZED, "authorization: Bearer another"], "malformed_call"),
+    ],
+)
+async def test_without_one_known_key_there_is_no_identity(headers: list[str], code: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(), *headers))
+        status, answered, body = await client.answer()
+        assert orjson.loads(body)["error"]["code"] == code
+        assert status == (401 if code == "unauthenticated" else 400)
+        assert upstream.received == []
+        record = await g.ledger.outcome()
+        assert (record["code"], record.get("agent")) == (code, None)
+        assert AGENT_KEY not in repr(g.ledger.records) + repr(body)
+        if status == 401:
+            assert answered[b"www-authenticate"] == b"Bearer"
+
+
+@pytest.mark.parametrize("header", [AUTHORIZED, f"x-api-key: {AGENT_KEY}", f"AUTHORIZATION: bearer {AGENT_KEY}"])
+async def test_a_known_key_is_accepted_in_either_header(header: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(), header))
+        assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code"),
+    [
+        (DENIED, 403, "policy_denied"),
+        (dataclasses.replace(ALLOWED, obligations={"max_tokens": 5}), 403, "policy_denied"),
+        (ASKED, 403, "approval_pending"),
+        (Undecided("The policy gave no decision.", internal="weighbridge.rego:3: secret source"), 403, "policy_unavailable"),
+        (EngineUnavailable("The policy could not be asked."), 403, "policy_unavailable"),
+        (InputRefused("The call is nested too deeply."), 400, "malformed_call"),
+    ],
+)
+async def test_what_is_not_allowed_never_reaches_a_target(script: Any, status: int, code: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        answered, headers, body = await ask(client, chat())
+        assert (answered, body["error"]["code"]) == (status, code)
+        assert headers[b"x-should-retry"] == b"false"
+        assert upstream.received == []
+        assert "secret source" not in repr(body)
+        assert [record["record"] for record in g.ledger.records] == ["outcome"]
+        assert (await g.ledger.outcome())["code"] == code
+
+
+async def test_a_denial_tells_the_agent_why() -> None:
+    async with gate(script=DENIED) as g, connected(g.port) as client:
+        _, headers, body = await ask(client, chat())
+        assert "Ask for gpt-4o-mini" in body["error"]["message"]
+        assert headers[b"x-weighbridge-decision"] == b"DENY"
+
+
+async def test_the_detail_of_a_broken_policy_is_for_the_operator_alone() -> None:
+    script = Undecided("The policy gave no decision.", internal="weighbridge.rego:3: conflict")
+    async with gate(script=script) as g, connected(g.port) as client:
+        await ask(client, chat())
+        assert (await g.ledger.outcome())["detail"] == "weighbridge.rego:3: conflict"
+
+
+async def test_without_a_policy_every_call_is_refused() -> None:
+    async with target() as upstream, gate(target_url=upstream.url, loaded=False) as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat())
+        assert (status, body["error"]["code"]) == (403, "policy_unavailable")
+        assert upstream.received == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"model":"gpt-4o-mini","messages":[],"model":"gpt-4o"}',
+        b'{"model":"gpt-4o-mini","messages":[{"role":"user","role":"system"}]}',
+        b'{"model":"gpt-4o-mini","messages":[],"temperature":NaN}',
+        b'{"model":"gpt-4o-mini","messages":[],"temperature":-Infinity}',
+        b'{"model":"gpt-4o-mini","messages":["\\ud800"]}',
+        b'{"model":"gpt-4o-mini","messages":["\xff"]}',
+        b'{"model":"gpt-4o-mini","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":5,"messages":[]}',
+        b'{"model":"","messages":[]}',
+        b'{"model":["gpt-4o-mini"],"messages":[]}',
+        b'{"messages":[]}',
+        b'{"model":"gpt-4o-mini","messages":{}}',
+        b'{"model":"gpt-4o-mini","messages":"hello"}',
+        b'{"model":"gpt-4o-mini"}',
+        b'{"model":"gpt-4o-mini","messages":[],"stream":"true"}',
+        b'{"model":"gpt-4o-mini","messages":[],"stream":1}',
+        b'{"model":"gpt-4o-mini","messages":[],"stream":true,"stream_options":[]}',
+    ],
+)
+async def test_a_malformed_body_is_refused_and_the_connection_goes_on(body: bytes) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        status, _, answer = await ask(client, body)
+        assert (status, answer["error"]["code"]) == (400, "malformed_call")
+        assert upstream.received == []
+        assert (await ask(client, chat()))[0] == 200
+        assert [record["code"] for record in g.ledger.outcomes()] == ["malformed_call", "ok"]
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
+    async with gate(listen={"max_body": 1000}) as g, connected(g.port) as client:
+        await client.say(f"POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: 50000000\r\n{AUTHORIZED}\r\n\r\n".encode())
+        status, _, body = await client.answer()
+        assert (status, orjson.loads(body)["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_chunked_body_over_the_limit_is_refused() -> None:
+    async with gate(listen={"max_body": 1000}) as g, connected(g.port) as client:
+        await client.say(f"POST {CHAT} HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n{AUTHORIZED}\r\n\r\n".encode())
+        await client.say(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        assert (await client.answer())[0] == 413
+
+
+async def test_fifty_megabytes_are_refused_and_nothing_is_kept() -> None:
+    async with gate() as g, connected(g.port) as client:
+        size = 50_000_000
+        await client.say(f"POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: {size}\r\n{AUTHORIZED}\r\n\r\n".encode())
+
+        async def send() -> None:
+            for _ in range(size // 1_000_000):
+                await client.say(b"x" * 1_000_000)
+
+        sending = asyncio.create_task(send())
+        assert (await client.answer())[0] == 413
+        await sending
+        await client.say(post(CHAT, chat(), AUTHORIZED))
+        assert (await client.answer())[0] == 502
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "code"),
+    [
+        ("GET /v1/chat/completions", 405, "malformed_call"),
+        ("DELETE /v1/chat/completions", 405, "malformed_call"),
+        ("POST /v1/models", 405, "malformed_call"),
+        ("GET /", 404, "no_route"),
+        ("POST /v1/unknown", 404, "no_route"),
+        ("POST /v1/chat/completions/", 404, "no_route"),
+        ("POST /v1//chat/completions", 404, "no_route"),
+        ("POST /../admin", 404, "no_route"),
+        ("POST /%2e%2e/policy", 404, "no_route"),
+        ("GET /policy", 404, "no_route"),
+        ("GET /metrics", 404, "no_route"),
+    ],
+)
+async def test_paths_and_methods_that_do_not_exist_are_refused(request_line: str, status: int, code: str) -> None:
+    async with gate() as g, connected(g.port) as client:
+        await client.say(f"{request_line} HTTP/1.1\r\nhost: g\r\n{AUTHORIZED}\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+        answered, headers, body = await client.answer()
+        assert (answered, orjson.loads(body)["error"]["code"]) == (status, code)
+        if status == 405:
+            assert headers[b"allow"] in (b"POST", b"GET")
+
+
+async def test_an_unknown_model_has_no_route() -> None:
+    async with gate() as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat(model="unheard-of"))
+        assert (status, body["error"]["code"]) == (404, "no_route")
+        assert [record["record"] for record in g.ledger.records] == ["intent", "outcome"]
+
+
+async def test_a_model_whose_targets_speak_another_protocol_has_no_route() -> None:
+    async with gate() as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat(model="claude-3"))
+        assert (status, body["error"]["code"]) == (404, "no_route")
+
+
+async def test_anthropic_refusals_have_anthropics_shape() -> None:
+    async with gate(script=DENIED) as g, connected(g.port) as client:
+        status, headers, body = await ask(client, chat(model="claude-3", max_tokens=5), "/v1/messages")
+        assert status == 403
+        assert body["type"] == "error"
+        assert body["error"]["type"] == "permission_error"
+        assert body["request_id"] == headers[b"x-weighbridge-call"].decode()
+
+
+async def test_listing_models_asks_the_policy_and_no_target() -> None:
+    async with gate(routes=[{"name": "r", "models": ["gpt-4o", "gpt-*"], "arms": [{"target": "primary"}]}]) as g:
+        async with connected(g.port) as client:
+            await client.say(f"GET /v1/models HTTP/1.1\r\nhost: g\r\n{AUTHORIZED}\r\n\r\n".encode())
+            status, _, body = await client.answer()
+        assert status == 200
+        assert [card["id"] for card in orjson.loads(body)["data"]] == ["gpt-4o"]
+        assert g.engine.documents[0]["call"]["operation"] == "models"
+
+
+async def test_a_stream_passes_event_by_event_and_its_usage_is_kept_here() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        status, headers, body = await client.answer()
+        assert (status, headers[b"content-type"]) == (200, b"text/event-stream")
+        assert orjson.loads(upstream.received[0].body)["stream_options"] == {"include_usage": True}
+        assert body == upstream.stream(include_usage=True).replace(upstream.usage_event, b"")
+        assert (await g.ledger.outcome())["usage"]["output_tokens"] == 3
+
+
+async def test_an_agent_that_asks_for_usage_gets_it() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        sent = chat(stream=True, stream_options={"include_usage": True})
+        await client.say(post(CHAT, sent, AUTHORIZED))
+        assert (await client.answer())[2] == upstream.stream(include_usage=True)
+        assert upstream.received[0].body == sent
+
+
+@pytest.mark.parametrize("path", ["cut", "end-early", "cut-mid-event"])
+async def test_a_stream_that_breaks_ends_in_an_error_event(path: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/" + path) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        status, _, body = await client.answer()
+        assert status == 200
+        last = body.rstrip().split(b"\n\n")[-1]
+        assert orjson.loads(last.removeprefix(b"data: "))["error"]["code"] == "target_failed"
+        assert (await g.ledger.outcome())["code"] == "target_failed"
+
+
+async def test_a_stream_that_breaks_before_its_first_event_is_a_refusal() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/cut-at-once") as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        status, _, body = await client.answer()
+        assert (status, orjson.loads(body)["error"]["code"]) == (502, "target_failed")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("reset", 502, "target_failed"),
+        ("garbage", 502, "target_failed"),
+        ("short-body", 502, "target_failed"),
+        ("encoded", 502, "target_failed"),
+        ("silence", 504, "target_timeout"),
+    ],
+)
+async def test_a_broken_target_is_told_from_a_refusal_of_ours(path: str, status: int, code: str) -> None:
+    timeouts = {"timeouts": {"first_byte": 0.2}}
+    async with (
+        target() as upstream,
+        gate(target_url=upstream.url + "/" + path, target=timeouts) as g,
+        connected(g.port) as client,
+    ):
+        answered, _, body = await ask(client, chat())
+        assert (answered, body["error"]["code"]) == (status, code)
+        assert upstream.url.removeprefix("http://") not in repr(body)
+        record = await g.ledger.outcome()
+        assert record["code"] == code
+        assert record["detail"]
+
+
+async def test_a_target_that_is_not_there_is_a_failure() -> None:
+    async with gate() as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat())
+        assert (status, body["error"]["code"]) == (502, "target_failed")
+
+
+async def test_a_targets_own_error_is_passed_on_as_it_is() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/status-429") as g, connected(g.port) as client:
+        status, headers, body = await ask(client, chat())
+        assert (status, headers[b"retry-after"], body) == (429, b"7", {"error": {"message": "slow down"}})
+        record = await g.ledger.outcome()
+        assert (record["code"], record["target_status"]) == ("ok", 429)
+
+
+async def test_an_answer_of_several_megabytes_passes_and_its_usage_is_found() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/large") as g, connected(g.port) as client:
+        status, _, body = await ask(client, orjson.dumps({"model": "text-1", "input": "x"}), "/v1/embeddings")
+        assert (status, len(body["data"])) == (200, 3_000_000)
+        assert (await g.ledger.outcome())["usage"]["input_tokens"] == 9
+
+
+async def test_a_large_answer_that_breaks_off_drops_the_connection() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/large-cut") as g, connected(g.port) as client:
+        await client.say(post("/v1/embeddings", orjson.dumps({"model": "text-1", "input": "x"}), AUTHORIZED))
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await client.answer()
+        assert (await g.ledger.outcome())["code"] == "target_failed"
+
+
+async def test_an_agent_that_leaves_cancels_the_target() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/silence") as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(), AUTHORIZED))
+        await upstream.arrived.wait()
+        client.hang_up()
+        await asyncio.wait_for(upstream.left.wait(), 10)
+        assert (await g.ledger.outcome())["code"] == "client_gone"
+
+
+async def test_an_agent_that_leaves_mid_stream_cancels_the_target() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/endless") as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        await client.reader.readuntil(b"data: ")
+        client.hang_up()
+        await asyncio.wait_for(upstream.left.wait(), 10)
+        assert (await g.ledger.outcome())["code"] == "client_gone"
+
+
+async def test_an_agent_that_does_not_read_slows_the_target_down() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/flood") as g, connected(g.port) as client:
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that stops reading has no public form
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        await asyncio.wait_for(upstream.stuck.wait(), 10)
+        assert upstream.sent < 40_000_000
+
+
+async def test_a_body_that_does_not_come_is_given_up_and_recorded() -> None:
+    limits = dataclasses.replace(GENEROUS, body_timeout=0.1)
+    async with gate(limits=limits) as g, connected(g.port) as client:
+        await client.say(f"POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: 50\r\n{AUTHORIZED}\r\n\r\n{{".encode())
+        status, _, body = await client.answer()
+        assert (status, orjson.loads(body)["error"]["code"]) == (408, "malformed_call")
+        assert (await g.ledger.outcome())["code"] == "malformed_call"
+
+
+async def test_a_ledger_that_cannot_be_written_stops_calls_before_they_are_made() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        g.ledger.failing = True
+        status, headers, body = await ask(client, chat())
+        assert (status, body["error"]["code"]) == (503, "ledger_unavailable")
+        assert headers[b"retry-after"]
+        assert upstream.received == []
+
+
+async def test_a_fault_of_our_own_is_an_error_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        raise RuntimeError("a secret detail")
+
+    async with gate(script=script) as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat())
+        assert (status, body["error"]["code"]) == (500, "internal_error")
+        assert "secret" not in repr(body)
+        assert "secret" not in repr(g.ledger.records)
+    assert "a secret detail" in caplog.text
+
+
+class Lender:
+    """Lends to everybody, and settles as slowly as it is told."""
+
+    def __init__(self) -> None:
+        self.reserved: list[str] = []
+        self.settled: list[tuple[str, int, int]] = []
+        self.settling = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def reserve(self, call_id: str, agent: str, tenant: str, session: str | None) -> Reservation | None:
+        self.reserved.append(call_id)
+        return Reservation(call_id, 1000)
+
+    async def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:
+        self.settling.set()
+        await self.go_on.wait()
+        self.settled.append((reservation.call_id, input_tokens, output_tokens))
+
+
+async def test_what_was_reserved_is_settled_once_with_what_was_used() -> None:
+    lender = Lender()
+    lender.go_on.set()
+    async with target() as upstream, gate(target_url=upstream.url, budgets=lender) as g, connected(g.port) as client:
+        await ask(client, chat())
+        record = await g.ledger.outcome()
+        assert lender.settled == [(record["call"], 7, 3)]
+
+
+async def test_a_settlement_under_way_survives_the_cancellation_of_its_call() -> None:
+    lender = Lender()
+    async with target() as upstream, gate(target_url=upstream.url, budgets=lender) as g, connected(g.port) as client:
+        scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": [
+            (b"authorization", b"Bearer " + AGENT_KEY.encode())]}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": chat(), "more_body": False}
+
+        async def send(message: Any) -> None:
+            return None
+
+        call = asyncio.create_task(g.pipeline(scope, receive, send))
+        await lender.settling.wait()
+        call.cancel()
+        await asyncio.sleep(0)
+        call.cancel()
+        lender.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert len(lender.settled) == 1
+        assert len(g.ledger.outcomes()) == 1
+        assert g.telemetry.in_flight == 0
+        assert client
+
+
+async def test_a_reservation_is_settled_when_the_target_fails() -> None:
+    lender = Lender()
+    lender.go_on.set()
+    async with gate(budgets=lender) as g, connected(g.port) as client:
+        assert (await ask(client, chat()))[0] == 502
+        assert [settled[0] for settled in lender.settled] == lender.reserved
+        assert g.ledger.outcomes()
+
+
+class Approver:
+    """Says yes, and counts how often its yes was used."""
+
+    def __init__(self) -> None:
+        self.claimed: list[str] = []
+
+    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
+        needed = decision.effect is Effect.NEEDS_APPROVAL
+        return Approval("a-1", b'{"id":"a-1","roles":["finance"]}') if needed else None
+
+    async def claim(self, approval: Approval) -> None:
+        self.claimed.append(approval.id)
+
+
+async def test_after_an_approval_the_policy_is_asked_again_and_may_still_deny() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        return DENIED if "approval" in document else ASKED
+
+    approver = Approver()
+    async with target() as upstream:
+        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+            status, _, body = await ask(client, chat())
+            assert (status, body["error"]["code"]) == (403, "policy_denied")
+            assert g.engine.documents[1]["approval"]["id"] == "a-1"
+        assert upstream.received == []
+        assert approver.claimed == []
+
+
+async def test_an_approved_call_is_claimed_once_and_sent() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        return ALLOWED if "approval" in document else ASKED
+
+    approver = Approver()
+    async with target() as upstream:
+        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+            assert (await ask(client, chat()))[0] == 200
+        assert approver.claimed == ["a-1"]
+        assert len(upstream.received) == 1
+
+
+async def test_a_thousand_calls_cut_at_random_moments_leave_nothing_behind() -> None:
+    """No task, no socket, no call without its one record."""
+    dice = random.Random(7)
+    async with target() as upstream, gate(target_url=upstream.url + "/pace") as g:
+        before = asyncio.all_tasks()
+
+        async def one() -> bool:
+            async with connected(g.port) as client:
+                await client.say(post(CHAT, chat(stream=dice.random() < 0.5), AUTHORIZED))
+                try:
+                    async with asyncio.timeout(dice.random() * 0.03):
+                        await client.answer()
+                except TimeoutError:
+                    return False
+                return True
+
+        finished = []
+        for _ in range(20):
+            finished += await asyncio.gather(*(one() for _ in range(50)))
+        assert 0 < sum(finished) < 1000, "some calls must be cut and some must not, or this test shows nothing"
+        await settled(g, before, upstream)
+        outcomes = [record["call"] for record in g.ledger.outcomes()]
+        assert len(outcomes) == len(set(outcomes))
+        assert set(outcomes) >= {record["call"] for record in g.ledger.records if record["record"] == "intent"}
+        assert len(outcomes) == sum(g.telemetry.calls.values())
+
+
+async def settled(g: Gate, before: set["asyncio.Task[Any]"], upstream: Target) -> None:
+    """Returns once no call is under way and nothing of them is left; fails after ten seconds."""
+    async with asyncio.timeout(10):
+        while g.telemetry.in_flight or asyncio.all_tasks() - before or upstream.open > pooled(g.carriers):
+            await asyncio.sleep(0.01)  # sockets of other parties close when they close: there is no event of ours
+
+
+def pooled(carriers: list[Carrier]) -> int:
+    assert all(carrier.statistics().busy == 0 for carrier in carriers)
+    return sum(carrier.statistics().idle for carrier in carriers)

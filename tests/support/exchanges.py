@@ -1,0 +1,57 @@
+"""A call as the pipeline leaves it, for tests of what comes after."""
+
+import time
+from typing import Any
+
+import orjson
+from ulid import ULID
+
+from adapters import registry
+from adapters.base import AgentCall
+from config.settings import Settings
+from gateway.assembly import Assembly, assemble
+from gateway.exchange import Exchange
+from policies.decision import Decision, Effect
+
+AGENT_KEY = "support-bots-own-key"
+TOKEN = "danas-own-token"
+ALLOWED = Decision(Effect.ALLOW, None, (), "", {}, "r1")
+
+
+def settings(**sections: Any) -> Settings:
+    """Settings with one agent, support-bot of acme, and whatever else a test needs."""
+    agents = [{"name": "support-bot", "tenant": "acme", "key": AGENT_KEY, "roles": ["support"], "autonomy_tier": 2}]
+    people = [{"name": "dana", "token": TOKEN, "roles": ["admin"]}, {"name": "sam", "token": "sams-own-token"}]
+    return Settings.model_validate({"agents": agents, "admin": {"people": people}, **sections})
+
+
+def assembly(**sections: Any) -> Assembly:
+    return assemble(settings(**sections))
+
+
+def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = None) -> Exchange:
+    """An allowed chat call that has just ended."""
+    arguments = arguments or {"model": "gpt-4o-mini", "messages": []}
+    everything = assembly()
+    endpoint, _ = registry.endpoint(registry.OPENAI, "POST", "/v1/chat/completions")
+    return Exchange(
+        id=str(ULID()),
+        arrived_ns=time.time_ns(),
+        began=1.0,
+        method="POST",
+        path=endpoint.path,
+        query=b"",
+        headers=[],
+        own={},
+        ambiguous=False,
+        adapter=registry.OPENAI,
+        assembly=everything,
+        agent=everything.directory.identify(b"Bearer " + AGENT_KEY.encode(), None),
+        session=session,
+        call=AgentCall(
+            "llm", "openai", arguments["model"], "chat", False, arguments, orjson.dumps(arguments), endpoint
+        ),
+        decision=ALLOWED,
+        ended=1.5,
+        status=200,
+    )

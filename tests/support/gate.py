@@ -1,0 +1,127 @@
+"""A gateway inside a test: the real front door and pipeline, with a policy, money and people that a test scripts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.carrier import Carrier
+from gateway.exchange import Exchange
+from gateway.ledger import LedgerUnavailable, intent, outcome
+from gateway.pipeline import Pipeline
+from gateway.telemetry import Telemetry
+from policies.approvals import Approvals, NobodyToAsk
+from policies.budgets import Budgets, Unbudgeted
+from policies.decision import Decision
+from policies.engine import Engine
+from tests.support.door import GENEROUS, DoorLimits, door
+from tests.support.exchanges import ALLOWED, AGENT_KEY, assembly
+
+AUTHORIZED = f"authorization: Bearer {AGENT_KEY}"
+
+
+class ScriptedEngine:
+    """Decides as it is told: a decision, an error to raise, or a function of the input."""
+
+    revision = "r1"
+
+    def __init__(self, script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED) -> None:
+        self.script = script
+        self.documents: list[Mapping[str, Any]] = []
+
+    def evaluate(self, document: bytes, now_ns: int) -> Decision:
+        self.documents.append(orjson.loads(document))
+        if isinstance(self.script, Exception):
+            raise self.script
+        return self.script if isinstance(self.script, Decision) else self.script(self.documents[-1])
+
+
+class MemoryLedger:
+    """Keeps records in a list, and can be told to fail."""
+
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+        self.failing = False
+        self.concluded = asyncio.Event()
+
+    def intend(self, x: Exchange) -> None:
+        if self.failing:
+            raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
+        self.records.append(intent(x))
+        x.intended = True
+
+    def conclude(self, x: Exchange) -> None:
+        self.records.append(outcome(x))
+        self.concluded.set()
+
+    def note(self, kind: str, facts: Mapping[str, Any]) -> None:
+        self.records.append({"record": kind, **facts})
+
+    def outcomes(self) -> list[Mapping[str, Any]]:
+        return [record for record in self.records if record["record"] == "outcome"]
+
+    async def outcome(self) -> Mapping[str, Any]:
+        """The one outcome, as soon as it is there."""
+        await asyncio.wait_for(self.concluded.wait(), 10)
+        (record,) = self.outcomes()
+        return record
+
+
+@dataclass
+class Gate:
+    port: int
+    pipeline: Pipeline
+    engine: ScriptedEngine
+    ledger: MemoryLedger
+    telemetry: Telemetry
+    carriers: list[Carrier] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def gate(
+    *,
+    target_url: str = "http://127.0.0.1:9",
+    script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED,
+    approvals: Approvals | None = None,
+    budgets: Budgets | None = None,
+    limits: DoorLimits = GENEROUS,
+    loaded: bool = True,
+    target: Mapping[str, Any] | None = None,
+    **sections: Any,
+) -> AsyncIterator[Gate]:
+    """One openai target and one anthropic target at `target_url`, routes for `gpt-*` and `claude-*`."""
+    common = {"url": target_url, "key": "the-operators-own-key", **(target or {})}
+    sections = {
+        "targets": [
+            {"name": "primary", "kind": "openai", **common},
+            {"name": "claude", "kind": "anthropic", **common},
+        ],
+        "routes": [
+            {"name": "chat", "models": ["gpt-*", "text-*"], "arms": [{"target": "primary"}]},
+            {"name": "renamed", "models": ["alias"], "arms": [{"target": "primary", "model": "real/name"}]},
+            {"name": "claude", "models": ["claude-*"], "arms": [{"target": "claude"}]},
+        ],
+        **sections,
+    }
+    built = assembly(**sections)
+    engine, ledger, telemetry = ScriptedEngine(script), MemoryLedger(), Telemetry()
+    decides: Engine | None = engine if loaded else None
+    pipeline = Pipeline(
+        built,
+        decides,
+        approvals=approvals or NobodyToAsk(),
+        budgets=budgets or Unbudgeted(),
+        ledger=ledger,
+        telemetry=telemetry,
+        chance=lambda: 0.5,
+    )
+    carriers = [line.carrier for line in built.lines.values()]
+    async with door(pipeline, limits) as port:
+        try:
+            yield Gate(port, pipeline, engine, ledger, telemetry, carriers)
+        finally:
+            for carrier in carriers:
+                await carrier.close()
