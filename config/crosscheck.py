@@ -40,7 +40,7 @@ def names(data: dict[str, Any]) -> Iterator[Complaint]:
     # A peer and an environment are both served at /a2a/NAME.
     peers = _texts(each(data, ("peers",)), "name")
     for path, item in each(data, ("environments",)):
-        if item.get("name") in peers:
+        if isinstance(name := item.get("name"), str) and name in peers:
             yield (*path, "name"), "is also the name of a peer, and both are served at /a2a/NAME", "Rename one of them."
     targets = _texts(each(data, ("targets",)), "name")
     for path, route in each(data, ("routes",)):
@@ -53,6 +53,17 @@ def names(data: dict[str, Any]) -> Iterator[Complaint]:
             at = (*path, "rollout", "canary")
             yield from _known(at, rollout.get("canary"), _texts(arms, "target"), "arm of this route", "its arms")
     yield from _nodes(data)
+
+
+def listeners(data: dict[str, Any]) -> Iterator[Complaint]:
+    """The admin API must never answer on the port that agents can reach."""
+    admin = data.get("admin")
+    agents_at = _address(data.get("listen"), 8080)
+    admin_at = _address(admin.get("listen") if isinstance(admin, dict) else None, 8081)
+    same_host = agents_at[0] == admin_at[0] or any(each[0] in ("0.0.0.0", "::") for each in (agents_at, admin_at))
+    if same_host and agents_at[1] == admin_at[1] != 0:
+        at = ("admin", "listen", "port") if isinstance(admin, dict) else ("listen", "port")
+        yield at, "is the port of both the agents' and the admin listener", "Give each its own."
 
 
 def credentials(data: dict[str, Any], secrets: Iterable[tuple[Path, Secret]]) -> Iterator[Complaint]:
@@ -98,6 +109,11 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
     matches = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6) if isinstance(word, str) else []
     return matches[0] if matches else None
+
+
+def _address(listen: Any, port: int) -> tuple[Any, Any]:
+    listen = listen if isinstance(listen, dict) else {}
+    return listen.get("host", "127.0.0.1"), listen.get("port", port)
 
 
 def _texts(items: Iterable[tuple[Path, dict[str, Any]]], key: str) -> set[str]:

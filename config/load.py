@@ -82,7 +82,12 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         settings, invalid = _validate(read, context)
         secrets = list(_secrets(read.data, context))
         files = files | {file for _, secret in secrets if (file := secret.file)} | set(_authorities(read.data, folder))
-        complaints = [*crosscheck.names(read.data), *_refused(read.data), *_unreadable(read.data, folder)]
+        complaints = [
+            *crosscheck.names(read.data),
+            *crosscheck.listeners(read.data),
+            *_refused(read.data),
+            *_unreadable(read.data, folder),
+        ]
         if resolve:
             complaints += crosscheck.credentials(read.data, secrets)
         known = [fault.path for fault in faults if fault.path]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -227,6 +228,14 @@ MISTAKES = {
         "environments",
         "environments[0].name",
         "Rename",
+    ),
+    "one port for agents and operators": ("port: 8080", "port: 8081", "admin", "admin.listen.port", "its own"),
+    "one port of all addresses": (
+        "{host: 127.0.0.1, port: 8080}",
+        "{host: 0.0.0.0, port: 8081}",
+        "admin",
+        "admin.listen.port",
+        "its own",
     ),
     "not a JSON pointer": ("policy:\n", "ledger: {mask: [messages]}\npolicy:\n", "mask", "ledger.mask[0]", "/messages"),
 }
@@ -518,12 +527,29 @@ SHAPES = st.recursive(
 )
 
 
+@st.composite
+def reshaped(draw: st.DrawFn) -> bytes:
+    """The contract's example with some of its values replaced by anything."""
+    data = yaml.safe_load(CONTRACT)
+    for _ in range(draw(st.integers(1, 3))):
+        holder: Any = data
+        key: Any = draw(st.sampled_from(sorted(Settings.model_fields)))
+        while isinstance(inner := holder[key] if isinstance(holder, list) else holder.get(key), dict | list) and inner:
+            if draw(st.booleans()):
+                break
+            holder, key = inner, draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner))))
+        holder[key] = draw(SHAPES)
+    return json.dumps(data).encode()
+
+
 @settings(max_examples=300, deadline=None)
-@given(data=st.dictionaries(st.sampled_from(sorted(Settings.model_fields)), SHAPES, min_size=1))
-def test_any_shape_in_any_section_loads_or_is_refused_with_a_line(
-    data: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+@given(content=reshaped())
+@example(content=b'{"peers": [{"name": "a"}], "environments": [{"name": ["a"]}]}')
+@example(content=b'{"listen": {"host": ["::"], "port": [1]}, "admin": {"listen": {"host": {}, "port": [1]}}}')
+def test_any_shape_at_any_place_loads_or_is_refused_with_a_line(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    loads_or_says_where(tmp_path_factory.getbasetemp(), json.dumps(data).encode())
+    loads_or_says_where(tmp_path_factory.getbasetemp(), content)
 
 
 def test_loading_does_not_touch_the_process_environment(tmp_path: Path) -> None:
