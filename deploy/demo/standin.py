@@ -9,6 +9,7 @@ that the gateway's own key arrived, remembers what it received and sent, and let
     short-stream                 a stream ends cleanly in the middle of the answer
     error-in-stream              a stream breaks off with the provider's error event
     slow-first-byte              nothing is sent for `slow` seconds
+    endless                      a stream goes on until the client leaves
     trickle                      the answer arrives in pieces of a few bytes that respect no event's border
 """
 
@@ -29,6 +30,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CREATED = 1763700000  # answers are deterministic, their time too
 TRICKLE_BYTES = 48
 TRICKLE_SECONDS = 0.001
+ENDLESS_SECONDS = 0.01
 
 
 class ClientGone(Exception):
@@ -188,6 +190,9 @@ class Standin:
             elif behaviour == "trickle":
                 frames = _pieces(b"".join(frames))
             await connection.start(200, headers | {"content-type": "text/event-stream; charset=utf-8"})
+            while behaviour == "endless":
+                await connection.write(frames[len(frames) // 2])
+                await connection.pause(ENDLESS_SECONDS)
             for frame in frames:
                 await connection.write(frame)
                 await connection.pause(TRICKLE_SECONDS if behaviour == "trickle" else self._pace)

@@ -27,6 +27,7 @@ MISBEHAVIOURS = (
     "error-in-stream",
     "slow-first-byte",
     "trickle",
+    "endless",
 )
 FIRST_BYTE_SECONDS = 0.5  # what targets named `hasty-...` are given
 SILENCE_SECONDS = 20.0  # what `slow-first-byte` takes: longer than any test waits

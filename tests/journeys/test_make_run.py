@@ -162,6 +162,17 @@ def alive(pid: int) -> bool:
     return True
 
 
+def is_over(url: str) -> bool:
+    """Whether nobody listens there any more, at the latest a little later."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            httpx2.get(f"{url}/healthz", trust_env=False)
+        except httpx2.TransportError:
+            return True
+    return False
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     with running(folder) as demo:
@@ -222,10 +233,12 @@ def test_a_signal_while_it_is_still_starting_ends_everything_too(folder: Path) -
 @pytest.mark.parametrize("name", ["stand-ins", "gateway"])
 def test_a_part_that_dies_takes_the_rest_along_and_is_named(folder: Path, name: str) -> None:
     with running(folder) as demo:
+        agents, _ = demo.addresses()
         os.kill(demo.pids()[name], signal.SIGKILL)
         assert demo.wait() == 1
     assert demo.complaints[0].startswith(f"{name}: ended by signal 9, so all was stopped.")
     assert not any(alive(pid) for pid in demo.pids().values())
+    assert is_over(agents), "what the dead part had started itself ends too"
 
 
 def test_a_taken_port_is_named_in_one_sentence(folder: Path) -> None:

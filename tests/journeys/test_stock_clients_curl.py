@@ -3,13 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.journeys.stock_clients import CALL_ID, CLERK_KEY, GUEST_KEY, PERSON_TOKEN
-from tests.support.process import Gateway
+from tests.support.process import ROOT, Gateway
 from tests.support.standins import Standins, only
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -163,6 +164,27 @@ def test_several_calls_share_one_connection(gateway: Gateway) -> None:
     url = f"{gateway.url}/v1/chat/completions"
     written = curl("-w", "\n%{num_connects}\n", url, url, *CLERK, "-d", HELLO)
     assert written.decode().split("\n")[1::2] == ["1", "0"]
+
+
+def test_every_call_is_recorded_once_whatever_came_of_it(gateway: Gateway) -> None:
+    url = f"{gateway.url}/v1/chat/completions"
+    guest = ["-H", f"authorization: Bearer {GUEST_KEY}"]
+    asked = {
+        "ok": [url, *CLERK, "-d", HELLO],
+        "policy_denied": [url, *guest, "-d", HELLO.replace("gpt-4o-mini", "gpt-4o")],
+        "unauthenticated": [url, "-d", HELLO],
+        "no_route": [url, *CLERK, "-d", HELLO.replace("gpt-4o-mini", "unheard-of")],
+        "malformed_call": [url, *CLERK, "-d", "{not json"],
+        "target_failed": [url, *CLERK, "-d", HELLO.replace("gpt-4o-mini", "cut-stream")],
+    }
+    calls = {code: split(curl("-i", *arguments))[1]["x-weighbridge-call"] for code, arguments in asked.items()}
+    command = [sys.executable, "-m", "gateway.cli", "ledger", "tail", "--path", str(gateway.folder / "ledger")]
+    told = subprocess.run([*command, "--json", "-n", "50"], cwd=ROOT, capture_output=True, check=True).stdout
+    outcomes = [record for record in map(json.loads, told.splitlines()) if record.get("record") == "outcome"]
+    recorded = {call: [each["code"] for each in outcomes if each["call"] == call] for call in calls.values()}
+    assert recorded == {call: [code] for code, call in calls.items()}
+    assert CLERK_KEY.encode() not in told
+    assert b"Hello there" not in told, "what was said is masked"
 
 
 def test_health_needs_no_key(gateway: Gateway) -> None:

@@ -351,6 +351,16 @@ def test_a_client_that_leaves_ends_the_call_to_the_target_too(gpt: openai.OpenAI
     assert seen.client_gone
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it_at_the_target_too(
+    gpt: openai.OpenAI, standins: Standins
+) -> None:
+    with gpt.chat.completions.create(model="endless", messages=HELLO, stream=True) as stream:
+        assert next(stream).choices[0].delta.content
+    seen = only(standins.openai.requests)
+    assert seen.over.wait(5)
+    assert seen.client_gone
+
+
 # --- byte for byte ----------------------------------------------------------------------------------------------------
 
 ODD_BODY = (
