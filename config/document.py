@@ -13,9 +13,9 @@ from typing import Any, Final
 import yaml
 from yaml.resolver import Resolver
 
-LARGEST: Final = 2**20
-"""Bytes of the largest configuration file."""
-MOST_NODES: Final = 200_000
+LARGEST: Final = 4 * 2**20
+"""Bytes of the largest configuration file; ten thousand agents take about one and a half million."""
+MOST_NODES: Final = 400_000
 DEEPEST: Final = 32
 
 Path = tuple[str | int, ...]

@@ -40,6 +40,9 @@ NOT_YET: Final[tuple[document.Path, ...]] = (
 )
 """What this version reads and checks but does not act on: a warning each."""
 
+MOST_WARNINGS: Final = 20
+"""Literal secrets that are named one by one; a reload must not fill the log."""
+
 REFUSED: Final[tuple[tuple[document.Path, str, str, str], ...]] = (
     (("policy", "engine"), "opa", "this version cannot ask an OPA server", "Write engine: embedded."),
     (("state",), "redis", "this version cannot keep state in Redis", "Write sqlite:///var/weighbridge.db."),
@@ -263,9 +266,11 @@ def _refused(data: dict[str, Any]) -> Iterator[crosscheck.Complaint]:
 
 
 def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secret]]) -> Iterator[crosscheck.Complaint]:
-    for path, secret in secrets:
-        if secret.is_literal:
-            yield path, "the secret itself stands in the file", "Use env:NAME or file:PATH."
+    literals = [path for path, secret in secrets if secret.is_literal]
+    for number, path in enumerate(literals[:MOST_WARNINGS], 1):
+        more = len(literals) - number if number == MOST_WARNINGS else 0
+        message = "the secret itself stands in the file" + (f", as do {more} more further on" if more else "")
+        yield path, message, "Use env:NAME or file:PATH."
     for pattern in NOT_YET:
         for path, _ in _at(data, pattern):
             yield path, "read and checked, but not enforced by this version", "Do not rely on it."

@@ -65,7 +65,10 @@ Refused, because pretending to honour them would be unsafe: {refused}.
 
 def manual() -> str:
     """The whole page, as Markdown."""
-    pages = [OPENING.format(largest="1 MiB", shortest=crosscheck.SHORTEST_CREDENTIAL), "## Keys\n"]
+    pages = [
+        OPENING.format(largest=f"{document.LARGEST >> 20} MiB", shortest=crosscheck.SHORTEST_CREDENTIAL),
+        "## Keys\n",
+    ]
     pages += ["\n".join(_section(path, model)) for path, model in _sections("", Settings)]
     not_yet = ", ".join(f"`{_dotted(path)}`" for path in NOT_YET)
     refused = ", ".join(f"`{_dotted(path)}: {beginning}`" for path, beginning, _, _ in REFUSED)

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from config.document import LARGEST, MOST_NODES
 from config.errors import ConfigError, Mistake
 from config.load import SECRETS, Loaded, load
 from config.secrets import Secret
@@ -296,9 +297,9 @@ FILES: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("listen: {}\n".encode("utf-16"), "is not UTF-8"),
     "a null byte": (b"listen: {}\na: \x00\n", "control character"),
     "an escape": (b"listen: {}\na: \x1b[31m\n", "control character"),
-    "too long": (b"#" * (2**20 + 1), "is larger than"),
+    "too long": (b"#" * (LARGEST + 1), "is larger than"),
     "too deep": (b"a: " + b"[" * 100_000, "nested too deep"),
-    "too many values": (b"a: [" + b"1," * 300_000 + b"]", "too many values"),
+    "too many values": (b"a: [" + b"1," * MOST_NODES + b"]", "too many values"),
     "a key that is a list": (b"? [a, b]\n: 1\n", "not plain text"),
     "a key that is an alias": (b"a: &x 1\n*x : 2\n", "alias"),
     "an alias bomb": (b"a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b, *b]\n", "anchor"),
@@ -426,6 +427,15 @@ def test_weights_that_do_not_add_up_are_warned_of(tmp_path: Path) -> None:
 def test_no_policy_is_warned_of(tmp_path: Path) -> None:
     [warning] = loaded(tmp_path, edited("paths: [policy.rego]", "paths: []")).warnings
     assert "every call is refused" in warning.message
+
+
+def test_ten_thousand_agents_fit_and_their_literal_keys_do_not_fill_the_log(tmp_path: Path) -> None:
+    agents = [f"  - {{name: agent-{number}, tenant: acme, key: key-of-{number:08}}}\n" for number in range(5000)]
+    agents += [f"  - {{name: agent-{number}, key_sha256: a{number:063x}}}\n" for number in range(5000, 10_000)]
+    found = load(write(tmp_path, "policy: {paths: [x]}\nagents:\n" + "".join(agents)), {})
+    assert len(found.settings.agents) == 10_000
+    assert len(found.warnings) == 20
+    assert "as do 4980 more" in found.warnings[-1].message
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
