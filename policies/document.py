@@ -1,0 +1,97 @@
+"""The policy's input: the contract with those who write policies, rendered by splicing what is already JSON.
+
+    {"agent": {"name", "tenant", "roles", "autonomy_tier", "state"},
+     "call": {"kind", "protocol", "target", "operation", "stream", "session", "arguments"},
+     "budgets": [...], "approval": {...}, "time": {"unix_ns", "utc"}}
+
+A field that does not apply is absent, never null: a rule `not input.approval` would be passed by a null.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, Literal
+
+import orjson
+
+from policies.errors import InputRefused
+
+Kind = Literal["llm", "tool", "message", "environment"]
+
+_LONGEST_CACHED: Final = 256
+
+
+def agent_fragment(name: str, tenant: str, roles: Sequence[str], autonomy_tier: int, state: str) -> bytes:
+    """The `agent` object as JSON text: made once per agent and configuration."""
+    return orjson.dumps(
+        {"name": name, "tenant": tenant, "roles": list(roles), "autonomy_tier": autonomy_tier, "state": state}
+    )
+
+
+def render(
+    agent: bytes,
+    kind: Kind,
+    protocol: str,
+    target: str,
+    operation: str,
+    stream: bool | None,
+    arguments: bytes,
+    session: str | None,
+    now_ns: int,
+    budgets: bytes | None = None,
+    approval: bytes | None = None,
+) -> bytes:
+    """The whole input as JSON text in UTF-8.
+
+    `agent`, `arguments`, `budgets` and `approval` are JSON texts, already checked, and go in as they are; `target`,
+    `operation` and `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a
+    text that UTF-8 cannot hold (a lone surrogate).
+    """
+    parts = [
+        b'{"agent":',
+        agent,
+        _protocol(kind, protocol),
+        _quoted(target),
+        b',"operation":',
+        _quoted(operation),
+    ]
+    if stream is not None:
+        parts.append(b',"stream":true' if stream else b',"stream":false')
+    if session is not None:
+        parts += (b',"session":', _json(session))
+    parts += (b',"arguments":', arguments or b"{}", b"}")
+    if budgets is not None:
+        parts += (b',"budgets":', budgets)
+    if approval is not None:
+        parts += (b',"approval":', approval)
+    parts.append(b',"time":{"unix_ns":%d,"utc":"%s"}}' % (now_ns, _utc(now_ns // 1_000_000_000)))
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _protocol(kind: str, protocol: str) -> bytes:
+    return b',"call":{"kind":%s,"protocol":%s,"target":' % (orjson.dumps(kind), orjson.dumps(protocol))
+
+
+def _quoted(text: str) -> bytes:
+    # Models and operations repeat; what is long was chosen by the caller and would only fill the cache.
+    return _remembered(text) if len(text) <= _LONGEST_CACHED else _json(text)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> bytes:
+    return _json(text)
+
+
+def _json(text: str) -> bytes:
+    try:
+        return orjson.dumps(text)
+    except TypeError:
+        raise InputRefused("The call holds a text that is not valid Unicode.") from None
+
+
+@lru_cache(maxsize=4)
+def _utc(second: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second)).encode()

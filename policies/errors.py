@@ -1,0 +1,71 @@
+"""Every way in which the question "may this call happen?" ends without a plain yes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from policies.decision import Decision
+
+
+class Denied(Exception):
+    """The policy said no. Its text is the policy's explanation, fit for the agent."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.explanation or "The policy does not allow this call.")
+        self.decision = decision
+
+
+class ApprovalNeeded(Exception):
+    """The policy wants people to say yes first. Its text is the policy's explanation, fit for the agent."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.explanation or "This call needs the approval of a person.")
+        self.decision = decision
+
+
+class _Unanswered(Exception):
+    """The text is for the agent; `internal` may quote the policy and is for the operator's log alone."""
+
+    def __init__(self, message: str, internal: str = "") -> None:
+        super().__init__(message)
+        self.internal = internal
+
+
+class Undecided(_Unanswered):
+    """The policy gave no valid answer: undefined, failed or of the wrong shape. It counts as no."""
+
+    def __init__(self, internal: str = "") -> None:
+        super().__init__("The policy gave no valid decision, so the call is refused.", internal)
+
+
+class InputRefused(_Unanswered):
+    """The call cannot be put before the policy, for instance because its arguments nest too deep."""
+
+
+class EngineUnavailable(_Unanswered):
+    """Nobody could be asked: no engine, or not one of this thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a policy or its data: where (line from 1), what, and what to do about it."""
+
+    file: str
+    line: int | None
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.message}. {self.remedy}".rstrip()
+
+
+class PolicyError(Exception):
+    """These policies must not be put to use. Holds one or more problems."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(map(str, self.problems)))

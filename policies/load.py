@@ -1,0 +1,24 @@
+"""From the operator's paths to an engine that may be put to use: read, proven in a child process, built, warmed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from policies.embedded import EmbeddedEngine, build
+from policies.sources import read
+
+
+async def load(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    timeout: float,  # noqa: ASYNC109  # kills the child process, which cancelling this coroutine alone would not judge
+) -> EmbeddedEngine:
+    """An engine for the policies and data at `paths`, bound to the calling thread.
+
+    The proof may take `timeout` seconds. The event loop is not held up for longer than a few milliseconds. Raises
+    PolicyError; whatever served before is untouched.
+    """
+    sources = await asyncio.to_thread(read, paths)
+    return await build(sources)

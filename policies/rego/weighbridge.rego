@@ -1,0 +1,212 @@
+# May this call happen? Every agent has an envelope, `data.envelopes[agent]`: what it may use, and how (docs/policy.md).
+# What an envelope does not grant is refused; what it grants at high risk waits for people, unless the agent's autonomy
+# tier is 3 or more.
+package weighbridge
+
+import rego.v1
+
+default decision := {
+	"decision": "DENY",
+	"explanation": "Nothing in the agent's envelope speaks of calls of this kind. Do not repeat the call.",
+}
+
+decision := {"decision": "DENY", "explanation": refusal} if {
+	refusal
+} else := {"decision": "ALLOW", "risk_level": risk, "explanation": "Within the agent's envelope."} if {
+	unattended
+} else := {
+	"decision": "NEEDS_APPROVAL",
+	"risk_level": risk,
+	"required_approvals": approvers,
+	"explanation": concat("", [
+		what, " is a ", risk, "-risk action for ", agent, ", held for the approval of ", concat(" and ", approvers),
+		". Repeat the identical call after approval.",
+	]),
+} if {
+	grant
+}
+
+agent := input.agent.name
+
+envelope := data.envelopes[agent]
+
+# --- what the envelope grants: its part that speaks of this call ---------------------------------------------------
+
+default listing := false
+
+# Asking which models there are, and counting tokens, costs nothing and shows nothing.
+listing if {
+	input.call.kind == "llm"
+	input.call.operation in {"models", "count_tokens"}
+}
+
+grant := {} if {
+	listing
+} else := found if {
+	input.call.kind == "llm"
+	found := envelope.models[input.call.target]
+} else := {} if {
+	input.call.kind == "llm"
+	some pattern in envelope.model_patterns
+	glob.match(pattern, null, input.call.target)
+} else := found if {
+	found := operations[input.call.operation]
+} else := found if {
+	found := operations["*"]
+}
+
+section := {"tool": "allowed_tools", "message": "allowed_agents", "environment": "allowed_environments"}[input.call.kind]
+
+operations := envelope[section][input.call.target].operations
+
+# --- who decides ---------------------------------------------------------------------------------------------------
+
+risk := object.get(grant, "risk", "low")
+
+unattended if {
+	risk in {"low", "medium"}
+} else if {
+	is_number(input.agent.autonomy_tier)
+	input.agent.autonomy_tier >= 3
+} else if {
+	input.approval.id
+	every role in approvers {
+		role in input.approval.roles
+	}
+}
+
+approvers := found if {
+	found := grant.required_approvals
+} else := found if {
+	found := envelope.required_approvals
+} else := ["operator"]
+
+# --- why not: the first reason, in words that the agent's model can act on -----------------------------------------
+
+refusal := concat("", ["The agent ", agent, " has no envelope, so it may do nothing. Ask its operator for one."]) if {
+	not envelope
+} else := concat("", ["The agent ", agent, " is not active. Stop here; its operator has to resume it."]) if {
+	not input.agent.state == "active"
+} else := concat("", [what, " is not in the envelope of ", agent, ". ", instead]) if {
+	not grant
+} else := concat(" ", violations) if {
+	count(violations) > 0
+} else := too_expensive
+
+what := concat(" ", ["The model", input.call.target]) if {
+	input.call.kind == "llm"
+} else := concat("", [input.call.operation, " on ", input.call.target])
+
+instead := concat("", ["Use one of: ", concat(", ", array.concat(
+	[model | some model, _ in envelope.models],
+	[pattern | some pattern in envelope.model_patterns],
+)), "."]) if {
+	input.call.kind == "llm"
+} else := concat("", ["There it may use: ", concat(", ", object.keys(operations)), "."]) if {
+	operations
+} else := concat("", ["It may use: ", concat(", ", object.keys(envelope[section])), "."]) if {
+	envelope[section]
+} else := "Do without it."
+
+violations := too_long if {
+	input.call.kind == "llm"
+} else := array.concat(missing, unfit)
+
+# --- the length of answers, whichever of its names the protocol uses -----------------------------------------------
+
+too_long := [concat("", ["Set ", field, " to at most ", format_int(limit, 10), "."]) |
+	limit := object.get(grant, "max_output_tokens", envelope.max_output_tokens)
+	some field in ["max_tokens", "max_completion_tokens", "max_output_tokens"]
+	asked := arguments[field]
+	asked != null
+	not at_most(asked, limit)
+]
+
+# --- the parameters of tools: each kind of constraint is an object {parameter: limit} ------------------------------
+
+arguments := input.call.arguments
+
+missing := [concat("", ["Give ", name, "."]) |
+	some name in grant.required
+	object.get(arguments, name, null) == null
+]
+
+unfit := [message |
+	some messages in [unknown, too_large, too_small, unlisted, unmatched, too_wordy]
+	some message in messages
+]
+
+unknown := [concat("", ["Leave out ", name, "."]) |
+	grant.parameters
+	some name, _ in arguments
+	not name in grant.parameters
+]
+
+too_large := [concat("", ["Set ", name, " to at most ", json.marshal(limit), "."]) |
+	some name, limit in grant.max
+	not at_most(object.get(arguments, name, limit), limit)
+]
+
+too_small := [concat("", ["Set ", name, " to at least ", json.marshal(limit), "."]) |
+	some name, limit in grant.min
+	not at_least(object.get(arguments, name, limit), limit)
+]
+
+unlisted := [concat("", ["Set ", name, " to one of ", json.marshal(options), "."]) |
+	some name, options in grant.one_of
+	given := arguments[name]
+	not given in options
+]
+
+unmatched := [concat("", ["Let ", name, " match ", pattern, "."]) |
+	some name, pattern in grant.pattern
+	given := arguments[name]
+	not matches(given, pattern)
+]
+
+too_wordy := [concat("", ["Shorten ", name, " to ", format_int(limit, 10), " characters."]) |
+	some name, limit in grant.max_length
+	given := arguments[name]
+	not fits(given, limit)
+]
+
+# A value of another type is outside every limit: in Rego a null is less than any number, and any text is more.
+at_most(given, limit) if {
+	is_number(given)
+	given <= limit
+}
+
+at_least(given, limit) if {
+	is_number(given)
+	given >= limit
+}
+
+matches(given, pattern) if {
+	is_string(given)
+	regex.match(concat("", ["^(?:", pattern, ")$"]), given)
+}
+
+fits(given, limit) if {
+	is_string(given)
+	count(given) <= limit
+}
+
+# --- the daily cost cap: counted in millionths of a dollar, because fractions of it do not add up exactly ----------
+
+too_expensive := "The envelope has a daily cost cap, but no budget with window day measures this agent. Tell its operator." if {
+	envelope.daily_cost_cap_usd
+	count(days) == 0
+} else := concat("", ["The daily cost cap of ", json.marshal(envelope.daily_cost_cap_usd), " USD is reached. Continue tomorrow."]) if {
+	cap := envelope.daily_cost_cap_usd
+	not at_most(sum(days) + micros(object.get(input.call, "estimated_cost_usd", 0)), micros(cap))
+}
+
+# What the agent has spent and promised today.
+days := [spent |
+	some budget in input.budgets
+	budget.window == "day"
+	budget.node == concat("/", [input.agent.tenant, agent])
+	spent := micros(budget.posted_usd) + micros(budget.pending_usd)
+]
+
+micros(dollars) := round(dollars * 1000000)
