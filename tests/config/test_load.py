@@ -196,6 +196,13 @@ MISTAKES = {
     "a number in base 60": ("port: 8080", "port: 80:80", "80:80", "listen.port", "plain digits"),
     "a huge number": ("port: 8080", f"port: {'9' * 5000}", "999", "listen.port", "decimal"),
     "a key written twice": ("policy:\n", "policy:\n  paths: []\n", "paths: [policy", "policy.paths", "Keep one"),
+    "a name written twice": (
+        "{name: support-bot, tenant",
+        "{name: support-bot, name: other, tenant",
+        "name: other",
+        "agents[0].name",
+        "Keep one",
+    ),
     "an anchor": ("paths: [policy.rego]", "paths: &a [policy.rego]", "&a", "policy.paths", "Remove it"),
     "a tag": ("port: 8080", "port: !!int 8080", "!!int", "listen.port", "Remove it"),
     "a tag that runs code": (
@@ -316,6 +323,11 @@ def test_a_file_that_is_no_configuration_is_refused_with_a_line(case: str, tmp_p
     found = mistakes_of(tmp_path, content)
     assert any(message in each.message for each in found), [str(each) for each in found]
     assert all(each.line >= 1 and each.column >= 1 for each in found)
+
+
+def test_what_follows_a_key_written_twice_is_still_checked(tmp_path: Path) -> None:
+    text = edited("{name: support-bot, tenant: acme", "{name: support-bot, name: other, tenant: a b")
+    assert [each.path for each in mistakes_of(tmp_path, text)] == ["agents[0].name", "agents[0].tenant"]
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
