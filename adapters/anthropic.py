@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from adapters.base import AgentCall, Endpoint, Headers, Refusal, Usage, member, reported_usage, whole
+from adapters.base import AgentCall, Endpoint, Headers, Refusal, StreamMeter, Usage, member, reported_usage, whole
 from adapters.body import parse, replace
 from adapters.errors import MalformedCall
+from adapters.meter import Meter, Watch, json_object
 from adapters.openai import read_model, read_stream
-from adapters.sse import Framing, events
 
 _ENDPOINTS = (
     Endpoint("messages", "POST", "/v1/messages", "/messages", streams=True),
@@ -25,6 +25,7 @@ _ERROR_TYPES: Mapping[int, str] = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
+    500: "api_error",
     502: "api_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -46,7 +47,7 @@ class Anthropic:
         arguments = parse(body)
         model, stream = read_model(arguments), read_stream(arguments)
         if not isinstance(arguments.get("messages"), list):
-            raise MalformedCall("`messages` is missing or of the wrong type.")
+            raise MalformedCall("`messages` must be a list.")
         return AgentCall(
             "llm",
             self.protocol,
@@ -66,8 +67,8 @@ class Anthropic:
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 
-    def meter(self, call: AgentCall) -> "_Meter":
-        return _Meter()
+    def meter(self, call: AgentCall) -> StreamMeter:
+        return Meter(_SIGNS, _messages())
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         headers = _HEADERS if refusal.retry else _HEADERS_NO_RETRY
@@ -106,43 +107,26 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     )
 
 
-# See the remark in adapters/openai.py: quotes inside model text are escaped and cannot match.
-_SIGNS = re.compile(rb'"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
+_SIGNS = (re.compile(rb'"message_(?:start|delta|stop)"'), re.compile(rb'"error"'))
 
 
-class _Meter:
+def _messages() -> Watch:
     """Usage starts in message_start and ends in message_delta, whose counts are cumulative."""
+    counts: dict[str, Any] = {}
 
-    __slots__ = ("_counts", "_framing", "complete", "failed")
-
-    def __init__(self) -> None:
-        self._framing = Framing()
-        self._counts: dict[str, Any] = {}
-        self.complete = False
-        self.failed = False
-
-    @property
-    def usage(self) -> Usage | None:
-        return _usage(self._counts)
-
-    def feed(self, piece: bytes) -> bytes:
-        run = self._framing.whole(piece)
-        if _SIGNS.search(run) is not None:
-            for _, _, data in events(run):
-                self._watch(data)
-        return run
-
-    def _watch(self, data: bytes) -> None:
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return
-        match event:
-            case {"type": "message_start", "message": {"usage": dict(counts)}}:
-                self._counts.update(counts)
-            case {"type": "message_delta", "usage": dict(counts)}:
-                self._counts.update({key: value for key, value in counts.items() if value is not None})
+    def watch(meter: Meter, said: bytes) -> bool:
+        match json_object(said):
+            case {"type": "message_start", "message": {"usage": dict(reported)}}:
+                counts.update(reported)
+                meter.usage = _usage(counts)
+            case {"type": "message_delta", "usage": dict(reported)}:
+                # Some servers repeat only a part of the counts here and send the others as null or 0.
+                counts.update({name: count for name, count in reported.items() if count})
+                meter.usage = _usage(counts)
             case {"type": "message_stop"}:
-                self.complete = True
+                meter.complete = True
             case {"type": "error"}:
-                self.complete = self.failed = True
+                meter.failed = True
+        return False
+
+    return watch

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import orjson
 
+from adapters.body import balance
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -28,7 +30,7 @@ class Endpoint:
 
 @dataclass(slots=True)
 class AgentCall:
-    """What an agent asks. `arguments` is the parsed body, `body` its bytes: the policy reads one, the target gets the other.
+    """What an agent asks: `body` in bytes, as policy and target get it, and `arguments`, the same parsed.
 
     `stream` is None where the question does not arise. `wants_usage` is False when the agent streams without asking
     for token counts, which the gateway then asks for itself and keeps to itself.
@@ -90,6 +92,14 @@ class StreamMeter(Protocol):
         """
         ...
 
+    def rest(self) -> bytes:
+        """What may still pass when the target's stream has ended; to be called once, after the last `feed`.
+
+        A last event that is whole but for its blank line counts, and passes with that line added: clients drop it
+        otherwise. A torn one is dropped here, so that an error event can follow.
+        """
+        ...
+
 
 class Adapter(Protocol):
     """One protocol: how its calls are read, and how it says no. No I/O."""
@@ -138,16 +148,28 @@ def member(mapping: object, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+# The quotes of the key must be real ones: in a text they would be escaped, at the front or at the back.
+_USAGE = re.compile(rb'[^\\]"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
+_TAIL = 4096
+"""Bytes at the end of a long answer in which its usage is looked for first: parsing megabytes takes milliseconds."""
 
 
 def reported_usage(answer: bytes) -> Mapping[str, Any]:
-    """The `usage` object of an answer, or of its tail; empty when there is none.
-
-    In a tail the last thing that looks like one is taken: quotes inside strings are escaped, so it is a member.
-    """
+    """The `usage` member of an answer, or of its tail where the beginning is missing; empty when there is none."""
+    if len(answer) > _TAIL and (usage := _usage_in_tail(answer[-_TAIL:])):
+        return usage
     try:
         return member(orjson.loads(answer), "usage")
     except orjson.JSONDecodeError:
-        found = _USAGE.findall(answer)
-        return reported_usage(b'{"usage":' + found[-1] + b"}") if found else {}
+        return _usage_in_tail(answer)
+
+
+def _usage_in_tail(tail: bytes) -> Mapping[str, Any]:
+    """Only a member of the answer itself counts, so what follows it must close one bracket more than it opens."""
+    for found in reversed(list(_USAGE.finditer(tail))):
+        if balance(tail[found.end() :]) == -1:
+            try:
+                return member({"usage": orjson.loads(found.group(1))}, "usage")
+            except orjson.JSONDecodeError:
+                continue
+    return {}

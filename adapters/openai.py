@@ -1,15 +1,16 @@
 """The OpenAI API: chat completions, completions, embeddings, responses, models."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import orjson
 
-from adapters.base import AgentCall, Endpoint, Headers, Refusal, Usage, member, reported_usage, whole
-from adapters.body import parse, replace
+from adapters.base import AgentCall, Endpoint, Headers, Refusal, StreamMeter, Usage, member, reported_usage, whole
+from adapters.body import find, parse, put_first, replace
 from adapters.errors import MalformedCall
-from adapters.sse import Framing, events
+from adapters.meter import DONE, Meter, Watch, json_object
 
 _ENDPOINTS = (
     Endpoint("chat", "POST", "/v1/chat/completions", "/chat/completions", streams=True),
@@ -20,19 +21,27 @@ _ENDPOINTS = (
     Endpoint("models", "GET", "/v1/models/", answered_here=True),
 )
 
-_REQUIRED: Mapping[str, tuple[str, tuple[type, ...]]] = {
-    "chat": ("messages", (list,)),
-    "completions": ("prompt", (str, list)),
-    "embeddings": ("input", (str, list)),
+_TEXTS = "must be a string or a list"
+_CONTENT: Mapping[str, tuple[str, tuple[type, ...], str]] = {
+    "chat": ("messages", (list,), "must be a list"),
+    "completions": ("prompt", (str, list), _TEXTS),
+    "embeddings": ("input", (str, list), _TEXTS),
+    # A response may go on from a stored conversation or prompt, without input of its own.
+    "responses": ("input", (str, list, NoneType), _TEXTS),
 }
+"""Per operation the member that holds what the model is to read, and what it can be."""
+
+_USAGE_ON_REQUEST = frozenset({"chat", "completions"})
+"""Operations that stream token counts only to those who ask."""
 
 _ERROR_TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
-    502: "api_error",
-    503: "api_error",
-    504: "api_error",
+    500: "server_error",
+    502: "server_error",
+    503: "server_error",
+    504: "server_error",
 }
 
 _HEADERS: Headers = [(b"content-type", b"application/json")]
@@ -50,15 +59,10 @@ class OpenAI:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
         model, stream = read_model(arguments), read_stream(arguments)
-        required = _REQUIRED.get(endpoint.operation)
-        if required is not None and not isinstance(arguments.get(required[0]), required[1]):
-            raise MalformedCall(f"`{required[0]}` is missing or of the wrong type.")
-        wants_usage = True
-        if stream and endpoint.operation in _USAGE_ON_REQUEST:
-            options = arguments.get("stream_options")
-            if options is not None and not isinstance(options, dict):
-                raise MalformedCall("`stream_options` must be an object.")
-            wants_usage = bool(options) and options.get("include_usage") is True
+        field, types, remedy = _CONTENT[endpoint.operation]
+        if not isinstance(arguments.get(field), types):
+            raise MalformedCall(f"`{field}` {remedy}.")
+        asks_usage = _asks_usage(arguments)
         return AgentCall(
             "llm",
             self.protocol,
@@ -68,7 +72,7 @@ class OpenAI:
             arguments,
             body,
             endpoint,
-            wants_usage,
+            wants_usage=asks_usage or not stream or endpoint.operation not in _USAGE_ON_REQUEST,
         )
 
     def onward(self, call: AgentCall, model: str | None) -> bytes:
@@ -76,17 +80,16 @@ class OpenAI:
         if model is not None and model != call.target:
             body = replace(body, "model", orjson.dumps(model))
         if not call.wants_usage:
-            options = call.arguments.get("stream_options") or {}
-            body = replace(body, "stream_options", orjson.dumps({**options, "include_usage": True}))
+            body = _asking_for_usage(body, call.arguments)
         return body
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 
-    def meter(self, call: AgentCall) -> "_Meter":
+    def meter(self, call: AgentCall) -> StreamMeter:
         if call.operation == "responses":
-            return _Meter(_RESPONSES_SIGNS, _watch_responses, strip_usage=False)
-        return _Meter(_COMPLETIONS_SIGNS, _watch_completions, strip_usage=not call.wants_usage)
+            return Meter(_RESPONSES_SIGNS, _watch_responses)
+        return Meter(_COMPLETIONS_SIGNS, _completions(_answers(call.arguments)), keep=call.wants_usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         headers = _HEADERS if refusal.retry else _HEADERS_NO_RETRY
@@ -100,9 +103,6 @@ class OpenAI:
         if not argument:
             return orjson.dumps({"object": "list", "data": cards})
         return next((orjson.dumps(card) for card in cards if card["id"] == argument), None)
-
-
-_USAGE_ON_REQUEST = frozenset({"chat", "completions"})
 
 
 def read_model(arguments: Mapping[str, Any]) -> str:
@@ -119,6 +119,27 @@ def read_stream(arguments: Mapping[str, Any]) -> bool:
     if stream is not None and not isinstance(stream, bool):
         raise MalformedCall("`stream` must be true or false.")
     return bool(stream)
+
+
+def _asks_usage(arguments: Mapping[str, Any]) -> bool:
+    options = arguments.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise MalformedCall("`stream_options` must be an object.")
+    asks = options.get("include_usage")
+    if asks is not None and not isinstance(asks, bool):
+        raise MalformedCall("`stream_options.include_usage` must be true or false.")
+    return bool(asks)
+
+
+def _asking_for_usage(body: bytes, arguments: Mapping[str, Any]) -> bytes:
+    if "stream_options" not in arguments:
+        return put_first(body, "stream_options", b'{"include_usage":true}')
+    span = find(body, "stream_options")
+    assert span is not None, "a member that was parsed can be found"
+    options = b"{}" if arguments["stream_options"] is None else body[slice(*span)]
+    return replace(body, "stream_options", replace(options, "include_usage", b"true"))
 
 
 def _error(refusal: Refusal) -> dict[str, Any]:
@@ -140,74 +161,60 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     )
 
 
-# Inside a JSON string every quote is escaped, so these can only match keys and values of the event itself, never text
-# that a model wrote.
-_COMPLETIONS_SIGNS = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])|^data: ?\[DONE\]', re.M)
-_RESPONSES_SIGNS = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"')
+# Most chunks carry these members as null; only a value matters.
+_COMPLETIONS_SIGNS = (
+    re.compile(rb'"usage"(?!\s*:\s*null)'),
+    re.compile(rb'"finish_reason"(?!\s*:\s*null)'),
+    re.compile(rb'"error"(?!\s*:\s*null)'),
+    re.compile(rb"\[DONE\]"),
+)
+_RESPONSES_SIGNS = (
+    re.compile(rb'"response\.(?:completed|incomplete|failed)"'),
+    re.compile(rb'"error"(?!\s*:\s*null)'),
+)
 
 
-class _Meter:
-    """Looks closely only at events that carry a sign of the end, of usage or of failure; all others just pass."""
+def _completions(answers: int) -> Watch:
+    """Usage comes in a chunk of its own, without choices, when asked for; some targets report it in every chunk.
 
-    __slots__ = ("_framing", "_signs", "_strip_usage", "_watch", "complete", "failed", "usage")
+    A stream is finished when each of its `answers` has a finish reason, or at the target's [DONE].
+    """
+    finished: set[int] = set()
 
-    def __init__(
-        self, signs: re.Pattern[bytes], watch: "Callable[[_Meter, bytes], bool]", *, strip_usage: bool
-    ) -> None:
-        self._framing = Framing()
-        self._signs = signs
-        self._watch = watch
-        self._strip_usage = strip_usage
-        self.usage: Usage | None = None
-        self.complete = False
-        self.failed = False
+    def watch(meter: Meter, said: bytes) -> bool:
+        if said.startswith(DONE):
+            meter.complete = True
+            return False
+        chunk = json_object(said)
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("finish_reason"):
+                finished.add(whole(choice.get("index")))
+        if len(finished) >= answers:
+            meter.complete = True
+        if chunk.get("error"):
+            meter.failed = True
+            return False
+        meter.usage = _usage(member(chunk, "usage")) or meter.usage
+        return isinstance(chunk.get("usage"), dict) and not choices
 
-    def feed(self, piece: bytes) -> bytes:
-        run = self._framing.whole(piece)
-        if self._signs.search(run) is None:
-            return run
-        stripped = [(start, end) for start, end, data in events(run) if data and self._watch(self, data)]
-        if not self._strip_usage or not stripped:
-            return run
-        kept, position = [], 0
-        for start, end in stripped:
-            kept.append(run[position:start])
-            position = end
-        return b"".join([*kept, run[position:]])
+    return watch
 
 
-def _watch_completions(meter: _Meter, data: bytes) -> bool:
-    """Notes what one event says; True when it is the usage chunk, which carries nothing else."""
-    if data == b"[DONE]":
-        meter.complete = True
-        return False
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(chunk, dict):
-        return False
-    if chunk.get("error"):
-        meter.failed = True
-    choices = chunk.get("choices")
-    if isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices):
-        meter.complete = True
-    usage = _usage(member(chunk, "usage"))
-    if usage is not None:
-        meter.usage = usage
-    return usage is not None and choices == []
-
-
-def _watch_responses(meter: _Meter, data: bytes) -> bool:
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    kind = event.get("type") if isinstance(event, dict) else None
+def _watch_responses(meter: Meter, said: bytes) -> bool:
+    event = json_object(said)
+    kind = event.get("type")
     if kind in ("response.completed", "response.incomplete", "response.failed"):
         meter.complete = True
         meter.failed = kind == "response.failed"
         meter.usage = _usage(member(member(event, "response"), "usage")) or meter.usage
-    elif kind == "error":
-        meter.complete = meter.failed = True
+    elif kind == "error" or event.get("error"):
+        meter.failed = True
     return False
+
+
+def _answers(arguments: Mapping[str, Any]) -> int:
+    """How many answers one stream interleaves: `n` for every prompt. A prompt is a text, or a list of tokens."""
+    prompt = arguments.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    return prompts * (whole(arguments.get("n")) or 1)

@@ -20,24 +20,36 @@ _OPEN_ENDED = tuple(path for path in _BY_PATH if path.endswith("/"))
 
 
 def speaking(path: str, anthropic_version: bool) -> Adapter:
-    """The protocol to refuse in, whatever becomes of the call. Paths nobody knows are answered as OpenAI would."""
-    if path.startswith("/v1/messages") or anthropic_version:
-        return ANTHROPIC
-    return OPENAI
+    """The protocol of a call, for better or worse: also what refusals are written in, whatever becomes of the call.
+
+    Where a path belongs to both protocols, or to none, an `anthropic-version` header tells them apart.
+    """
+    owners = {owner.protocol: owner for owner, _ in _served(path)[0]}
+    if len(owners) == 1:
+        return next(iter(owners.values()))
+    return ANTHROPIC if anthropic_version or path.startswith("/v1/messages/") else OPENAI
 
 
 def endpoint(adapter: Adapter, method: str, path: str) -> tuple[Endpoint, str]:
-    """The adapter's endpoint at `path`, and what followed an open-ended path. Raises UnknownEndpoint, MethodNotAllowed."""
-    argument = ""
-    choices = _BY_PATH.get(path)
-    if choices is None:
-        opening = next((opening for opening in _OPEN_ENDED if path.startswith(opening)), None)
-        if opening is None:
-            raise UnknownEndpoint(f"Nothing is served at {path[:200]!r}.")
-        choices, argument = _BY_PATH[opening], path[len(opening) :]
+    """The adapter's endpoint at `path`, and what followed an open-ended path.
+
+    Raises UnknownEndpoint, MethodNotAllowed.
+    """
+    choices, argument = _served(path)
     for owner, found in choices:
         if owner is adapter:
             if found.method != method:
                 raise MethodNotAllowed(found.method)
             return found, argument
-    raise UnknownEndpoint(f"{path[:200]!r} is not part of the {adapter.protocol} API.")
+    raise UnknownEndpoint(f"Nothing is served at {path[:200]!r}.")
+
+
+def _served(path: str) -> tuple[Sequence[tuple[Adapter, Endpoint]], str]:
+    """Who serves `path`, and what follows it where it is open-ended."""
+    served = _BY_PATH.get(path)
+    if served is not None:
+        return served, ""
+    for opening in _OPEN_ENDED:
+        if path.startswith(opening):
+            return _BY_PATH[opening], path[len(opening) :]
+    return (), ""

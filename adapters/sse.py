@@ -2,11 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
-_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
-_END_OF_EVENT = re.compile(rb"\n\n|\n\r\n|\r\r|\r\n\r\n")
-LONGEST_EVENT = 8 * 1024 * 1024
+LONGEST_EVENT: Final = 8 * 1024 * 1024
 """Bytes; a target that never ends its event is a fault, not a reason to run out of memory."""
+
+# An event ends where a line end follows a line end, and each may be \n, \r or \r\n. A \n behind \r\r belongs to it, but
+# may as well open the next event, where it is one more empty line: so every end is known by its first two or three
+# bytes, except that \n\r waits to see whether it becomes \n\r\n.
+_END: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?=[^\n])")
+_END_IN_RUN: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?!\n)")
+_USUAL_ENDS: Final = (b"\n\n", b"\n\r\n")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class Framing:
@@ -20,30 +27,38 @@ class Framing:
     def whole(self, piece: bytes) -> bytes:
         """All events that `piece` completes. Raises ValueError when one event is over LONGEST_EVENT bytes."""
         held = self._held
-        if not held and piece.endswith(b"\n\n"):
+        if not held and piece.endswith(_USUAL_ENDS):
             return piece
-        seen = max(0, len(held) - 3)
+        seen = max(0, len(held) - 2)
         held += piece
-        cut = max((at + len(mark) for mark in _BLANK_LINES if (at := held.rfind(mark, seen)) >= 0), default=0)
+        if held.find(b"\r", seen) < 0:
+            cut = held.rfind(b"\n\n", seen) + 2
+            cut = 0 if cut < 2 else cut
+        else:
+            cut = max((end.end() for end in _END.finditer(held, seen)), default=0)
         if len(held) - cut > LONGEST_EVENT:
             raise ValueError(f"an event of more than {LONGEST_EVENT} bytes")
         run = bytes(held[:cut])
         del held[:cut]
         return run
 
+    def rest(self) -> bytes:
+        """What is held when the stream has ended: the beginning of an event that nothing will complete."""
+        rest = bytes(self._held)
+        self._held.clear()
+        return rest
+
 
 def events(run: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(start, end, data) of each event in a run of whole events; `data` is the event's data lines, joined."""
+    """(start, end, data) of each event in a run of whole events."""
     start = 0
-    for ending in _END_OF_EVENT.finditer(run):
+    for ending in _END_IN_RUN.finditer(run):
         end = ending.end()
         yield start, end, data(run[start:end])
         start = end
 
 
 def data(event: bytes) -> bytes:
-    """The data of one event: its `data:` lines without the field name, joined by line feeds."""
-    lines = [
-        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
-    ]
-    return b"\n".join(lines)
+    """The data of one event: its `data:` lines without the field name, joined by line feeds; empty when it has none."""
+    lines = event.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])

@@ -44,6 +44,10 @@ class Route:
             return arms[0]
         return arms[bisect.bisect_right(bounds, chance * bounds[-1], hi=len(arms) - 1)]
 
+    def speaks(self, protocol: str) -> bool:
+        """Whether any arm that can be chosen serves something of `protocol`."""
+        return any(arm.weight > 0 and protocol in arm.target.kind.operations for arm in self.arms)
+
     def _wheel(self, protocol: str, operation: str) -> tuple[list[Arm], list[float]]:
         arms = [arm for arm in self.arms if arm.weight > 0 and arm.target.serves(protocol, operation)]
         return arms, list(itertools.accumulate(arm.weight for arm in arms))
@@ -76,16 +80,12 @@ class Table:
         return self.routes[best]
 
     def names(self, protocol: str) -> list[str]:
-        """The models that have a name of their own (no wildcard) and a target that speaks `protocol`, in route order."""
-        return list(
-            dict.fromkeys(
-                model
-                for route in self.routes
-                if any(arm.weight > 0 and protocol in arm.target.kind.operations for arm in route.arms)
-                for model in route.models
-                if not _WILDCARD.search(model)
-            )
-        )
+        """The models that `protocol` can ask for by name, in route order: those with a wildcard have none."""
+        return [
+            model
+            for model, index in self._exact.items()
+            if self.match(model) is self.routes[index] and self.routes[index].speaks(protocol)
+        ]
 
 
 def table(routes: Sequence[RouteSettings], targets: Mapping[str, Target]) -> Table:
