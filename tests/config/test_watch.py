@@ -302,7 +302,8 @@ async def test_a_change_is_reported_within_a_blink(publish: Callable[[Path, str]
             publish(file, f"text {number}")
             await watched.next()
             times.append(monotonic() - began)
-    assert min(times) < watch.POLL / 2
+    # The first is found by the look that begins the watch.
+    assert min(times[1:]) < watch.POLL / 2
 
 
 async def test_a_cancelled_watch_ends_at_once(file: Path) -> None:
