@@ -1,22 +1,22 @@
 """The front door: it owns sockets, order and outcome, and is the only room that knows the others.
 
-    app        composition root: settings become rooms, rooms the pipeline; reloads by validate-then-swap
-    assembly   everything built from one accepted configuration
-    pipeline   THE journey of one call: read this first
-    exchange   all that is known about one call
-    identity   a presented key becomes an agent, or a person
-    door       one agent's connection, with limits on what it may cost
-    lifeline   what may end a call before its time
-    forward    to the target and back
-    carrier    our HTTP/1.1 client: bytes to one origin, and its answer
-    headers    which headers pass the gate
-    reply      the answer on its way to the agent
-    problems   the table: error -> status, code, next step
-    ledger     intent before, outcome after
-    telemetry  every metric
-    admin      the operators' listener
-    worker     the process that serves both listeners
-    supervise  the process that keeps a worker serving
-    logs       the operator's log
-    cli        the `weighbridge` command
+app        composition root: settings become rooms, rooms the pipeline; reloads by validate-then-swap
+assembly   everything built from one accepted configuration
+pipeline   THE journey of one call: read this first
+exchange   all that is known about one call
+identity   a presented key becomes an agent, or a person
+door       one agent's connection, with limits on what it may cost
+lifeline   what may end a call before its time
+forward    to the target and back
+carrier    our HTTP/1.1 client: bytes to one origin, and its answer
+headers    which headers pass the gate
+reply      the answer on its way to the agent
+problems   the table: error -> status, code, next step
+ledger     intent before, outcome after
+telemetry  every metric
+admin      the operators' listener
+worker     the process that serves both listeners
+supervise  the process that keeps a worker serving
+logs       the operator's log
+cli        the `weighbridge` command
 """

@@ -6,7 +6,6 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import orjson
-from policies.errors import InputRefused, Undecided
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
@@ -17,6 +16,7 @@ from starlette.routing import Route as Path
 
 from gateway.app import App
 from gateway.identity import Person
+from policies.errors import InputRefused, Undecided
 from routing.table import Route
 
 _LONGEST_INPUT = 4 * 1024 * 1024

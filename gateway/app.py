@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from policies.errors import PolicyError
-
 from config.errors import ConfigError, SecretMissing
 from config.load import Loaded, load
 from config.settings import Settings
@@ -23,6 +21,7 @@ from gateway.telemetry import Telemetry
 from policies import load as policy
 from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
+from policies.errors import PolicyError
 
 log = logging.getLogger("weighbridge.app")
 

@@ -3,11 +3,10 @@
 import ssl
 from dataclasses import dataclass
 
-from policies.masks import Mask
-
 from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.identity import Directory, People
+from policies.masks import Mask
 from routing.table import Table, table
 from routing.target import target
 

@@ -321,7 +321,6 @@ class _Connection(asyncio.Protocol):
         "close_delimited",
         "closing",
         "done",
-        "expires",
         "headed",
         "keep_alive",
         "read_paused",

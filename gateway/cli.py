@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.errors import PolicyError
-
 from config.errors import ConfigError
 from config.load import Loaded, load
 from gateway.carrier import Origin
@@ -20,6 +18,7 @@ from gateway.ledger import FILE_NAME, records
 from gateway.logs import configure
 from gateway.supervise import AddressUnavailable, Supervisor
 from policies import load as policy
+from policies.errors import PolicyError
 
 OK, MISTAKEN, UNUSABLE = 0, 1, 2
 """Exit codes: all well; what was checked has mistakes; the command itself could not be carried out."""

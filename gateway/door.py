@@ -152,8 +152,8 @@ class FrontDoor(HttpToolsProtocol):
         """Answers what never became a call, and is done with the connection."""
         self._refused = True
         self._expect(_IDLE)
-        if self.cycle is not None and not self.cycle.response_complete:
-            # An earlier call of this connection is still being answered: words between its bytes would be garbage.
+        if self.pipeline or (self.cycle is not None and self.cycle.response_started != self.cycle.response_complete):
+            # A call of this connection is being answered: words between its bytes would be garbage.
             self.transport.abort()
             return
         body = (

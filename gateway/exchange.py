@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from policies.decision import Decision
-
 from adapters.base import Adapter, AgentCall, Headers, Usage
+from policies.decision import Decision
 from routing.table import Arm, Route
 
 if TYPE_CHECKING:

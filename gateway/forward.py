@@ -46,7 +46,8 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         headers = homeward(answer.headers)
         kind = _header(answer.headers, b"content-type")
         if _header(answer.headers, b"content-encoding") not in (b"", b"identity"):
-            raise TargetFailed("The target encoded its answer although it was asked not to.")
+            x.detail = "the target encoded its answer although it was asked not to"
+            raise TargetFailed("The target's answer cannot be understood.")
         if kind.startswith(b"text/event-stream") and answer.status == 200:
             await _stream(x, call, answer, headers, reply)
         else:
@@ -75,8 +76,10 @@ async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: 
         await _break_off(x, failure, reply)
     else:
         if not reply.started:
+            x.detail = "the stream had no event"
             raise TargetFailed("The target's stream ended before it began.")
         if not meter.complete and not meter.failed:
+            x.detail = "the stream ended without the protocol's sign of completion"
             await _break_off(x, TargetFailed("The target's stream ended before its answer did."), reply)
         else:
             await reply.end()
@@ -133,7 +136,6 @@ async def _body(
 async def _break_off(x: Exchange, failure: Exception, reply: Reply) -> None:
     refusal = refusal_for(failure, x.id)
     x.code = refusal.code
-    x.detail = x.detail or str(failure)
     await reply.end(x.adapter.broken_stream(refusal))
 
 

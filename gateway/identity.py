@@ -5,9 +5,8 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from policies.document import agent_fragment
-
 from config.settings import AgentSettings, PersonSettings
+from policies.document import agent_fragment
 
 
 class Unauthenticated(Exception):

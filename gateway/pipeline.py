@@ -16,9 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
-from policies.decision import Decision, Effect
-from policies.engine import Engine
-from policies.errors import Denied, EngineUnavailable
 from ulid import ULID
 
 from adapters import registry
@@ -34,6 +31,9 @@ from gateway.telemetry import Telemetry
 from policies import document
 from policies.approvals import Approvals
 from policies.budgets import Budgets
+from policies.decision import Decision, Effect
+from policies.engine import Engine
+from policies.errors import Denied, EngineUnavailable
 from routing.errors import NoRoute
 
 log = logging.getLogger("weighbridge.pipeline")

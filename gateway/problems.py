@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
-
 from adapters.base import Refusal
 from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow
+from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
 from routing.errors import NoHealthyTarget, NoRoute
 
 

@@ -2,45 +2,25 @@
 
 import argparse
 import asyncio
-import contextlib
-import functools
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
 from policies.watchdog import Watchdog
 
 from config.load import load
-from config.settings import Settings
 from gateway.admin import admin_app, ready
 from gateway.app import App
-from gateway.door import DoorLimits, FrontDoor
 from gateway.logs import configure
+from gateway.server import server
 
 log = logging.getLogger("weighbridge.worker")
 
 READY = b"ready\n"
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: there are two, and one signal has to end both."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def data_app(app: App) -> Callable[..., Awaitable[None]]:
@@ -67,34 +47,13 @@ async def _plain(send: Any, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def server(application: Any, settings: Settings) -> Server:
-    """One listener's server, with the limits of `listen`."""
-    listen = settings.listen
-    limits = DoorLimits(
-        listen.max_connections, listen.max_header, listen.header_timeout, listen.body_timeout, listen.write_timeout
-    )
-    config = uvicorn.Config(
-        application,
-        http=functools.partial(FrontDoor, limits=limits),  # type: ignore[arg-type]  # a factory serves as the class
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=int(listen.keep_alive),
-        timeout_graceful_shutdown=int(listen.drain),
-    )
-    return Server(config)
-
-
 async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor: socket.socket) -> None:
     """Serves until a signal, or until the supervisor is gone. Raises ConfigError, LedgerUnavailable, SecretMissing."""
     loaded = load(path)
     configure(loaded.settings.log.level, loaded.settings.log.format)
     watchdog = Watchdog(loaded.settings.policy.watchdog)
     async with App(path, loaded) as app:
-        servers = [server(data_app(app), loaded.settings), server(admin_app(app), loaded.settings)]
+        servers = [server(data_app(app), loaded.settings.listen), server(admin_app(app), loaded.settings.listen)]
 
         def stop() -> None:
             for each in servers:

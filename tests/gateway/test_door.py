@@ -1,19 +1,19 @@
 """What a badly behaved client may do, and what it may not do to anybody else."""
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from gateway.lifeline import BodyTooSlow, ClientGone
-from tests.support.door import GENEROUS, connected, door, post
+from tests.support.door import connected, door, post
 
 Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
 
 
-async def echo(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+async def echo(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
     """Answers with the length of the body."""
     size, more = 0, True
     while more:
@@ -32,7 +32,7 @@ class Waiting:
         self.entered = asyncio.Event()
         self.reason: asyncio.Future[type[Exception]] = asyncio.get_running_loop().create_future()
 
-    async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         scope["door"].hangup = self.reason.set_result
         self.entered.set()
         await self.reason
@@ -60,17 +60,17 @@ async def test_a_request_that_arrives_in_crumbs_is_served(step: int) -> None:
 @pytest.mark.parametrize(
     "flood",
     [
-        b"x-flood: " + b"a" * 5000 + b"\r\n",
-        b"".join(b"x-%d: a\r\n" % number for number in range(500)),
+        b"x-flood: " + b"a" * 5000 + b"\r\n\r\n",
+        b"".join(b"x-%d: a\r\n" % number for number in range(500)) + b"\r\n",
         b"x-endless: " + b"a" * 5000,
         b"a" * 5000,
     ],
     ids=["one long header", "many headers", "a header without end", "a name without end"],
 )
 async def test_a_flood_of_headers_is_refused(flood: bytes) -> None:
-    limits = dataclasses.replace(GENEROUS, header_bytes=2048)
-    async with door(echo, limits) as port, connected(port) as client:
-        await client.say(b"GET / HTTP/1.1\r\nhost: gateway\r\n" + flood + b"\r\n\r\n")
+    limits = {"max_header": 2048}
+    async with door(echo, **limits) as port, connected(port) as client:
+        await client.say(b"GET / HTTP/1.1\r\nhost: gateway\r\n" + flood)
         status, headers, body = await client.answer()
         assert status == 431
         assert headers[b"connection"] == b"close"
@@ -79,15 +79,15 @@ async def test_a_flood_of_headers_is_refused(flood: bytes) -> None:
 
 
 async def test_a_long_request_line_is_refused() -> None:
-    limits = dataclasses.replace(GENEROUS, header_bytes=2048)
-    async with door(echo, limits) as port, connected(port) as client:
+    limits = {"max_header": 2048}
+    async with door(echo, **limits) as port, connected(port) as client:
         await client.say(b"GET /" + b"a" * 4000 + b" HTTP/1.1\r\nhost: gateway\r\n\r\n")
         assert (await client.answer())[0] == 431
 
 
 async def test_headers_within_the_limit_are_counted_for_each_request_anew() -> None:
-    limits = dataclasses.replace(GENEROUS, header_bytes=2048)
-    async with door(echo, limits) as port, connected(port) as client:
+    limits = {"max_header": 2048}
+    async with door(echo, **limits) as port, connected(port) as client:
         for _ in range(5):
             await client.say(post("/", b"", "x-padding: " + "a" * 1500))
             assert (await client.answer())[0] == 200
@@ -95,16 +95,17 @@ async def test_headers_within_the_limit_are_counted_for_each_request_anew() -> N
 
 @pytest.mark.parametrize("said", [b"", b"POST / HTT", b"POST / HTTP/1.1\r\nhost: gateway\r\n"])
 async def test_a_head_that_takes_too_long_is_refused(said: bytes) -> None:
-    limits = dataclasses.replace(GENEROUS, header_timeout=0.1)
-    async with door(echo, limits) as port, connected(port) as client:
+    limits = {"header_timeout": 0.1}
+    async with door(echo, **limits) as port, connected(port) as client:
         await client.say(said)
         assert (await client.answer())[0] == 408
         assert await client.silence() == b""
 
 
 async def test_a_byte_now_and_then_does_not_extend_the_time_for_a_head() -> None:
-    limits = dataclasses.replace(GENEROUS, header_timeout=0.3)
-    async with door(echo, limits) as port, connected(port) as client:
+    limits = {"header_timeout": 0.3}
+    async with door(echo, **limits) as port, connected(port) as client:
+
         async def trickle() -> None:
             for letter in b"GET / HTTP/1.1\r\nx-slow: " + b"a" * 1000:
                 await client.say(bytes([letter]))
@@ -117,9 +118,9 @@ async def test_a_byte_now_and_then_does_not_extend_the_time_for_a_head() -> None
 
 
 async def test_a_call_learns_that_its_body_does_not_come() -> None:
-    limits = dataclasses.replace(GENEROUS, body_timeout=0.1)
+    limits = {"body_timeout": 0.1}
     waiting = Waiting()
-    async with door(waiting, limits) as port, connected(port) as client:
+    async with door(waiting, **limits) as port, connected(port) as client:
         await client.say(b"POST / HTTP/1.1\r\nhost: gateway\r\ncontent-length: 100\r\n\r\nonly this")
         status, headers, _ = await client.answer()
         assert (status, headers[b"connection"]) == (204, b"close")
@@ -138,7 +139,7 @@ async def test_a_call_learns_that_its_client_is_gone() -> None:
 async def test_a_client_that_does_not_read_is_dropped() -> None:
     ended = asyncio.Event()
 
-    async def endless(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def endless(scope: Message, receive: Any, send: Send) -> None:
         gone = asyncio.Event()
         scope["door"].hangup = lambda reason: gone.set()
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -147,8 +148,8 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
             await asyncio.sleep(0)
         ended.set()
 
-    limits = dataclasses.replace(GENEROUS, write_timeout=0.2)
-    async with door(endless, limits) as port, connected(port) as client:
+    limits = {"write_timeout": 0.2}
+    async with door(endless, **limits) as port, connected(port) as client:
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that stops reading has no public form
         await client.say(post("/", b""))
         await asyncio.wait_for(ended.wait(), 10)
@@ -175,7 +176,7 @@ async def test_what_is_not_http_is_refused_and_the_connection_closed(request_byt
         async with connected(port) as client:
             await client.say(request_bytes)
             answer = await client.silence()
-            assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 200 "))
+            assert answer.startswith(b"HTTP/1.1 400 ")
             assert b"malformed_call" in answer
         async with connected(port) as client:
             await client.say(post("/", b"still here"))
@@ -183,8 +184,8 @@ async def test_what_is_not_http_is_refused_and_the_connection_closed(request_byt
 
 
 async def test_more_connections_than_allowed_are_refused() -> None:
-    limits = dataclasses.replace(GENEROUS, connections=2)
-    async with door(echo, limits) as port, connected(port) as one, connected(port) as two:
+    limits = {"max_connections": 2}
+    async with door(echo, **limits) as port, connected(port) as one, connected(port) as two:
         for client in (one, two):
             await client.say(post("/", b"1"))
             assert (await client.answer())[0] == 200

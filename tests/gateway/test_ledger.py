@@ -122,5 +122,3 @@ def test_only_the_owner_can_read_the_ledger(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     assert ledger.path.stat().st_mode & 0o077 == 0
     ledger.close()
-
-

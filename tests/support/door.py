@@ -1,47 +1,32 @@
-"""A front door in front of any ASGI application, on a free port of the running loop; and a client that can misbehave."""
+"""A front door before any ASGI application, on a free port of the running loop; and a client that can misbehave."""
 
 import asyncio
-import functools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
+from config.settings import ListenSettings
+from gateway.server import server as build
 
-from gateway.door import DoorLimits, FrontDoor
-from gateway.worker import Server
-
-GENEROUS = DoorLimits(
-    connections=1000, header_bytes=64 * 1024, header_timeout=30.0, body_timeout=30.0, write_timeout=30.0
-)
+LISTEN = ListenSettings(drain=1.0)
 
 
 @asynccontextmanager
-async def door(application: Any, limits: DoorLimits = GENEROUS, keep_alive: int = 30) -> AsyncIterator[int]:
-    """Serves `application` and yields the port; ends every connection and task it made."""
+async def door(application: Any, **limits: Any) -> AsyncIterator[int]:
+    """Serves `application` with these settings of `listen` and yields the port; ends what it began."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        application,
-        http=functools.partial(FrontDoor, limits=limits),  # type: ignore[arg-type]  # a factory serves as the class
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        timeout_keep_alive=keep_alive,
-        timeout_graceful_shutdown=1,
-    )
-    server = Server(config)
-    async with asyncio.TaskGroup() as serving:
-        serving.create_task(server.serve([listener]))
-        await server.listening.wait()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
+    server = build(application, LISTEN.model_copy(update=limits))
+    with listener:
+        async with asyncio.TaskGroup() as serving:
+            serving.create_task(server.serve([listener]))
+            await server.listening.wait()
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
 
 
 @dataclass

@@ -17,8 +17,8 @@ from policies.approvals import Approvals, NobodyToAsk
 from policies.budgets import Budgets, Unbudgeted
 from policies.decision import Decision
 from policies.engine import Engine
-from tests.support.door import GENEROUS, DoorLimits, door
-from tests.support.exchanges import ALLOWED, AGENT_KEY, assembly
+from tests.support.door import door
+from tests.support.exchanges import AGENT_KEY, ALLOWED, assembly
 
 AUTHORIZED = f"authorization: Bearer {AGENT_KEY}"
 
@@ -87,7 +87,7 @@ async def gate(
     script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED,
     approvals: Approvals | None = None,
     budgets: Budgets | None = None,
-    limits: DoorLimits = GENEROUS,
+    door_limits: Mapping[str, Any] | None = None,
     loaded: bool = True,
     target: Mapping[str, Any] | None = None,
     **sections: Any,
@@ -119,7 +119,7 @@ async def gate(
         chance=lambda: 0.5,
     )
     carriers = [line.carrier for line in built.lines.values()]
-    async with door(pipeline, limits) as port:
+    async with door(pipeline, **(door_limits or {})) as port:
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, carriers)
         finally:

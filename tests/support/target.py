@@ -24,7 +24,9 @@ class Received:
 class Target:
     """What arrived at the server, and what it does about it."""
 
-    answer = orjson.dumps({"id": "c", "choices": [{"message": {"role": "assistant", "content": "hi"}}], "usage": _USAGE})
+    answer = orjson.dumps(
+        {"id": "c", "choices": [{"message": {"role": "assistant", "content": "hi"}}], "usage": _USAGE}
+    )
     usage_event = b"data: " + orjson.dumps({"id": "c", "choices": [], "usage": _USAGE}) + b"\n\n"
 
     def __init__(self, headers: Sequence[tuple[str, str]] = ()) -> None:

@@ -1,0 +1,61 @@
+"""What a scrape sees."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from adapters.base import Usage
+from gateway.telemetry import Histogram, Telemetry
+from tests.support.exchanges import assembly, exchange
+
+
+def samples(telemetry: Telemetry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(telemetry.render().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_a_finished_call_is_counted_by_protocol_decision_and_code() -> None:
+    telemetry = Telemetry()
+    telemetry.observe(exchange())
+    telemetry.observe(exchange())
+    labels = (("code", "ok"), ("decision", "ALLOW"), ("protocol", "openai"))
+    assert samples(telemetry)["weighbridge_calls_total", labels] == 2
+
+
+def test_a_call_that_was_never_decided_is_counted_too() -> None:
+    telemetry = Telemetry()
+    x = exchange()
+    x.decision, x.code = None, "unauthenticated"
+    telemetry.observe(x)
+    labels = (("code", "unauthenticated"), ("decision", "none"), ("protocol", "openai"))
+    assert samples(telemetry)["weighbridge_calls_total", labels] == 1
+
+
+def test_times_and_tokens_are_those_of_the_target() -> None:
+    telemetry = Telemetry()
+    x = exchange()
+    x.assembly = assembly(
+        targets=[{"name": "t", "kind": "openai", "url": "http://127.0.0.1:9"}],
+        routes=[{"name": "r", "models": ["*"], "arms": [{"target": "t"}]}],
+    )
+    x.route = x.assembly.table.match("gpt-4o-mini")
+    x.arm = x.route.choose("openai", "chat", 0.0)
+    x.read_at, x.sent_at, x.first_byte_at, x.ended = 1.0, 1.0002, 1.5, 3.0
+    x.usage = Usage(input_tokens=11, output_tokens=5)
+    telemetry.observe(x)
+    seen = samples(telemetry)
+    assert seen["weighbridge_overhead_seconds_bucket", (("le", "0.00025"), ("protocol", "openai"))] == 1
+    assert seen["weighbridge_overhead_seconds_bucket", (("le", "0.0001"), ("protocol", "openai"))] == 0
+    assert seen["weighbridge_target_seconds_sum", (("target", "t"),)] == 3.0 - 1.0002
+    assert seen["weighbridge_first_byte_seconds_count", (("target", "t"),)] == 1
+    assert seen["weighbridge_tokens_total", (("direction", "input"), ("target", "t"))] == 11
+    assert seen["weighbridge_tokens_total", (("direction", "output"), ("target", "t"))] == 5
+
+
+def test_a_histogram_is_cumulative_and_ends_in_infinity() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for seconds in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(seconds)
+    assert histogram.cumulative() == [("0.1", 2.0), ("1.0", 3.0), ("+Inf", 4.0)]
+
+
+def test_an_empty_gateway_can_be_scraped() -> None:
+    assert samples(Telemetry())["weighbridge_in_flight", ()] == 0
