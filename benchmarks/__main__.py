@@ -1,0 +1,150 @@
+"""`python -m benchmarks`: the comparison (without a command), the soak, and the installation of peers."""
+
+import argparse
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from benchmarks import compare, peers, soak, wrk
+from benchmarks.children import ROOT, Children, StartFailed
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.table import facts, replaced
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+
+OK, FAILED, UNUSABLE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 when all went well, 1 when the soak grew, 2 when nothing could be measured."""
+    given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        pin(LOAD_CORE)
+        code: int = given.run(given)
+    except (StartFailed, peers.InstallFailed, wrk.WrkMissing) as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("\nstopped; everything that was started has been ended", file=sys.stderr)
+        return 130
+    return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(words: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {words}", file=sys.stderr, flush=True)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    plan = compare.Plan(
+        contestants=[*(name for name in CONTESTANTS if not CONTESTANTS[name].peer and name in given.contestants)]
+        + [name for name in given.peers if name in CONTESTANTS],
+        scenarios=given.scenarios,
+        rounds=given.rounds,
+        seconds=given.seconds,
+        warm_up=given.warm_up,
+        paced_seconds=given.paced_seconds,
+    )
+    load = wrk.present()
+    if given.install:
+        peers.install(given.peers, _say)
+    _say(f"about {plan.minutes():.0f} minutes; Ctrl-C ends everything")
+    stolen, began = stolen_seconds(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-benchmarks-") as name, Children(Path(name)) as children:
+        outcome = compare.run(plan, children, Path(name), _say)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    pairs = {
+        "command": f"`python -m benchmarks {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
+        "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "machine": f"{description()}; time taken by its host during the run: {lost:.1%} of a core",
+        "cores": f"contestants on core {CONTESTANT_CORE}, load on core {LOAD_CORE}, upstream on core {UPSTREAM_CORE}",
+        "load": f"{load}, {wrk.CONNECTIONS} connections, {plan.seconds:g} s after {plan.warm_up:g} s, medians of "
+        f"{plan.rounds} interleaved rounds",
+        "versions": ", ".join(f"{key} {value}" for key, value in compare.versions(plan.contestants).items()),
+    }
+    text = f"{facts(pairs)}\n\n{compare.report(outcome)}"
+    print(text)
+    if given.write:
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), text))
+        _say(f"written to {DOCUMENT.relative_to(ROOT)}")
+    return OK
+
+
+def _soak(given: argparse.Namespace) -> int:
+    wrk.present()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-soak-") as name, Children(Path(name)) as children:
+        verdict = soak.run(children, Path(name), given.minutes, given.contestant, given.scenarios, _say)
+    print(verdict)
+    return OK if verdict.flat else FAILED
+
+
+def _install(given: argparse.Namespace) -> int:
+    wrk.present()
+    peers.install(given.peers, _say)
+    return OK
+
+
+def _several(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argparse type: names between commas, each of them known."""
+
+    def read(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        for name in names:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{name}: choose from {', '.join(choices)}")
+        return names
+
+    return read
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    ours = [name for name in CONTESTANTS if not CONTESTANTS[name].peer]
+    parser.add_argument("--contestants", type=_several(ours), default=ours, help=f"of ours: {','.join(ours)}")
+    _takes_peers(parser)
+    parser.add_argument("--install", action="store_true", help="install the peers that are missing first")
+    _takes_scenarios(parser, list(SCENARIOS))
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    parser.add_argument("--seconds", type=float, default=10, help="timed seconds each (default 10)")
+    parser.add_argument("--warm-up", type=float, default=3, help="seconds of load before those (default 3)")
+    parser.add_argument(
+        "--paced-seconds", type=float, default=20, help="seconds at a fixed rate, 0 for none (default 20)"
+    )
+    parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    parser.set_defaults(run=_compare)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    command = commands.add_parser("soak", help="watch the gateway's memory under constant load")
+    command.add_argument("--minutes", type=float, default=10, help="how long (default 10)")
+    command.add_argument("--contestant", choices=ours, default="all-on", help="who (default all-on)")
+    _takes_scenarios(command, ["small", "stream"])
+    command.set_defaults(run=_soak)
+
+    command = commands.add_parser("install", help="install the peers and wrk")
+    _takes_peers(command)
+    command.set_defaults(run=_install)
+    return parser
+
+
+def _takes_peers(parser: argparse.ArgumentParser) -> None:
+    known = list(peers.PEERS)
+    parser.add_argument("--peers", type=_several(known), default=known, help=f"of others: {','.join(known)}")
+
+
+def _takes_scenarios(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    parser.add_argument("--scenarios", type=_several(list(SCENARIOS)), default=default, help=",".join(SCENARIOS))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

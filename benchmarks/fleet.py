@@ -1,0 +1,50 @@
+"""A gateway's configuration and envelopes for any number of agents, as an operator's tooling would write them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.children import ROOT
+from benchmarks.scenarios import MODEL
+
+POLICY = ROOT / "policies" / "rego"
+
+
+def names(agents: int) -> list[str]:
+    return [f"agent-{number}" for number in range(agents)]
+
+
+def keys(agents: int) -> list[str]:
+    """The agents' keys, in the order of their names; they open nothing but a gateway that a run has started."""
+    return [f"benchmark-key-{number:06}" for number in range(agents)]
+
+
+def envelope() -> dict[str, object]:
+    """What each agent may do: one model, answers up to a length."""
+    return {"models": {MODEL: {}, "gpt-4o": {}}, "max_output_tokens": 4096}
+
+
+def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (POLICY,)) -> Path:
+    """Writes the configuration and its envelopes into `folder` and returns the configuration's path. JSON is YAML."""
+    envelopes = folder / "envelopes.json"
+    envelopes.write_text(json.dumps({"envelopes": {name: envelope() for name in names(agents)}}))
+    digests = (hashlib.sha256(key.encode()).hexdigest() for key in keys(agents))
+    settings = {
+        "listen": {"port": 0},
+        "admin": {"listen": {"port": 0}},
+        "state": f"sqlite:///{folder / 'state.db'}",
+        "ledger": {"path": str(folder / "ledger")},
+        "policy": {"paths": [*map(str, policy), str(envelopes)], "prove_timeout": 60, "watchdog": 30},
+        "targets": [{"name": "upstream", "kind": "openai", "url": f"http://127.0.0.1:{upstream}/v1"}],
+        "routes": [{"name": "chat", "models": ["*"], "arms": [{"target": "upstream"}]}],
+        "agents": [{"name": name, "key_sha256": digest} for name, digest in zip(names(agents), digests, strict=True)],
+    }
+    written = folder / "gateway.yaml"
+    written.write_text(_flow(settings))
+    return written
+
+
+def _flow(settings: dict[str, object]) -> str:
+    """YAML in flow style without a space to spare: ten thousand agents just fit into the largest file that is read."""
+    return "\n".join(f"{key}: {json.dumps(value, separators=(',', ':'))}" for key, value in settings.items()) + "\n"
