@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,12 @@ def _follows(fault: Fault, known: list[document.Path]) -> bool:
 
 
 def _unknown_key(read: Document, path: document.Path) -> Fault:
-    """An unknown key is repeated only as its likely correction: `{key:sk-...}` makes a key out of a secret."""
+    """An unknown key is repeated only where it is a plain word: `{key:sk-...}` makes a key out of a secret."""
     known = sorted(_keys_at(path[:-1]))
     guess = crosscheck.nearest(path[-1], known)
     remedy = f"Did you mean {guess}?" if guess else f"Known here: {', '.join(known)}."
-    return Fault(read.keys.get(path, read.mark(path)), path[:-1], _UNKNOWN, remedy)
+    place = path if _WORD.fullmatch(str(path[-1])) else path[:-1]
+    return Fault(read.keys.get(path, read.mark(path)), place, _UNKNOWN, remedy)
 
 
 def _keys_at(path: document.Path) -> list[str]:
@@ -187,6 +189,8 @@ def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[s
 
 
 _UNKNOWN: Final = "has an unknown key in this place"
+_WORD: Final = re.compile(r"[a-z]{1,16}(_[a-z]{1,16}){0,3}")
+"""What keys look like, and secrets do not: a few lower-case words."""
 _NO_TEXT: Final = "is not text"
 _BOUNDS: Final = {
     "greater_than": ("not more than", "gt"),
@@ -294,14 +298,15 @@ def _mistakes(path: Path, faults: Iterable[Fault]) -> list[Mistake]:
 
 
 def _shown(path: document.Path) -> str:
-    """A place by its known keys only; an unknown one may be a secret that lost its colon."""
+    """A place by its known keys, and by plain words; anything else may be a secret that lost its colon."""
     known = list(path)
     for index in range(len(path)):
         try:
             keys = _keys_at(path[:index])
         except KeyError:
             keys = []
-        if isinstance(path[index], str) and path[index] not in keys:
+        key = path[index]
+        if isinstance(key, str) and key not in keys and not _WORD.fullmatch(key):
             known = known[:index]
             break
     return crosscheck.dotted(tuple(known))

@@ -1,4 +1,4 @@
-"""What may end a call before its time: the agent leaves, or its body does not come."""
+"""What may end a call before its time: the agent leaves, its body does not come, the gateway is stopped."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,6 +13,10 @@ class ClientGone(Exception):
 
 class BodyTooSlow(Exception):
     """The body did not arrive in `listen.body_timeout`."""
+
+
+class Stopping(Exception):
+    """The gateway is being stopped, and the time in which calls under way may finish is over."""
 
 
 class Door(Protocol):
@@ -35,10 +39,7 @@ class NoDoor:
 
 
 class Lifeline:
-    """Cancels the task that carries one call, once, and remembers why.
-
-    A cancellation without a reason is not ours: the server is stopping, and the task must end.
-    """
+    """Cancels the task that carries one call, once, and remembers why."""
 
     __slots__ = ("_door", "_task", "reason")
 
@@ -61,8 +62,8 @@ class Lifeline:
         self._door.hangup = None
         self._task = None
 
-    def caught(self) -> type[Exception] | None:
-        """Why the task was cancelled; None when it was not by this lifeline. The task may go on."""
-        if self.reason is not None and self._task is not None:
+    def caught(self) -> Exception:
+        """Why the task was cancelled. A cancellation that is not of this lifeline's making comes from the server."""
+        if self._task is not None:
             self._task.uncancel()
-        return self.reason
+        return self.reason() if self.reason is not None else Stopping("The gateway is being stopped.")

@@ -24,7 +24,7 @@ from gateway.assembly import Assembly
 from gateway.exchange import Exchange
 from gateway.forward import forward
 from gateway.ledger import Ledger
-from gateway.lifeline import ClientGone, Lifeline
+from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.telemetry import Telemetry
@@ -101,11 +101,8 @@ class Pipeline:
             await self.carry(x, receive, reply, lifeline)
         except asyncio.CancelledError:
             reason = lifeline.caught()
-            if reason is None:
-                x.code = "stopped"
-                raise
             lifeline.release()
-            await self.refuse(x, reason(), reply, lifeline)
+            await self.refuse(x, reason, reply, lifeline)
         except Exception as error:
             lifeline.release()
             await self.refuse(x, error, reply, lifeline)
@@ -204,6 +201,8 @@ class Pipeline:
         problem = problem_for(error)
         x.code = problem.code
         x.detail = x.detail or str(getattr(error, "internal", ""))
+        if isinstance(error, Stopping):
+            x.code = "stopped"
         if problem is UNEXPECTED:
             x.detail = f"{type(error).__name__} in the gateway"
             log.error("call %s failed in the gateway", x.id, exc_info=error)

@@ -7,7 +7,7 @@ from adapters.base import Refusal
 from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
-from gateway.lifeline import BodyTooSlow
+from gateway.lifeline import BodyTooSlow, Stopping
 from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
 from routing.errors import NoHealthyTarget, NoRoute
 
@@ -52,6 +52,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     ),
     NoRoute: Problem(404, "no_route", "GET /v1/models lists what is served."),
     NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
+    Stopping: Problem(503, "no_healthy_target", "Repeat the call.", retry=True, retry_after=1),
     TargetTimeout: Problem(504, "target_timeout", "Repeat the call later.", retry=True),
     TargetFailed: Problem(502, "target_failed", "Repeat the call later.", retry=True),
     LedgerUnavailable: Problem(503, "ledger_unavailable", _TELL_OPERATOR, retry=True, retry_after=10),

@@ -160,7 +160,7 @@ def test_calls_go_on_while_everything_is_reloaded(desk: Desk) -> None:
             for _ in range(20):
                 answer = client.post(
                     f"{desk.gateway.url}/v1/chat/completions",
-                    json={"model": "gpt-4o-mini", "messages": []},
+                    json={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]},
                     headers={"authorization": f"Bearer {AGENT_KEY}"},
                 )
                 assert answer.status_code == 200
