@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from adapters.body import balance
 
 Headers = list[tuple[bytes, bytes]]
+Kind = Literal["llm", "tool", "message", "environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class AgentCall:
     for token counts, which the gateway then asks for itself and keeps to itself.
     """
 
-    kind: str
+    kind: Kind
     protocol: str
     target: str
     operation: str

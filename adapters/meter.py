@@ -44,13 +44,11 @@ class Meter:
         return run
 
     def rest(self) -> bytes:
-        held = self._framing.rest()
-        if not held.strip(b"\r\n"):
-            return held
-        said = data(held)
+        empty, torn = self._framing.rest()
+        said = data(torn)
         if not said.startswith(DONE) and not json_object(said):
-            return b""
-        return self._watched(held + b"\n\n")
+            return empty
+        return self._watched(empty + torn + b"\n\n")
 
     def _watched(self, run: bytes) -> bytes:
         private = [(start, end) for start, end, said in events(run) if said and self._watch(self, said)]

@@ -13,6 +13,7 @@ LONGEST_EVENT: Final = 8 * 1024 * 1024
 _END: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?=[^\n])")
 _END_IN_RUN: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?!\n)")
 _USUAL_ENDS: Final = (b"\n\n", b"\n\r\n")
+_LINE_ENDS: Final = b"\r\n"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -42,23 +43,28 @@ class Framing:
         del held[:cut]
         return run
 
-    def rest(self) -> bytes:
-        """What is held when the stream has ended: the beginning of an event that nothing will complete."""
-        rest = bytes(self._held)
+    def rest(self) -> tuple[bytes, bytes]:
+        """What is held when the stream has ended: empty lines, and the beginning of an event that nothing will end."""
+        held = bytes(self._held)
         self._held.clear()
-        return rest
+        torn = held.lstrip(_LINE_ENDS)
+        return held[: len(held) - len(torn)], torn
 
 
 def events(run: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(start, end, data) of each event in a run of whole events."""
+    """(start, end, data) of each event in a run of whole events; empty lines before an event are no part of it."""
     start = 0
     for ending in _END_IN_RUN.finditer(run):
         end = ending.end()
-        yield start, end, data(run[start:end])
+        event = run[start:end].lstrip(_LINE_ENDS)
+        yield end - len(event), end, data(event)
         start = end
 
 
 def data(event: bytes) -> bytes:
-    """The data of one event: its `data:` lines without the field name, joined by line feeds; empty when it has none."""
+    """The data of one event: its `data:` lines without the field name, joined by line feeds; empty when it has none.
+
+    A stream may open with a byte order mark.
+    """
     lines = event.removeprefix(_BYTE_ORDER_MARK).splitlines()
     return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
