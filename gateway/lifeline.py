@@ -1,7 +1,7 @@
 """What may end a call before its time: the agent leaves, its body does not come, the gateway is stopped."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 Gone = Callable[[type[Exception]], None]
@@ -43,7 +43,7 @@ class Lifeline:
 
     __slots__ = ("_door", "_task", "reason")
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._task = asyncio.current_task()
         self._door: Door = scope.get("door") or NoDoor()
         self._door.hangup = self.cut

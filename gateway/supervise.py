@@ -74,14 +74,14 @@ class Supervisor:
                     announced = True
                     print(self._announcement(), flush=True)  # noqa: T201  # scripts wait for this line
                 code = worker.wait()
-            if self._stopping:
+            if self._told_to_stop():
                 return 0
             if not announced:
                 return code or 1
             pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(pause * 2, _LONGEST_PAUSE)
             log.error("the worker ended with %s; the next one starts in %.1f s", code, pause)
             select.select([self._bell], [], [], pause)
-            if self._stopping:
+            if self._told_to_stop():
                 return 0
 
     def _announcement(self) -> str:
@@ -95,9 +95,12 @@ class Supervisor:
         self._worker = subprocess.Popen(
             command, pass_fds=[each.fileno() for each in inherited.values()], start_new_session=True
         )
-        if self._stopping:
+        if self._told_to_stop():
             self._worker.terminate()
         return self._worker
+
+    def _told_to_stop(self) -> bool:
+        return self._stopping
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -100,14 +100,14 @@ class Telemetry(Collector):
         tokens = CounterMetricFamily(
             "weighbridge_tokens", "Tokens that targets reported.", labels=("target", "direction")
         )
-        for labels, count in self.tokens.items():
-            tokens.add_metric(labels, count)
+        for direction, count in self.tokens.items():
+            tokens.add_metric(direction, count)
         yield tokens
         reloads = CounterMetricFamily(
             "weighbridge_reloads", "Reloads of the configuration and of the policy.", labels=("what", "result")
         )
-        for labels, count in self.reloads.items():
-            reloads.add_metric(labels, count)
+        for result, count in self.reloads.items():
+            reloads.add_metric(result, count)
         yield reloads
         yield GaugeMetricFamily("weighbridge_in_flight", "Calls under way.", value=self.in_flight)
         yield GaugeMetricFamily(
