@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 # An error otherwise costs ten times as much and carries the interpreter's own stack, whatever the environment says.
 os.environ["RUST_LIB_BACKTRACE"] = "0"
 
+import orjson
 import regorus  # type: ignore[import-untyped]  # compiled, without stubs; Interpreter below is what we use of it
 
 from policies.errors import Problem
@@ -167,3 +168,11 @@ def problem(error: BaseException, file: str, remedy: str) -> Problem:
         (reason["reason"] if reason else text.strip().partition("\n")[0]).rstrip("."),
         remedy,
     )
+
+
+def builtins() -> frozenset[str]:
+    """The names of all builtins the interpreter has, forbidden ones included."""
+    engine = regorus.Engine()
+    engine.add_policy("builtins.rego", "package builtins\nnames := opa.runtime().builtins")
+    names: list[str] = orjson.loads(engine.eval_rule_as_json("data.builtins.names"))
+    return frozenset((*names, "print", *FORBIDDEN))

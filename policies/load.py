@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from policies.embedded import EmbeddedEngine, build
+from policies.prove import prove
 from policies.sources import read
 
 
@@ -21,4 +22,5 @@ async def load(
     PolicyError; whatever served before is untouched.
     """
     sources = await asyncio.to_thread(read, paths)
+    await prove(sources, timeout)
     return await build(sources)

@@ -1,0 +1,301 @@
+"""What is wrong with policies before any is evaluated: read from their syntax trees, told with file, line and remedy.
+
+The interpreter finds an unknown function only when a call reaches it, lets data replace a rule of the same path, and
+ends the process when a function calls itself. Here they are mistakes like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from policies.engine import ENTRY
+from policies.errors import Problem
+from policies.interpreter import FORBIDDEN, LITERAL, sprintf_is_bounded
+
+Node = Any
+"""A part of the tree as the interpreter prints it: an object with one key that says what it is."""
+Path = tuple[str, ...]
+"""Where a rule or value stands below `data`."""
+
+_ENTRY: Final[Path] = tuple(ENTRY.split("."))[1:]
+_KEYWORDS: Final = frozenset(
+    "as contains data default else every false if import in input not null package some true with".split()
+)
+_LITERALS: Final = frozenset(("String", "RawString"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call: by what name, resolved below `data` where a rule of ours is meant."""
+
+    name: str
+    target: Path | None
+    line: int
+    params: Sequence[Node]
+
+
+@dataclass(slots=True)
+class _Module:
+    file: str
+    package: Path
+    line: int
+    aliases: dict[str, Path]
+    rules: list[_Rule] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Rule:
+    path: Path
+    line: int
+    is_function: bool
+    tree: Node
+
+
+def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[str]) -> list[Problem]:
+    """The problems of policies, given their trees, the data they will stand beside, and the builtins there are."""
+    modules = [_module(tree) for tree in trees]
+    functions = {rule.path for module in modules for rule in module.rules if rule.is_function}
+    packages = {module.package for module in modules}
+    problems: list[Problem] = []
+    graph: dict[Path, set[Path]] = {}
+    places: dict[Path, tuple[str, int]] = {}
+    for module in modules:
+        problems += _names(module, builtins)
+        problems += _overlap(module, data)
+        for rule in module.rules:
+            places.setdefault(rule.path, (module.file, rule.line))
+            for call in _calls(module, rule, functions):
+                if call.target is not None:
+                    graph.setdefault(rule.path, set()).add(call.target)
+                problems += _judged(module, call, functions, builtins)
+            problems += _lookups(module, rule, packages)
+            problems += _replaced(module, rule)
+    for path in sorted(functions & graph.keys()):
+        if path in _reachable(path, graph, functions):
+            file, line = places[path]
+            message = f"the function `{'.'.join(path)}` calls itself"
+            problems.append(Problem(file, line, message, "Recursion ends the process; write it without."))
+    if not any(rule.path[: len(_ENTRY)] == _ENTRY for module in modules for rule in module.rules):
+        file = modules[0].file if modules else "policy"
+        remedy = f"Write the rule `{_ENTRY[-1]}` in package {'.'.join(_ENTRY[:-1])}."
+        problems.append(Problem(file, None, f"no file defines {ENTRY}, which every call is decided by", remedy))
+    return problems
+
+
+def _module(tree: Node) -> _Module:
+    syntax = tree["ast"]
+    package = _static(syntax["package"]["refr"])[0]
+    module = _Module(tree["source"]["file"], package, syntax["package"]["span"]["line"], {})
+    text = tree["source"]["contents"].encode()
+    for each in syntax["imports"]:
+        path, _ = _static(each["refr"])
+        if path[:1] == ("data",):
+            alias = each.get("as")
+            name = path[-1] if alias is None else text[alias["start"] : alias["end"]].decode()
+            module.aliases[name] = path[1:]
+    for rule in syntax["rules"]:
+        module.rules.append(_rule(package, rule))
+    return module
+
+
+def _rule(package: Path, rule: Node) -> _Rule:
+    if "Default" in rule:
+        inner = rule["Default"]
+        return _Rule(package + _static(inner["refr"])[0], inner["span"]["line"], bool(inner["args"]), rule)
+    inner = rule["Spec"]
+    (form, head), *_ = inner["head"].items()
+    return _Rule(package + _static(head["refr"])[0], inner["span"]["line"], form == "Func", rule)
+
+
+def _static(node: Node) -> tuple[Path, bool]:
+    """The names a reference is made of, up to the first computed one; and whether there is none."""
+    steps: list[str | None] = []
+    while True:
+        (form, inner), *_ = node.items()
+        if form == "RefDot":
+            steps.append(inner["field"][1])
+        elif form == "RefBrack":
+            (kind, index), *_ = inner["index"].items()
+            steps.append(index["value"] if kind in _LITERALS else None)
+        elif form == "Var":
+            steps.append(inner["value"])
+            break
+        else:
+            return (), False
+        node = inner["refr"]
+    path: list[str] = []
+    for step in reversed(steps):
+        if step is None:
+            return tuple(path), False
+        path.append(step)
+    return tuple(path), True
+
+
+def _walk(tree: Node) -> Iterator[tuple[str, Node]]:
+    """Every tagged part of a tree, outermost first, without recursion: a policy may nest as deep as it likes."""
+    todo: list[Node] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, list):
+            todo += reversed(node)
+        elif isinstance(node, dict):
+            for name, inner in reversed(node.items()):
+                if name not in ("span", "field"):
+                    todo.append(inner)
+            for name, inner in node.items():
+                if isinstance(inner, dict) and name[:1].isupper():
+                    yield name, inner
+
+
+def _calls(module: _Module, rule: _Rule, functions: set[Path]) -> Iterator[_Call]:
+    for form, node in _walk(rule.tree):
+        if form == "Call":
+            names, whole = _static(node["fcn"])
+            target = _resolved(module, names, functions)
+            name = ".".join(names) if whole else ""
+            yield _Call(name, target, node["span"]["line"], node["params"])
+
+
+def _resolved(module: _Module, names: Path, functions: set[Path]) -> Path | None:
+    if names[:1] == ("data",):
+        return names[1:]
+    if module.package + names in functions:
+        return module.package + names
+    if names and names[0] in module.aliases:
+        return module.aliases[names[0]] + names[1:]
+    return None
+
+
+def _judged(module: _Module, call: _Call, functions: set[Path], builtins: Collection[str]) -> Iterator[Problem]:
+    def at_call(message: str, remedy: str) -> Problem:
+        return Problem(module.file, call.line, message, remedy)
+
+    if not call.name:
+        yield at_call("the name of the function called is computed", "Write the name out.")
+    elif call.target is not None:
+        if call.target not in functions:
+            yield at_call(f"there is no function `{call.name}`", "Correct the name, or add the file that defines it.")
+    elif call.name in FORBIDDEN:
+        yield at_call(f"`{call.name}` may not be called", _sentence(FORBIDDEN[call.name][1]))
+    elif call.name not in builtins:
+        remedy = "Correct the name; docs/policy.md lists what the embedded engine lacks."
+        yield at_call(f"there is no function `{call.name}`", remedy)
+    elif call.name in LITERAL:
+        position, why = LITERAL[call.name]
+        (kind, value), *_ = call.params[position].items() if position < len(call.params) else [("", {})]
+        if kind not in _LITERALS:
+            message = f"argument {position + 1} of `{call.name}` is not a text written out here"
+            yield at_call(message, f"Write it out: {why}.")
+        elif call.name == "sprintf" and not sprintf_is_bounded(value["value"]):
+            yield at_call("a width in the format of `sprintf` is too large", "Keep it below 1000.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _lookups(module: _Module, rule: _Rule, packages: set[Path]) -> Iterator[Problem]:
+    """References to whole packages, or into packages by a computed name: each evaluates every rule there is."""
+    inner_parts: set[int] = set()
+    for form, node in _walk(rule.tree):
+        if form == "Call":
+            _skip(node["fcn"], inner_parts)
+            continue
+        if form not in ("Var", "RefDot", "RefBrack") or id(node) in inner_parts:
+            continue
+        chain = {form: node}
+        _skip(chain, inner_parts)
+        names, _ = _static(chain)
+        path = _below_data(module, names)
+        if path is not None and any(package[: len(path)] == path for package in packages):
+            shown = ".".join(("data", *path))
+            yield Problem(
+                module.file,
+                node["span"]["line"],
+                f"this looks rules up in all of `{shown}`, which evaluates every one of them",
+                "Name the rule in full, and keep what is looked up by name in data.",
+            )
+
+
+def _below_data(module: _Module, names: Path) -> Path | None:
+    if names[:1] == ("data",):
+        return names[1:]
+    if names and names[0] in module.aliases:
+        return module.aliases[names[0]] + names[1:]
+    return None
+
+
+def _skip(node: Node, inner_parts: set[int]) -> None:
+    """Notes the parts of a reference, so that `data.a.b` is not read again as `data.a` and `data`."""
+    while True:
+        (form, inner), *_ = node.items()
+        if form not in ("Var", "RefDot", "RefBrack"):
+            return
+        inner_parts.add(id(inner))
+        if form == "Var":
+            return
+        node = inner["refr"]
+
+
+def _replaced(module: _Module, rule: _Rule) -> Iterator[Problem]:
+    """`with` may replace input and data; a replaced function could be made to call itself."""
+    todo: list[Node] = [rule.tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, list):
+            todo += node
+        elif isinstance(node, dict):
+            todo += node.values()
+            for change in node.get("with_mods", ()):
+                names, _ = _static(change["refr"])
+                if names[:1] not in (("input",), ("data",)) or _is_name(change["as"]):
+                    line = change["span"]["line"] if "span" in change else rule.line
+                    message = "`with` may only give input or data another value, not another rule or function"
+                    yield Problem(module.file, line, message, "Replace functions in tests only.")
+
+
+def _is_name(node: Node) -> bool:
+    names, _ = _static(node)
+    return bool(names) and names[0] != "input"
+
+
+def _names(module: _Module, builtins: Collection[str]) -> Iterator[Problem]:
+    for alias in module.aliases.keys() & _KEYWORDS:
+        yield Problem(module.file, module.line, f"an import is called `{alias}`, a word of the language", "Rename it.")
+    for rule in module.rules:
+        name = rule.path[len(module.package) :]
+        if name and name[0] in _KEYWORDS:
+            message = f"a rule is called `{name[0]}`, a word of the language"
+            yield Problem(module.file, rule.line, message, "Rename it.")
+        elif rule.is_function and ".".join(name) in builtins:
+            message = f"the function `{'.'.join(name)}` has the name of a builtin"
+            yield Problem(module.file, rule.line, message, "Rename it.")
+
+
+def _overlap(module: _Module, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Data at a package's path would silently take the place of its rules."""
+    here: Any = data
+    for depth, name in enumerate(module.package):
+        if not isinstance(here, Mapping):
+            break
+        if name not in here:
+            return
+        here = here[name]
+        if depth == len(module.package) - 1:
+            break
+    shown = ".".join(module.package)
+    message = f"the data also holds `{shown}`, and would take the place of this package's rules"
+    yield Problem(module.file, module.line, message, "Rename the package or the key in the data.")
+
+
+def _reachable(start: Path, graph: Mapping[Path, set[Path]], functions: set[Path]) -> set[Path]:
+    seen: set[Path] = set()
+    todo = list(graph.get(start, ()))
+    while todo:
+        each = todo.pop()
+        if each not in seen and each in functions:
+            seen.add(each)
+            todo += graph.get(each, ())
+    return seen

@@ -1,0 +1,152 @@
+"""The proof that policies may be put to use: parsed, linted and evaluated on sample calls, in a child process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import orjson
+
+from policies import child
+from policies.decision import parse
+from policies.document import agent_fragment, render
+from policies.embedded import slices
+from policies.engine import ENTRY
+from policies.errors import PolicyError, Problem, Undecided
+from policies.interpreter import Clock, builtins, create, problem
+from policies.lint import lint
+from policies.sources import Sources
+
+PROBLEMS: Final = ".".join((*ENTRY.split(".")[:-1], "problems"))
+"""A rule that policies may define: texts, evaluated without input, each a reason not to put policy and data to use."""
+
+_MOST_PROBLEMS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """These policies answered: seconds per sample call, by the sample's name."""
+
+    seconds: Mapping[str, float]
+
+
+async def prove(
+    sources: Sources,
+    timeout: float,  # noqa: ASYNC109  # the child is killed then, and the policy judged by that
+) -> Proof:
+    """Proves `sources` in a child process that may take `timeout` seconds. Raises PolicyError."""
+    told = await child.run("prove", sources, timeout)
+    problems = [Problem(**line["problem"]) for line in told.lines if "problem" in line]
+    if told.failure is not None and not problems:
+        at = next((line["at"] for line in reversed(told.lines) if "at" in line), None)
+        file = at[0] if at else sources.modules[0].name
+        doing = f"while {at[1]}" if at else "before it began"
+        problems = [Problem(file, None, f"the proof of the policy {told.failure} {doing}", _REMEDY)]
+    if problems:
+        raise PolicyError(problems)
+    return Proof({line["sample"]: line["seconds"] for line in told.lines if "sample" in line})
+
+
+_REMEDY: Final = "Look there for recursion, deep nesting, or loops over large ranges."
+
+
+def main() -> None:
+    """The child's side."""
+    sources = child.receive()
+    for each in _judged(sources):
+        child.answer({"problem": asdict(each)})
+
+
+def _judged(sources: Sources) -> Iterator[Problem]:
+    clock = Clock()
+    base = create(clock)
+    broken = False
+    for module in sources.modules:
+        child.answer({"at": (module.name, "it was parsed")})
+        try:
+            base.add_policy(module.name, module.text)
+        except BaseException as error:
+            broken = True
+            yield problem(error, module.name, "Correct the policy.")
+    if broken:
+        return
+    file = sources.modules[0].name
+    child.answer({"at": (file, "the policies were checked")})
+    found = lint(orjson.loads(base.get_ast_as_json()), sources.data, builtins())[:_MOST_PROBLEMS]
+    yield from found
+    if found:
+        return
+    child.answer({"at": (file, "the data was read")})
+    for text in slices(sources.data):
+        base.add_data_json(text)
+    seen: set[Problem] = set()
+    for name, document in samples(sources.data):
+        child.answer({"at": (file, f"the sample `{name}` was decided")})
+        began = time.perf_counter()
+        interpreter = base.clone()
+        interpreter.set_input_json(document.decode())
+        clock.now_ns = _WHEN
+        try:
+            result = interpreter.eval_rule_as_json(ENTRY)
+        except BaseException as error:
+            found_here = problem(error, file, f"It failed on the sample `{name}`; correct the policy.")
+            if all((each.file, each.line) != (found_here.file, found_here.line) for each in seen):
+                seen.add(found_here)
+                yield found_here
+            continue
+        child.answer({"sample": name, "seconds": time.perf_counter() - began})
+        if result != '"<undefined>"':
+            try:
+                parse(result, "")
+            except Undecided as error:
+                message = f"{ENTRY} is no decision on the sample `{name}`: {error.internal}"
+                yield Problem(file, None, message, "Answer as docs/policy.md describes.")
+                return
+    child.answer({"at": (file, f"{PROBLEMS} was evaluated")})
+    yield from _own_problems(base.clone(), file)
+
+
+def _own_problems(interpreter: Any, file: str) -> Iterator[Problem]:
+    try:
+        result = orjson.loads(interpreter.eval_rule_as_json(PROBLEMS))
+    except BaseException as error:
+        if "not a valid rule path" not in str(error):
+            yield problem(error, file, f"Correct {PROBLEMS}.")
+        return
+    if result == "<undefined>":
+        return
+    if not isinstance(result, list) or not all(isinstance(text, str) for text in result):
+        yield Problem(file, None, f"{PROBLEMS} is no set of texts", "Let it hold one text for each problem.")
+        return
+    for text in result[:_MOST_PROBLEMS]:
+        yield Problem("policy data", None, text.rstrip("."), "Correct the data.")
+
+
+_WHEN: Final = 1_763_700_000_000_000_000
+_BODY: Final = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}],"max_tokens":100,"stream":false}'
+_CALLS: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
+    ("chat completion", ("llm", "openai", "gpt-4o-mini", "chat", False, _BODY)),
+    ("message to a model", ("llm", "anthropic", "claude-sonnet", "messages", True, _BODY)),
+    ("list of models", ("llm", "openai", "", "models", None, b"{}")),
+    ("tool call", ("tool", "mcp", "github", "create_pr", None, b'{"title":"Fix","base":"main","amount":12.5}')),
+    ("HTTP tool call", ("tool", "http", "crm", "POST /contacts", None, b'{"name":"Ann"}')),
+    (
+        "message to an agent",
+        ("message", "a2a", "planner", "SendMessage", None, b'{"message":{"role":"ROLE_USER"}}'),
+    ),
+    ("environment step", ("environment", "openenv", "grid", "step", None, b'{"action":{"move":"left"}}')),
+)
+
+
+def samples(data: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Inputs that a policy will meet: none at all, and each kind of call by some agents that the data names."""
+    yield "no input", b"{}"
+    envelopes = data.get("envelopes")
+    named = list(envelopes)[:3] if isinstance(envelopes, dict) else []
+    for name in [*named, "an-agent-nobody-knows"]:
+        agent = agent_fragment(name, "acme", ["support"], 1, "active")
+        for title, (kind, protocol, target, operation, stream, arguments) in _CALLS:
+            text = render(agent, kind, protocol, target, operation, stream, arguments, "s-1", _WHEN)
+            yield f"{title} by {name}", text
