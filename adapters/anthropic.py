@@ -6,7 +6,18 @@ from typing import Any
 
 import orjson
 
-from adapters.base import AgentCall, Endpoint, Headers, Refusal, StreamMeter, Usage, member, reported_usage, whole
+from adapters.base import (
+    AgentCall,
+    Endpoint,
+    Headers,
+    Refusal,
+    StreamMeter,
+    Usage,
+    member,
+    refusal_headers,
+    reported_usage,
+    whole,
+)
 from adapters.body import parse, replace
 from adapters.errors import MalformedCall
 from adapters.meter import Meter, Watch, json_object
@@ -30,9 +41,6 @@ _ERROR_TYPES: Mapping[int, str] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-
-_HEADERS: Headers = [(b"content-type", b"application/json")]
-_HEADERS_NO_RETRY: Headers = [*_HEADERS, (b"x-should-retry", b"false")]
 
 
 class Anthropic:
@@ -71,8 +79,7 @@ class Anthropic:
         return Meter(_SIGNS, _messages())
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
-        headers = _HEADERS if refusal.retry else _HEADERS_NO_RETRY
-        return headers, orjson.dumps(_error(refusal))
+        return refusal_headers(refusal), orjson.dumps(_error(refusal))
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"event: error\ndata: " + orjson.dumps(_error(refusal)) + b"\n\n"

@@ -138,6 +138,12 @@ class Adapter(Protocol):
         ...
 
 
+def refusal_headers(refusal: Refusal) -> Headers:
+    """Both SDKs repeat a call that failed with 408, 409, 429 or 5xx, unless they are told not to."""
+    headers = [(b"content-type", b"application/json")]
+    return headers if refusal.retry else [*headers, (b"x-should-retry", b"false")]
+
+
 def whole(value: object) -> int:
     """A token count as targets report it: anything but a non-negative integer counts as none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -7,7 +7,18 @@ from typing import Any
 
 import orjson
 
-from adapters.base import AgentCall, Endpoint, Headers, Refusal, StreamMeter, Usage, member, reported_usage, whole
+from adapters.base import (
+    AgentCall,
+    Endpoint,
+    Headers,
+    Refusal,
+    StreamMeter,
+    Usage,
+    member,
+    refusal_headers,
+    reported_usage,
+    whole,
+)
 from adapters.body import find, parse, put_first, replace
 from adapters.errors import MalformedCall
 from adapters.meter import DONE, Meter, Watch, json_object
@@ -43,9 +54,6 @@ _ERROR_TYPES: Mapping[int, str] = {
     503: "server_error",
     504: "server_error",
 }
-
-_HEADERS: Headers = [(b"content-type", b"application/json")]
-_HEADERS_NO_RETRY: Headers = [*_HEADERS, (b"x-should-retry", b"false")]
 
 
 class OpenAI:
@@ -92,8 +100,7 @@ class OpenAI:
         return Meter(_COMPLETIONS_SIGNS, _completions(_answers(call.arguments)), keep=call.wants_usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
-        headers = _HEADERS if refusal.retry else _HEADERS_NO_RETRY
-        return headers, orjson.dumps(_error(refusal))
+        return refusal_headers(refusal), orjson.dumps(_error(refusal))
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"data: " + orjson.dumps(_error(refusal)) + b"\n\n"
