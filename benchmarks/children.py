@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.machine import family
+from benchmarks.machine import family, on
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120.0
@@ -44,15 +45,24 @@ class Child:
         """Asks the process to end, then ends it and every descendant it still has."""
         if self.process.poll() is not None:
             return
-        descendants = list(family(self.pid))
+        handles = [handle for pid in family(self.pid) if (handle := _handle(pid)) is not None]
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
-        for pid in descendants:
-            if pid != self.pid or self.process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for handle in handles:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], patience)
+            os.close(handle)
         self.process.wait()
+
+
+def _handle(pid: int) -> int | None:
+    """A file descriptor for a process: unlike its id, it cannot come to mean another one."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
 
 
 class Children:
@@ -85,9 +95,9 @@ class Children:
         Raises StartFailed.
         """
         words = self.folder / f"{name}.log"
-        with words.open("wb") as log:
+        with words.open("wb") as log, on(core):
             process = subprocess.Popen(
-                ["taskset", "-c", str(core), *command],
+                command,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)} if environment is None else dict(environment),
                 stdin=subprocess.DEVNULL,

@@ -102,12 +102,15 @@ def timed(running: Running, scenario: Scenario, lua: Path, plan: Plan, upstream:
     mistake = checked(running, scenario, upstream)
     if mistake:
         return Sample(invalid=mistake)
-    before = rss(running.child.pid)
-    wrk.run(running.port, lua, plan.warm_up)
+    before, recorded = rss(running.child.pid), running.recorded()
+    warm_up = wrk.run(running.port, lua, plan.warm_up)
     meter = Meter(running.child.pid, time.perf_counter())
     report = wrk.run(running.port, lua, plan.seconds)
     usage = meter.stop(time.perf_counter())
     mistake = report.mistake(shortest(scenario))
+    calls, lines = warm_up.requests + report.requests, running.recorded() - recorded
+    if running.ledger is not None and lines < calls and not mistake:
+        mistake = f"{calls} calls left {lines} lines in the ledger"
     return Sample(
         rate=report.rate,
         p50=report.p50,

@@ -21,6 +21,17 @@ class Running:
     headers: tuple[tuple[str, str], ...] = ()
     expects: tuple[tuple[str, str], ...] = field(default=())
     """Headers that prove in an answer that the contestant did its work."""
+    ledger: Path | None = None
+    """A folder in which every call leaves a line or more."""
+
+    def recorded(self) -> int:
+        """Lines in the ledger so far."""
+        lines = 0
+        for file in self.ledger.iterdir() if self.ledger is not None and self.ledger.is_dir() else ():
+            with file.open("rb") as opened:
+                while piece := opened.read(2**20):
+                    lines += piece.count(b"\n")
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,8 @@ def _gateway(agents: int) -> Callable[[Children, Path, int], Running]:
         command = [PYTHON, "-m", "gateway.cli", "serve", "--config", str(fleet.write(own, agents, upstream))]
         child, told = children.start(name, command, core=CONTESTANT_CORE, ready="weighbridge: agents ")
         port = int(told.split(" ", 1)[0].rpartition(":")[2])
-        return Running(child, port, fleet.keys(agents), expects=(("x-weighbridge-decision", "ALLOW"),))
+        expects = (("x-weighbridge-decision", "ALLOW"),)
+        return Running(child, port, fleet.keys(agents), expects=expects, ledger=own / "ledger")
 
     return start
 

@@ -1,5 +1,6 @@
 """The machine a run is measured on: its cores, its memory, its name, as /proc tells them. Linux only."""
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterator
@@ -99,6 +100,17 @@ def description() -> str:
     return f"{processor}, {os.cpu_count()} cores, {memory:.1f} GiB, {system}"
 
 
+@contextlib.contextmanager
+def on(core: int) -> Iterator[None]:
+    """What is started within this block runs on one core, with all that it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def pin(core: int) -> None:
-    """Keeps this process, and what it starts from now on, on one core."""
+    """Keeps this process on one core."""
     os.sched_setaffinity(0, {core})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import LOAD_CORE
+from benchmarks.machine import LOAD_CORE, on
 from benchmarks.scenarios import PATH, Scenario
 
 CONNECTIONS = 32
@@ -109,9 +109,11 @@ def script(
 
 def run(port: int, lua: Path, seconds: float, connections: int = CONNECTIONS) -> Report:
     """Loads 127.0.0.1:port for about so many whole seconds. Raises ValueError, subprocess.CalledProcessError."""
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
     command += ["--timeout", "60s", "-s", str(lua), f"http://127.0.0.1:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with on(LOAD_CORE):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
         try:
             output, _ = process.communicate()
         except BaseException:
