@@ -81,11 +81,7 @@ class Table:
 
     def names(self, protocol: str) -> list[str]:
         """The models that `protocol` can ask for by name, in route order: those with a wildcard have none."""
-        return [
-            model
-            for model, index in self._exact.items()
-            if self.match(model) is self.routes[index] and self.routes[index].speaks(protocol)
-        ]
+        return [model for model in self._exact if self.match(model).speaks(protocol)]
 
 
 def table(routes: Sequence[RouteSettings], targets: Mapping[str, Target]) -> Table:
