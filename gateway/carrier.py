@@ -959,10 +959,8 @@ class Carrier:
             if connection.closing:
                 raise ConnectFailed(origin, "the target closed the connection as soon as it was open", sent=False)
         except BaseException as error:
-            if connection.transport is None:
-                self.lost(connection)
-            else:
-                connection.abort()
+            connection.abort()
+            self.lost(connection)  # uvloop does not call connection_lost when create_connection is cancelled late
             if isinstance(error, ssl.SSLError):
                 why = getattr(error, "verify_message", None) or error.reason or "handshake failed"
                 raise TlsFailed(origin, f"TLS: {why}", sent=False) from error
