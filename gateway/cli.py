@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import sys
@@ -18,10 +19,14 @@ from gateway.ledger import FILE_NAME, records
 from gateway.logs import configure
 from gateway.supervise import AddressUnavailable, Supervisor
 from policies import load as policy
-from policies.errors import PolicyError
+from policies import sources, testing
+from policies.errors import InputRefused, PolicyError, Undecided
 
 OK, MISTAKEN, UNUSABLE = 0, 1, 2
 """Exit codes: all well; what was checked has mistakes; the command itself could not be carried out."""
+
+_PROVE = 30.0
+"""Seconds in which a policy given on the command line has to prove itself."""
 
 _REACH = 3.0
 """Seconds in which a target has to accept a connection to count as reachable."""
@@ -102,6 +107,57 @@ async def _unreachable(loaded: Loaded) -> list[str]:
     return [answer for answer in answers if answer is not None]
 
 
+def policy_eval(given: argparse.Namespace) -> int:
+    """The decision of a policy on an input, as the gateway would take it."""
+    try:
+        engine = asyncio.run(policy.load(_policy_paths(given), timeout=_PROVE))
+        text = (sys.stdin.buffer.read() if str(given.input) == "-" else given.input.read_bytes()) or b"{}"
+        decision = engine.evaluate(text, time.time_ns())
+    except PolicyError as error:
+        _complain("\n".join(map(str, error.problems)))
+        return MISTAKEN
+    except OSError as error:
+        _complain(f"{given.input}: {error.strerror}.")
+        return UNUSABLE
+    except (InputRefused, Undecided) as error:
+        _complain(f"{error} {error.internal}".rstrip())
+        return MISTAKEN
+    facts = {
+        "decision": decision.effect,
+        "risk_level": decision.risk_level,
+        "required_approvals": list(decision.required_approvals),
+        "explanation": decision.explanation,
+        "obligations": dict(decision.obligations),
+        "revision": decision.revision,
+    }
+    if given.json:
+        print(json.dumps(facts))
+        return OK
+    for name, value in facts.items():
+        if value not in (None, [], {}, ""):
+            print(f"{name:<19} {', '.join(value) if isinstance(value, list) else value}")
+    return OK
+
+
+def policy_test(given: argparse.Namespace) -> int:
+    """Runs the `test_` rules of `*_test.rego` files."""
+    try:
+        report = asyncio.run(testing.test(sources.read(_policy_paths(given)), given.timeout))
+    except PolicyError as error:
+        _complain("\n".join(map(str, error.problems)))
+        return MISTAKEN
+    if given.json:
+        print(json.dumps([dataclasses.asdict(result) for result in report.results]))
+    else:
+        print(report.text(verbose=given.verbose))
+    return OK if report.passed else MISTAKEN
+
+
+def _policy_paths(given: argparse.Namespace) -> Sequence[Path]:
+    paths: list[Path] = given.paths
+    return paths or load(given.config, resolve=False).settings.policy.paths
+
+
 def tail(given: argparse.Namespace) -> int:
     """The last records, and with --follow those that come."""
     path = given.path if given.path is not None else load(given.config, resolve=False).settings.ledger.path
@@ -173,6 +229,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for scripts")
     command.set_defaults(run=check)
 
+    rules = commands.add_parser("policy", help="try and test policies").add_subparsers(required=True, metavar="COMMAND")
+    command = rules.add_parser("eval", help="the decision on an input")
+    command.add_argument("input", type=Path, metavar="INPUT.json", help="the input as JSON; - for standard input")
+    _takes_policy(command, "--policy", dest="paths", action="append", default=[])
+    command.set_defaults(run=policy_eval)
+    command = rules.add_parser("test", help="run test_ rules of *_test.rego files")
+    _takes_policy(command, "paths", nargs="*")
+    command.add_argument("-v", "--verbose", action="store_true", help="show tests that pass, too")
+    command.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for all tests (default 60)")
+    command.set_defaults(run=policy_test)
+
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")
     place = command.add_mutually_exclusive_group(required=True)
@@ -184,6 +251,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="whole records, one JSON object a line")
     command.set_defaults(run=tail)
     return parser
+
+
+def _takes_policy(command: argparse.ArgumentParser, *names: str, **options: Any) -> None:
+    text = "a .rego file, a folder, or data as YAML or JSON"
+    command.add_argument(*names, type=Path, metavar="PATH", help=text, **options)
+    command.add_argument(
+        "--config", type=Path, default=Path("weighbridge.yaml"), metavar="FILE", help="or take its paths"
+    )
+    command.add_argument("--json", action="store_true", help="for scripts")
 
 
 def _takes_config(command: argparse.ArgumentParser) -> None:

@@ -114,8 +114,9 @@ def test_a_full_disk_refuses_calls_and_recovers(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", "recovered"]
-    calls = [record["call"] for record in records(tmp_path / FILE_NAME)]
-    assert len(calls) == len(set(calls))
+    lines = [(record["record"], record["call"]) for record in records(tmp_path / FILE_NAME)]
+    assert [kind for kind, _ in lines] == ["intent", "intent", "outcome", "intent"]
+    assert len(lines) == len(set(lines))
 
 
 def test_only_the_owner_can_read_the_ledger(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""The operators' listener, over a real connection."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from config.load import load
+from gateway.admin import OPERATIONS, admin_app, openapi
+from gateway.app import App
+from tests.support.door import door
+
+POLICY = (
+    'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "explanation": input.call.target}\n'
+)
+DANA = {"authorization": "Bearer danas-own-token"}
+SAM = {"authorization": "Bearer sams-own-token"}
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    (tmp_path / "main.rego").write_text(POLICY)
+    config = {
+        "admin": {
+            "people": [
+                {"name": "dana", "token": "danas-own-token", "roles": ["admin"]},
+                {"name": "sam", "token": "sams-own-token"},
+            ]
+        },
+        "ledger": {"path": str(tmp_path / "ledger")},
+        "policy": {"paths": ["main.rego"]},
+        "agents": [{"name": "support-bot", "key": "support-bots-own-key"}],
+        "targets": [
+            {"name": "big", "kind": "openai", "url": "http://127.0.0.1:9/v1", "key": "the-operators-own-key"},
+            {"name": "small", "kind": "parallax", "url": "http://127.0.0.1:9"},
+        ],
+        "routes": [
+            {
+                "name": "chat",
+                "models": ["gpt-*"],
+                "arms": [{"target": "big", "weight": 90}, {"target": "small", "weight": 10, "model": "q"}],
+            }
+        ],
+    }
+    path = tmp_path / "w.yaml"
+    path.write_text(yaml.safe_dump(config))
+    async with App(path, load(path)) as app, door(admin_app(app)) as port:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            yield client
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: f"{operation.method} {operation.path}")
+async def test_only_people_get_in_where_a_token_is_needed(client: httpx2.AsyncClient, operation: object) -> None:
+    method, path, needs_none = operation.method, operation.path, operation.open  # type: ignore[attr-defined]  # ids= wants object
+    path = path.replace("{route}", "chat")
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer support-bots-own-key"}):
+        answer = await client.request(method, path, headers=headers)
+        if needs_none:
+            assert answer.status_code == 200
+        else:
+            assert answer.status_code == 401
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["status"] == 401
+
+
+async def test_the_policy_in_force_is_shown(client: httpx2.AsyncClient) -> None:
+    shown = (await client.get("/policy", headers=DANA)).json()
+    assert shown["engine"] == "embedded"
+    assert len(shown["revision"]) == 64
+    assert shown["files"][0].endswith("main.rego")
+    assert shown["loading"]["errors"] == []
+
+
+async def test_routes_show_arms_and_weights(client: httpx2.AsyncClient) -> None:
+    (route,) = (await client.get("/routes", headers=DANA)).json()["items"]
+    assert route["arms"] == [
+        {"target": "big", "weight": 90, "model": None},
+        {"target": "small", "weight": 10, "model": "q"},
+    ]
+    assert (await client.get("/routes/chat", headers=DANA)).json() == route
+    assert (await client.get("/routes/none", headers=DANA)).status_code == 404
+
+
+async def test_an_input_can_be_tried_without_a_call(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/policy/evaluate", json={"call": {"target": "gpt-4o"}}, headers=SAM)
+    assert answer.json()["decision"] == "ALLOW"
+    assert answer.json()["explanation"] == "gpt-4o"
+    undefined = await client.post("/policy/evaluate", json={}, headers=SAM)
+    assert undefined.status_code == 422
+    broken = await client.post("/policy/evaluate", content=b"{", headers=SAM)
+    assert broken.status_code == 400
+
+
+async def test_reloading_needs_the_role_and_is_recorded(client: httpx2.AsyncClient, tmp_path: Path) -> None:
+    assert (await client.post("/policy/reload", headers=SAM)).status_code == 403
+    before = (await client.get("/policy", headers=DANA)).json()["revision"]
+    (tmp_path / "main.rego").write_text(POLICY + "x := 1\n")
+    after = (await client.post("/policy/reload", headers=DANA)).json()
+    assert after["revision"] != before
+    assert '"who":"dana"' in (tmp_path / "ledger" / "calls.jsonl").read_text()
+
+
+async def test_the_configuration_is_shown_without_its_secrets(client: httpx2.AsyncClient) -> None:
+    shown = await client.get("/config", headers=DANA)
+    assert shown.json()["loading"]["errors"] == []
+    everything = shown.text + (await client.get("/routes", headers=DANA)).text + (await client.get("/metrics")).text
+    for secret in ("danas-own-token", "the-operators-own-key", "support-bots-own-key"):
+        assert secret not in everything
+
+
+async def test_metrics_are_prometheus_text(client: httpx2.AsyncClient) -> None:
+    names = {family.name for family in text_string_to_metric_families((await client.get("/metrics")).text)}
+    assert {"weighbridge_calls", "weighbridge_overhead_seconds", "weighbridge_reloads"} <= names
+
+
+async def test_unknown_paths_and_methods_are_problems(client: httpx2.AsyncClient) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("DELETE", "/policy", 405), ("GET", "/v1/models", 404)):
+        answer = await client.request(method, path, headers=DANA)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+async def test_the_description_names_every_operation(client: httpx2.AsyncClient) -> None:
+    described = (await client.get("/openapi.json")).json()
+    assert described == openapi()
+    assert {(method.upper(), path) for path, methods in described["paths"].items() for method in methods} == {
+        (operation.method, operation.path) for operation in OPERATIONS
+    }
+    assert described["components"]["schemas"]["RouteView"]["properties"]["arms"]["items"]["$ref"].endswith("/ArmView")
