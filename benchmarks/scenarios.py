@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 MODEL = "gpt-4o-mini"
 PATH = "/v1/chat/completions"
-CHUNKS = 50
-"""Pieces of a streamed answer, each written to the socket on its own."""
+SHORT, LONG = 50, 500
+"""Events of streamed answers, each written to the socket on its own. A call asks for them as `max_tokens`."""
 
 _WORDS = "Weigh what an agent asks before it passes, and keep a record of what was said and why. "
 
 
-def request_body(size: int, *, stream: bool) -> bytes:
-    """A chat completion request of exactly `size` bytes, as the stock clients write them."""
-    request: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": ""}], "max_tokens": 256}
-    if stream:
+def request_body(size: int, events: int = 0) -> bytes:
+    """A chat completion request of exactly `size` bytes, as the stock clients write them; with events it streams."""
+    request: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": ""}]}
+    request["max_tokens"] = events or 256
+    if events:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
     room = size - len(_compact(request))
     if room < 1:
@@ -40,8 +41,8 @@ def answer_body() -> bytes:
     )
 
 
-def answer_events() -> list[bytes]:
-    """A streamed chat completion: CHUNKS pieces, the last two being the usage and [DONE]."""
+def answer_events(count: int) -> list[bytes]:
+    """A streamed chat completion in so many events, the last two being the usage and [DONE]."""
 
     def event(choices: list[object], usage: object) -> bytes:
         chunk = {
@@ -59,9 +60,14 @@ def answer_events() -> list[bytes]:
     def piece(delta: object, finish: str | None) -> bytes:
         return event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], None)
 
-    words = [piece({"content": f" word{number}"}, None) for number in range(CHUNKS - 4)]
+    words = [piece({"content": word}, None) for word in _said(count)]
     opening = piece({"role": "assistant", "content": ""}, None)
     return [opening, *words, piece({}, "stop"), event([], _USAGE), b"data: [DONE]\n\n"]
+
+
+def _said(count: int) -> list[str]:
+    """The words of a stream of `count` events, four of which say nothing."""
+    return [f" word{number}" for number in range(count - 4)]
 
 
 _USAGE = {"prompt_tokens": 200, "completion_tokens": 46, "total_tokens": 246}
@@ -73,18 +79,18 @@ def _compact(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One kind of call: a request body and whether its answer streams."""
+    """One kind of call: a request body and the number of events in its answer, 0 for one that does not stream."""
 
     name: str
     title: str
     body: bytes
-    stream: bool = False
+    events: int = 0
 
     def mistake(self, status: int, body: bytes) -> str:
         """What is wrong with an answer, or nothing. Contestants may rewrite JSON, but not lose any of it."""
         if status != 200:
             return f"status {status}: {body[:200].decode(errors='replace')}"
-        return self._stream_mistake(body) if self.stream else self._whole_mistake(body)
+        return self._stream_mistake(body) if self.events else self._whole_mistake(body)
 
     def _whole_mistake(self, body: bytes) -> str:
         try:
@@ -102,8 +108,7 @@ class Scenario:
         except (ValueError, LookupError, TypeError):
             return "the stream has an event that is not a chunk"
         text = "".join(delta.get("content") or "" for delta in deltas)
-        wanted = "".join(f" word{number}" for number in range(CHUNKS - 4))
-        return "" if text == wanted else "the stream's text is not what the upstream sent"
+        return "" if text == "".join(_said(self.events)) else "the stream's text is not what the upstream sent"
 
     def arrived(self, body: bytes) -> str:
         """What is wrong with the request as the upstream received it, or nothing."""
@@ -111,14 +116,16 @@ class Scenario:
             sent, got = json.loads(self.body), json.loads(body)
         except ValueError:
             return "the upstream received something that is not JSON"
-        same = got.get("messages") == sent["messages"] and bool(got.get("stream")) == self.stream
+        same = got.get("messages") == sent["messages"] and bool(got.get("stream")) == bool(self.events)
         return "" if same else "the upstream received other messages than were sent"
 
 
 SCENARIOS = {
-    "small": Scenario("small", "whole answers, 1 KB requests", request_body(1024, stream=False)),
-    "large": Scenario("large", "whole answers, 200 KB requests", request_body(200 * 1024, stream=False)),
-    "stream": Scenario(
-        "stream", f"streamed answers, {CHUNKS} events, 1 KB requests", request_body(1024, stream=True), True
-    ),
+    scenario.name: scenario
+    for scenario in (
+        Scenario("small", "whole answers, 1 KB requests", request_body(1024)),
+        Scenario("large", "whole answers, 200 KB requests", request_body(200 * 1024)),
+        Scenario("stream", f"answers in {SHORT} events, 1 KB requests", request_body(1024, SHORT), SHORT),
+        Scenario("long", f"answers in {LONG} events, 1 KB requests", request_body(1024, LONG), LONG),
+    )
 }

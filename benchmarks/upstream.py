@@ -8,22 +8,25 @@ itself, without an event loop in between: what the upstream costs must not be wh
 import select
 import socket
 
-from benchmarks.scenarios import answer_body, answer_events
+from benchmarks.scenarios import LONG, SHORT, answer_body, answer_events
 
 READY = "upstream: "
 
 _JSON = answer_body()
 _WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_JSON), _JSON)
-_PIECES = [
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n",
-    *(b"%x\r\n%s\r\n" % (len(event), event) for event in answer_events()),
-    b"0\r\n\r\n",
-]
+_STREAMS = {
+    events: [
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n",
+        *(b"%x\r\n%s\r\n" % (len(event), event) for event in answer_events(events)),
+        b"0\r\n\r\n",
+    ]
+    for events in (LONG, SHORT)
+}
 _LENGTH_REQUIRED = b"HTTP/1.1 411 Length Required\r\ncontent-length: 0\r\n\r\n"
 
 _AT_ONCE = 262144
 _EDGE = 2048
-"""Bytes at either end of a body in which `stream` is looked for: it stands beside the messages, not within them."""
+"""Bytes at either end of a body in which `stream` and `max_tokens` are looked for: they stand beside the messages."""
 
 
 class Connection:
@@ -33,8 +36,9 @@ class Connection:
         self.socket = sock
         self.unsent = b""
         """What the client has not taken yet."""
+        self.stream: list[bytes] = []
         self.piece = 0
-        """The next piece of the stream that is under way; 0 when none is."""
+        """The stream that is under way, and its next piece."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._wanted = 0
@@ -128,16 +132,17 @@ class ModelServer:
         else:
             start = connection.start
             self._last = request, start
-            if _streams(request[start : start + _EDGE]) or _streams(request[max(start, len(request) - _EDGE) :]):
+            stream = _stream(request[start : start + _EDGE] + request[max(start + _EDGE, len(request) - _EDGE) :])
+            if stream:
+                connection.stream, connection.piece = stream, 0
                 self._streaming.add(connection)
             else:
                 self._send(connection, _WHOLE)
 
     def _next_piece(self, connection: Connection) -> None:
-        self._send(connection, _PIECES[connection.piece])
+        self._send(connection, connection.stream[connection.piece])
         connection.piece += 1
-        if connection.piece == len(_PIECES):
-            connection.piece = 0
+        if connection.piece == len(connection.stream):
             self._streaming.remove(connection)
 
     def _send(self, connection: Connection, data: bytes) -> None:
@@ -159,8 +164,13 @@ class ModelServer:
         connection.socket.close()
 
 
-def _streams(text: bytes) -> bool:
-    return b'"stream":true' in text or b'"stream": true' in text
+def _stream(text: bytes) -> list[bytes]:
+    """What a request is streamed in answer, if it wants a stream. Peers write JSON with and without spaces."""
+    if b'"stream":true' in text or b'"stream": true' in text:
+        for events, stream in _STREAMS.items():
+            if b'"max_tokens":%d' % events in text or b'"max_tokens": %d' % events in text:
+                return stream
+    return []
 
 
 if __name__ == "__main__":

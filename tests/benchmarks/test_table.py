@@ -134,17 +134,18 @@ def test_a_table_is_as_wide_as_its_widest_cells() -> None:
 
 
 def test_requests_have_exactly_the_size_they_are_named_for() -> None:
-    assert [len(SCENARIOS[name].body) for name in ("small", "large", "stream")] == [1024, 200 * 1024, 1024]
+    sizes = {"small": 1024, "large": 200 * 1024, "stream": 1024, "long": 1024}
+    assert {name: len(scenario.body) for name, scenario in SCENARIOS.items()} == sizes
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_upstreams_answer_passes_the_check_and_a_damaged_one_does_not(name: str) -> None:
     scenario = SCENARIOS[name]
-    answer = b"".join(answer_events()) if scenario.stream else answer_body()
+    answer = b"".join(answer_events(scenario.events)) if scenario.events else answer_body()
     assert scenario.mistake(200, answer) == ""
     assert scenario.mistake(403, answer)
     assert scenario.mistake(200, answer[:-20])
-    assert scenario.mistake(200, answer.replace(b"word7" if scenario.stream else b"Weigh", b"other"))
+    assert scenario.mistake(200, answer.replace(b"word7" if scenario.events else b"Weigh", b"other"))
     assert scenario.arrived(scenario.body) == ""
     assert scenario.arrived(scenario.body[:-1])
     assert scenario.arrived(b'{"messages":[]}')
