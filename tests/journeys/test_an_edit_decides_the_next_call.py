@@ -112,9 +112,10 @@ def test_a_bad_rule_is_reported_and_the_last_good_one_stays(desk: Desk, broken: 
     shown = desk.admin("/policy")
     assert shown["revision"] == good
     assert "main.rego" in shown["loading"]["errors"][0]
-    assert 'weighbridge_reloads_total{result="refused",what="policy"} 1' in httpx2.get(
-        f"{desk.gateway.admin}/metrics"
-    ).text
+    assert (
+        'weighbridge_reloads_total{result="refused",what="policy"} 1'
+        in httpx2.get(f"{desk.gateway.admin}/metrics").text
+    )
     assert "policy refused, the last good one stays" in desk.gateway.stderr()
     (desk.rules / "main.rego").write_text(DENY)
     eventually(lambda: desk.ask() == 403)

@@ -1,5 +1,6 @@
 """What `make run` executes, from the first line it prints to the end of the last process it started."""
 
+import copy
 import json
 import os
 import re
@@ -194,7 +195,7 @@ def test_an_edited_envelope_changes_the_next_decision(folder: Path) -> None:
         assert ask_as_intern(agents).status_code == 403
         envelopes = folder / "config" / "examples" / "envelopes.yaml"
         document = yaml.safe_load(envelopes.read_text(encoding="utf-8"))
-        document["envelopes"]["intern-bot"] = document["envelopes"]["support-bot"]
+        document["envelopes"]["intern-bot"] = copy.deepcopy(document["envelopes"]["support-bot"])
         envelopes.write_text(yaml.safe_dump(document), encoding="utf-8")
         edited = time.monotonic()
         while ask_as_intern(agents).status_code != 200:

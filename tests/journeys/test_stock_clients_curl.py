@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.journeys.stock_clients import CALL_ID, CLERK_KEY, GUEST_KEY, PERSON_TOKEN
+from tests.journeys.stock_clients import CALL_ID, CLERK_KEY, GUEST_KEY, PERSON_TOKEN, stage
 from tests.support.process import ROOT, Gateway
 from tests.support.standins import Standins, only
 
@@ -209,3 +211,22 @@ def test_the_admin_api_is_not_on_the_agents_listener_nor_theirs_on_admin(gateway
         assert split(curl("-i", gateway.url + path, *person))[0] in (401, 404)
         assert split(curl("-i", gateway.url + path, *CLERK))[0] == 404
     assert split(curl("-i", f"{gateway.admin}/v1/chat/completions", *CLERK, "-d", HELLO))[0] in (401, 404)
+
+
+def test_clients_that_vanish_at_once_leave_nothing_that_keeps_it_from_stopping(
+    standins: Standins, tmp_path: Path
+) -> None:
+    body = HELLO.replace("gpt-4o-mini", "slow-first-byte").encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {CLERK_KEY}\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    with stage(standins, tmp_path) as gateway:
+        address = urlsplit(gateway.url)
+        assert address.hostname is not None
+        assert address.port is not None
+        for _ in range(20):
+            with socket.create_connection((address.hostname, address.port), timeout=10) as client:
+                client.sendall(request)
+                client.shutdown(socket.SHUT_WR)  # the end of the client arrives together with its call
+                assert client.recv(1) == b""
+        gateway.stop()
+    assert all(seen.over.wait(5) for seen in standins.openai.requests)

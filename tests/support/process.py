@@ -73,7 +73,9 @@ def serving(
     """
     written = folder / "weighbridge.yaml"
     written.write_text(config if isinstance(config, str) else yaml.safe_dump(_on_free_ports(config)), encoding="utf-8")
-    log = folder / "weighbridge.stderr"
+    # In a folder of its own: the gateway watches the one of its configuration, and its own words are no news to it.
+    log = folder / "log" / "weighbridge.stderr"
+    log.parent.mkdir()
     command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(written), *arguments]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with log.open("wb") as stderr:
@@ -85,7 +87,7 @@ def serving(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # so that whatever it started can be ended with it
+            start_new_session=True,  # a Ctrl-C on the tests is for the tests, which then end it
         )
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read_lines, args=(process, lines), name="gateway-stdout")
@@ -150,8 +152,16 @@ def _ready(process: "subprocess.Popen[str]", lines: "queue.Queue[str | None]", l
 
 def _end_all(process: "subprocess.Popen[str]") -> None:
     """No process of the gateway outlives its test, whatever went wrong."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    if process.poll() is None:
+        for pid in [*_children(process.pid), process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
     process.wait(STOP_SECONDS)
+
+
+def _children(pid: int) -> list[int]:
+    """Where the system tells: without it a worker still ends when it finds its supervisor gone."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
