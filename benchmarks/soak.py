@@ -22,6 +22,9 @@ FLAT = 100.0
 WARM_UP = 0.25
 """Share of the samples that is left out at the beginning: pools, caches and the allocator fill up first."""
 
+FEWEST = 18
+"""Samples after the warm-up from which a slope is told, which makes two minutes the shortest soak."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -51,8 +54,8 @@ class Verdict:
 def judge(points: Sequence[tuple[float, int]], calls: int, mistake: str = "") -> Verdict:
     """Points are (seconds, bytes), warm-up included."""
     kept = points[int(len(points) * WARM_UP) :]
-    if mistake or len(kept) < 3:
-        return Verdict(0, 0, 0, len(kept), calls, mistake or "too few samples; soak for longer")
+    if mistake or len(kept) < FEWEST:
+        return Verdict(0, 0, 0, len(kept), calls, mistake or f"{len(kept)} samples tell no slope; soak for longer")
     rise = slope([(seconds / 60, size / 1024) for seconds, size in kept])
     return Verdict(rise, kept[0][1] / 2**20, kept[-1][1] / 2**20, len(kept), calls)
 

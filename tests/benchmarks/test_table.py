@@ -94,7 +94,12 @@ def test_a_leak_of_a_mebibyte_a_minute_is_seen() -> None:
 
 def test_a_soak_with_a_mistake_is_never_flat() -> None:
     assert not soak.judge([(float(second), 1) for second in range(100)], 1, "2 read errors").flat
-    assert not soak.judge([(0.0, 1)], 1).flat
+
+
+def test_a_soak_that_was_too_short_to_tell_is_never_flat() -> None:
+    verdict = soak.judge([(second, 1) for second in range(0, 60, 5)], 1)
+    assert not verdict.flat
+    assert "soak for longer" in str(verdict)
 
 
 SUMMARY = (
