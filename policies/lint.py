@@ -84,6 +84,16 @@ def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[st
     return problems
 
 
+def rules(trees: Sequence[Node]) -> list[tuple[str, str, int]]:
+    """File, full name and line of every rule, each name once a file, in the order written."""
+    found: dict[tuple[str, Path], int] = {}
+    for tree in trees:
+        module = _module(tree)
+        for rule in module.rules:
+            found.setdefault((module.file, rule.path), rule.line)
+    return [(file, ".".join(("data", *path)), line) for (file, path), line in found.items()]
+
+
 def _module(tree: Node) -> _Module:
     syntax = tree["ast"]
     package = _static(syntax["package"]["refr"])[0]

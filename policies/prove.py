@@ -15,7 +15,7 @@ from policies.document import agent_fragment, render
 from policies.embedded import slices
 from policies.engine import ENTRY
 from policies.errors import PolicyError, Problem, Undecided
-from policies.interpreter import Clock, builtins, create, problem
+from policies.interpreter import Clock, Interpreter, builtins, create, problem
 from policies.lint import lint
 from policies.sources import Sources
 
@@ -81,8 +81,17 @@ def _judged(sources: Sources) -> Iterator[Problem]:
     child.answer({"at": (file, "the data was read")})
     for text in slices(sources.data):
         base.add_data_json(text)
+    child.answer({"at": (file, f"{PROBLEMS} was evaluated")})
+    wrong = list(_own_problems(base.clone(), file))
+    yield from wrong
+    if not wrong:
+        yield from _failures(base, clock, file, sources.data)
+
+
+def _failures(base: Interpreter, clock: Clock, file: str, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What goes wrong on the sample calls, each place once."""
     seen: set[Problem] = set()
-    for name, document in samples(sources.data):
+    for name, document in samples(data):
         child.answer({"at": (file, f"the sample `{name}` was decided")})
         began = time.perf_counter()
         interpreter = base.clone()
@@ -104,11 +113,9 @@ def _judged(sources: Sources) -> Iterator[Problem]:
                 message = f"{ENTRY} is no decision on the sample `{name}`: {error.internal}"
                 yield Problem(file, None, message, "Answer as docs/policy.md describes.")
                 return
-    child.answer({"at": (file, f"{PROBLEMS} was evaluated")})
-    yield from _own_problems(base.clone(), file)
 
 
-def _own_problems(interpreter: Any, file: str) -> Iterator[Problem]:
+def _own_problems(interpreter: Interpreter, file: str) -> Iterator[Problem]:
     try:
         result = orjson.loads(interpreter.eval_rule_as_json(PROBLEMS))
     except BaseException as error:

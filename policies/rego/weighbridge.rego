@@ -32,27 +32,22 @@ envelope := data.envelopes[agent]
 
 # --- what the envelope grants: its part that speaks of this call ---------------------------------------------------
 
-default listing := false
-
-# Asking which models there are, and counting tokens, costs nothing and shows nothing.
-listing if {
+grant := model_grant if {
 	input.call.kind == "llm"
-	input.call.operation in {"models", "count_tokens"}
-}
-
-grant := {} if {
-	listing
-} else := found if {
-	input.call.kind == "llm"
-	found := envelope.models[input.call.target]
-} else := {} if {
-	input.call.kind == "llm"
-	some pattern in envelope.model_patterns
-	glob.match(pattern, null, input.call.target)
 } else := found if {
 	found := operations[input.call.operation]
 } else := found if {
 	found := operations["*"]
+}
+
+# Asking which models there are, and counting tokens, costs nothing and shows nothing.
+model_grant := {} if {
+	input.call.operation in {"models", "count_tokens"}
+} else := found if {
+	found := envelope.models[input.call.target]
+} else := {} if {
+	some pattern in envelope.model_patterns
+	glob.match(pattern, null, input.call.target)
 }
 
 section := {"tool": "allowed_tools", "message": "allowed_agents", "environment": "allowed_environments"}[input.call.kind]
@@ -108,14 +103,16 @@ instead := concat("", ["Use one of: ", concat(", ", array.concat(
 	envelope[section]
 } else := "Do without it."
 
-violations := too_long if {
+violations := found if {
 	input.call.kind == "llm"
+	found := too_long
 } else := array.concat(missing, unfit)
 
 # --- the length of answers, whichever of its names the protocol uses -----------------------------------------------
 
 too_long := [concat("", ["Set ", field, " to at most ", format_int(limit, 10), "."]) |
-	limit := object.get(grant, "max_output_tokens", envelope.max_output_tokens)
+	limit := object.get(grant, "max_output_tokens", object.get(envelope, "max_output_tokens", null))
+	limit != null
 	some field in ["max_tokens", "max_completion_tokens", "max_output_tokens"]
 	asked := arguments[field]
 	asked != null
@@ -128,13 +125,23 @@ arguments := input.call.arguments
 
 missing := [concat("", ["Give ", name, "."]) |
 	some name in grant.required
-	object.get(arguments, name, null) == null
+	not present(name)
 ]
 
-unfit := [message |
+present(name) if arguments[name] != null
+
+unfit := ["Send the parameters as a JSON object."] if {
+	constrained
+	not is_object(arguments)
+} else := [message |
 	some messages in [unknown, too_large, too_small, unlisted, unmatched, too_wordy]
 	some message in messages
 ]
+
+constrained if {
+	some kind in ["parameters", "max", "min", "one_of", "pattern", "max_length"]
+	grant[kind]
+}
 
 unknown := [concat("", ["Leave out ", name, "."]) |
 	grant.parameters
@@ -144,12 +151,14 @@ unknown := [concat("", ["Leave out ", name, "."]) |
 
 too_large := [concat("", ["Set ", name, " to at most ", json.marshal(limit), "."]) |
 	some name, limit in grant.max
-	not at_most(object.get(arguments, name, limit), limit)
+	given := arguments[name]
+	not at_most(given, limit)
 ]
 
 too_small := [concat("", ["Set ", name, " to at least ", json.marshal(limit), "."]) |
 	some name, limit in grant.min
-	not at_least(object.get(arguments, name, limit), limit)
+	given := arguments[name]
+	not at_least(given, limit)
 ]
 
 unlisted := [concat("", ["Set ", name, " to one of ", json.marshal(options), "."]) |
@@ -193,11 +202,14 @@ fits(given, limit) if {
 
 # --- the daily cost cap: counted in millionths of a dollar, because fractions of it do not add up exactly ----------
 
-too_expensive := "The envelope has a daily cost cap, but no budget with window day measures this agent. Tell its operator." if {
-	envelope.daily_cost_cap_usd
-	count(days) == 0
-} else := concat("", ["The daily cost cap of ", json.marshal(envelope.daily_cost_cap_usd), " USD is reached. Continue tomorrow."]) if {
+too_expensive := message if {
 	cap := envelope.daily_cost_cap_usd
+	message := over(cap)
+}
+
+over(cap) := "The envelope has a daily cost cap, but no budget with window day measures this agent. Tell its operator." if {
+	count(days) == 0
+} else := concat("", ["The daily cost cap of ", json.marshal(cap), " USD is reached. Continue tomorrow."]) if {
 	not at_most(sum(days) + micros(object.get(input.call, "estimated_cost_usd", 0)), micros(cap))
 }
 
