@@ -106,6 +106,8 @@ class App:
             await self._watch
         await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
         self.ledger.close()
+        # An engine has to end in the thread that made it; the garbage collector may run in any.
+        self.pipeline.engine = None
 
     async def reload_config(self, who: str) -> None:
         """Loads the file again and swaps the assembly; on any mistake nothing changes but `config.errors`."""

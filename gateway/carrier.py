@@ -678,11 +678,19 @@ class _Connection(asyncio.Protocol):
     def _target_ended(self) -> None:
         reply = self.reply
         assert reply is not None  # asked only while an exchange is on
-        if self.headed and self.close_delimited:
+        if self.headed and self.close_delimited and (self.carrier.tls is None or self._notified()):
             self._keep = False
             self._finish(reply)
         else:
             self.fail(self._broken("the target closed the connection"))
+
+    def _notified(self) -> bool:
+        """Whether the target ended TLS itself (close_notify). asyncio reports a bare end of TCP as the same event."""
+        assert self.transport is not None  # asked while the connection is up
+        try:
+            return not self.transport.get_extra_info("ssl_object").read(1)
+        except ssl.SSLError:  # would wait for more, so the end was not announced
+            return False
 
     def _read_what_is_left(self) -> None:
         """Take from the socket what came before a failed write ended the transport.
