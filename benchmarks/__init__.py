@@ -10,5 +10,5 @@ children     processes on one core, ended by their ids
 wrk          load as fast as it goes; pace: load at a fixed rate
 machine      cores, memory and versions, as the kernel tells them
 table        medians, ratios, slopes and the table: arithmetic only
-compare      the comparison; soak: the soak
+compare      the comparison; soak: memory over time; profile: where the time goes
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), the soak, and the installation of peers."""
+"""`python -m benchmarks`: the comparison (without a command), the soak, the profile, the installation of peers."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, peers, soak, wrk
+from benchmarks import compare, peers, profile, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -89,6 +89,13 @@ def _soak(given: argparse.Namespace) -> int:
     return OK if verdict.flat else FAILED
 
 
+def _profile(given: argparse.Namespace) -> int:
+    wrk.present()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-profile-") as name, Children(Path(name)) as children:
+        print(profile.run(children, Path(name), given.scenario, given.seconds, _say))
+    return OK
+
+
 def _install(given: argparse.Namespace) -> int:
     wrk.present()
     peers.install(given.peers, _say)
@@ -130,6 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--contestant", choices=ours, default="all-on", help="who (default all-on)")
     _takes_scenarios(command, ["small", "stream"])
     command.set_defaults(run=_soak)
+
+    command = commands.add_parser("profile", help="show where the gateway spends its time")
+    command.add_argument(
+        "--scenario", choices=list(SCENARIOS), default="small", help="under which load (default small)"
+    )
+    command.add_argument("--seconds", type=float, default=5, help="for how long (default 5)")
+    command.set_defaults(run=_profile)
 
     command = commands.add_parser("install", help="install the peers and wrk")
     _takes_peers(command)

@@ -81,6 +81,10 @@ class Children:
         for child in reversed(self._children):
             child.stop()
 
+    def adopt(self, child: Child) -> None:
+        """Takes over a process that somebody else started."""
+        self._children.append(child)
+
     def start(
         self,
         name: str,
@@ -107,7 +111,7 @@ class Children:
                 start_new_session=True,
             )
         child = Child(name, process, words)
-        self._children.append(child)
+        self.adopt(child)
         told = self._await_line(child, ready) if isinstance(ready, str) else self._await_port(child, ready)
         if told is None:
             child.stop()

@@ -64,6 +64,9 @@ class Results:
 BUSY = 0.9
 """Share of its core from which on a contestant counts as limited by that core."""
 
+OTHERS = 0.1
+"""Share of a core that others may use before a row says so: the run was then not on a quiet machine."""
+
 HEAD = (
     "contestant",
     "calls/s",
@@ -88,6 +91,7 @@ def rows(results: Results, bases: Sequence[str] = ("envoy", "bare")) -> list[lis
             table.append([contestant, *["-"] * (len(HEAD) - 2), invalid(reason)])
             continue
         own = statistics.median(sample.own for sample in samples)
+        core = statistics.median(sample.core for sample in samples)
         table.append(
             [
                 contestant,
@@ -96,13 +100,20 @@ def rows(results: Results, bases: Sequence[str] = ("envoy", "bare")) -> list[lis
                 number(results.median(contestant, Sample.per_core)),
                 number(statistics.median(sample.p50 for sample in samples)),
                 number(statistics.median(sample.p99 for sample in samples)),
-                f"{own:.0%} / {statistics.median(sample.core for sample in samples):.0%}",
+                f"{own:.0%} / {core:.0%}",
                 f"{statistics.median(sample.load_core for sample in samples):.0%}",
                 f"{samples[0].rss_before / 2**20:.0f} > {samples[-1].rss_after / 2**20:.0f}",
-                "" if own >= BUSY else "not limited by its core",
+                _note(own, core),
             ]
         )
     return table
+
+
+def _note(own: float, core: float) -> str:
+    """What to think of before the row is believed."""
+    if core - own > OTHERS:
+        return "others used its core"
+    return "" if own >= BUSY else "not limited by its core"
 
 
 def invalid(reason: str) -> str:

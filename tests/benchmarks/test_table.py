@@ -35,10 +35,16 @@ def test_one_invalid_round_makes_the_row_invalid_and_says_why() -> None:
 
 def test_a_contestant_that_left_its_core_idle_is_marked() -> None:
     found = Results("small")
-    found.add("ours", Sample(rate=100, own=0.5, p50=1, p99=1))
+    found.add("ours", Sample(rate=100, own=0.5, core=0.5, p50=1, p99=1))
     row = rows(found)[0]
     assert row[-1] == "not limited by its core"
     assert row[4] == "200", "calls for each second of its own core"
+
+
+def test_a_row_says_that_others_used_the_core() -> None:
+    found = Results("small")
+    found.add("ours", Sample(rate=100, own=0.8, core=1.0, p50=1, p99=1))
+    assert rows(found)[0][-1] == "others used its core"
 
 
 @pytest.mark.parametrize(
