@@ -803,8 +803,7 @@ class Carrier:
             finally:
                 reply._waiter = None
                 if pump is not None and not pump.done():
-                    pump.cancel()
-                    await asyncio.wait((pump,))
+                    await self._stop(pump, reply)
             if reply.status:
                 return reply
             fault = reply._fault
@@ -817,6 +816,15 @@ class Carrier:
                 connection.used = False  # the second attempt is the last one, whatever connection it gets
                 continue
             raise fault
+
+    async def _stop(self, pump: asyncio.Task[None], reply: Reply) -> None:
+        """End a body that is no longer wanted; a reply nobody will be handed is closed."""
+        pump.cancel()
+        try:
+            await asyncio.wait((pump,))
+        except BaseException:
+            reply.close()
+            raise
 
     async def close(self) -> None:
         """End everything: idle connections, exchanges (their readers get ReplyBroken), calls waiting. Returns when the
@@ -956,7 +964,7 @@ class Carrier:
     async def _connect(self, connection: _Connection) -> None:
         origin = self.origin
         try:
-            if connection.closing:
+            if self._closed:
                 raise ConnectFailed(origin, "this carrier was closed", sent=False)
             if self.tls is None:
                 await self.loop.create_connection(lambda: connection, origin.host, origin.port)

@@ -364,6 +364,47 @@ async def test_an_early_answer_interrupts_waiting_for_the_next_piece(carrier: Ca
     await until_idle(carrier)
 
 
+async def test_a_body_that_was_not_wholly_taken_costs_the_connection(carrier: Carrier, upstream: Misbehaving) -> None:
+    async def answers_and_stops_reading(wire: Wire) -> None:
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's transport is a full one
+        await wire.send(OK)
+        await asyncio.sleep(0.2)
+
+    upstream.on("/enough", answers_and_stops_reading)
+    reply = await carrier.send(b"POST", b"/enough", [], b"x" * 20_000_000)
+    assert await whole(reply) == b"ok"
+    assert carrier.statistics().idle == 0
+    await until_idle(carrier)
+
+
+async def test_a_call_cancelled_while_its_body_is_being_stopped_drops_its_reply(
+    carrier: Carrier, upstream: Misbehaving
+) -> None:
+    stopping = asyncio.Event()
+    stopped = asyncio.Event()
+
+    async def slow_to_stop() -> AsyncIterator[bytes]:
+        try:
+            yield b"x"
+            await asyncio.Event().wait()
+        finally:
+            stopping.set()
+            await stopped.wait()
+
+    async def unfinished(wire: Wire) -> None:
+        await wire.send(HEAD + b"content-length: 10\r\n\r\nhello")
+        await wire.hang()
+
+    upstream.on("/unfinished", unfinished)
+    call = asyncio.create_task(carrier.send(b"POST", b"/unfinished", [], slow_to_stop()))
+    await stopping.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until_idle(carrier)
+    stopped.set()
+
+
 async def whole_or_status(carrier: Carrier, body: bytes | AsyncIterator[bytes]) -> tuple[int, bytes]:
     reply = await carrier.send(b"POST", b"/answers-early", [], body)
     return reply.status, await whole(reply)

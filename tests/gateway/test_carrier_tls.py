@@ -227,3 +227,26 @@ async def test_closing_the_carrier_while_it_shakes_hands_leaves_nothing(
         assert carrier.statistics().open == carrier.statistics().waiting == 0
         await asyncio.gather(call, return_exceptions=True)
     await upstream.all_gone()
+
+
+async def test_a_slow_reader_holds_the_target_back_over_tls_too(upstream: Misbehaving, authority: Authority) -> None:
+    written = 0
+
+    async def endless(wire: Wire) -> None:
+        nonlocal written
+        await wire.send(HEAD + b"\r\n")
+        while True:
+            await wire.send(b"x" * 65536)
+            written += 65536
+
+    upstream.on("/endless", endless)
+    carrier = Carrier(Origin("https", "127.0.0.1", upstream.port), tls=authority.trust())
+    reply = await carrier.send(b"GET", b"/endless", [])
+    before = -1
+    while written > before:  # until the target stands still
+        before = written
+        await asyncio.sleep(0.05)
+    assert written < 20_000_000
+    reply.close()
+    await carrier.close()
+    await upstream.all_gone()
