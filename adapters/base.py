@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -42,8 +42,8 @@ class AgentCall:
     target: str
     operation: str
     stream: bool | None
-    arguments: dict[str, Any]
-    body: bytes
+    arguments: dict[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
     endpoint: Endpoint
     wants_usage: bool = True
 
@@ -173,7 +173,7 @@ def reported_usage(answer: bytes) -> Mapping[str, Any]:
 
 def _usage_in_tail(tail: bytes) -> Mapping[str, Any]:
     """Only a member of the answer itself counts, so what follows it must close one bracket more than it opens."""
-    for found in reversed(list(_USAGE.finditer(tail))):
+    for found in _USAGE.finditer(tail):
         if balance(tail[found.end() :]) == -1:
             try:
                 return member({"usage": orjson.loads(found.group(1))}, "usage")

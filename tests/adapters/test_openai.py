@@ -92,6 +92,10 @@ def test_a_good_call_is_read(path: str, changes: dict[str, Any], operation: str,
     assert call.arguments == json.loads(call.body)
 
 
+def test_no_text_about_a_call_shows_what_it_says() -> None:
+    assert "hunter2" not in repr(read(CHAT, {"messages": [{"role": "user", "content": "my password is hunter2"}]}))
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [(b"", "EOF"), (b"[]", "JSON object"), (b'{"model":"a","model":"b"}', "twice"), (b'{"model":NaN}', "expected")],
@@ -323,6 +327,12 @@ def test_nothing_inside_an_answer_passes_for_its_usage(last: Any) -> None:
     without = orjson.dumps(long | {"last": last})
     assert OpenAI().usage(CALL, without) is None
     assert OpenAI().usage(CALL, without[-4096:]) is None
+
+
+def test_a_member_whose_name_ends_like_usage_is_not_usage() -> None:
+    answer = orjson.dumps({"data": "x" * 5000, 'say "usage': {"prompt_tokens": 1}})
+    assert OpenAI().usage(CALL, answer) is None
+    assert OpenAI().usage(CALL, answer[-4096:]) is None
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,14 @@ def test_a_stream_is_understood_with_every_kind_of_line_end(end: str) -> None:
     assert told(meter(), stream + usage + done) == Told(stream + done, Usage(9, 12), complete=True, failed=False)
 
 
+def test_an_event_passes_as_soon_as_it_is_known_to_have_ended() -> None:
+    for end in (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"):
+        assert meter().feed(b": hi" + end) == b": hi" + end
+    mixed = meter()
+    assert mixed.feed(b": hi\n\r") == b"", "this may become one line end of two characters"
+    assert mixed.feed(b": more") == b": hi\n\r"
+
+
 @pytest.mark.parametrize("trick", TRICKS)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
 def test_a_model_cannot_write_a_text_that_the_gateway_takes_for_the_protocol(path: str, trick: str) -> None:

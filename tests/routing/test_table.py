@@ -97,6 +97,12 @@ def test_arms_get_their_share_of_calls(weights: tuple[float, ...]) -> None:
         assert abs(counted[str(index)] - calls * share) <= 5 * deviation
 
 
+@pytest.mark.parametrize(("chance", "chosen"), [(0.0, "a"), (0.2499, "a"), (0.25, "b"), (0.5, "c"), (0.99, "c")])
+def test_an_arm_reaches_up_to_its_bound_and_not_onto_it(chance: float, chosen: str) -> None:
+    arms = [Arm(place(name, "openai"), weight, None) for name, weight in [("a", 25.0), ("b", 25.0), ("c", 50.0)]]
+    assert route("chat", "m", arms=arms).choose("openai", "chat", chance).target.name == chosen
+
+
 @pytest.mark.parametrize(
     "weights", [(0.1,) * 10, (1e-9, 100.0), (100.0, 1e-9), (1 / 3, 1 / 3, 1 / 3), (5e-324, 5e-324), (0.0, 100.0, 0.0)]
 )
