@@ -19,9 +19,9 @@ asked."""
 class Meter:
     """A StreamMeter that looks closely only at events with a sign that matters, and lets all others just pass.
 
-    `signs` are patterns over whole events. They begin with a literal, because that is what makes them fast, and hold
-    quotes, because inside a JSON string every quote is escaped: a model cannot write a text that looks like a member.
-    A sign that appears without meaning anything costs a closer look and nothing else.
+    `signs` are patterns over whole events. They begin with a literal, because that is what makes them fast, and most
+    hold a quote, which in a text that a model writes would be escaped. A sign that means nothing costs a closer look
+    and nothing else, since what counts is the parsed event.
     """
 
     __slots__ = ("_framing", "_keep", "_signs", "_watch", "complete", "failed", "usage")
