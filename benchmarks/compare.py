@@ -11,7 +11,7 @@ import httpx2
 from benchmarks import pace, peers, wrk
 from benchmarks.children import PYTHON, Child, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS, Running
-from benchmarks.machine import UPSTREAM_CORE, Meter, rss
+from benchmarks.machine import UPSTREAM_CORE, Meter, rss, settle
 from benchmarks.scenarios import LONG, PATH, SCENARIOS, SHORT, Scenario, answer_body, answer_events
 from benchmarks.table import GOAL_HEAD, HEAD, Goal, Results, Sample, goal_rows, invalid, markdown, number, rows
 from benchmarks.upstream import READY
@@ -157,6 +157,7 @@ def run(plan: Plan, children: Children, folder: Path, say: Say) -> Outcome:
             scenario = SCENARIOS[results.scenario]
             for name, each in running.items():
                 sample = timed(each, scenario, scripts[name, scenario.name], plan, upstream)
+                settle(each.child.pid)
                 results.add(name, sample)
                 shown = invalid(sample.invalid) if sample.invalid else f"{number(sample.rate)} calls/s"
                 say(f"round {turn}/{plan.rounds}  {scenario.name:<7} {name:<11} {shown}")
@@ -179,6 +180,8 @@ def _paced(plan: Plan, running: dict[str, Running], upstream: int, say: Say) -> 
             # Who cannot keep up in two seconds would only pile calls up for longer.
             latencies = warm if warm.mistake else pace.run(port, source, scenario, rate, plan.paced_seconds)
             paced.latencies[who] = latencies
+            if who in running:
+                settle(running[who].child.pid)
             shown = latencies.mistake or f"p50 {number(latencies.p50())} ms, p99 {number(latencies.p99())} ms"
             say(f"{rate:g} calls/s  {scenario.name:<7} {who:<11} {shown}")
     return found

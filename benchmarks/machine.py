@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,20 @@ def rss(root: int) -> int:
 def cpu_seconds(root: int) -> float:
     """User and system time of a process and its descendants so far."""
     return sum((int(fields[11]) + int(fields[12])) / _TICKS for pid in family(root) if (fields := _stat(pid)))
+
+
+def settle(root: int, patience: float = 60.0) -> None:
+    """Waits until a process family has nothing left to do: a slow one still works at calls that nobody awaits any more,
+    on the core and at the upstream that are the next one's."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        before = cpu_seconds(root)
+        time.sleep(_PAUSE)
+        if cpu_seconds(root) - before <= _PAUSE * 0.1:
+            return
+
+
+_PAUSE = 0.2
 
 
 def busy_seconds() -> dict[int, float]:
