@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: run test check format lock clean
 
 run: $(VENV)/run.stamp
-	@exec $(BIN)/python -m benchmarks.demo
+	@exec $(BIN)/python -m deploy.demo.run
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest

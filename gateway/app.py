@@ -25,6 +25,9 @@ from policies.errors import PolicyError
 
 log = logging.getLogger("weighbridge.app")
 
+_CLOSING = 5.0
+"""Seconds in which connections to targets have to be gone at the end."""
+
 _NEEDS_RESTART = ("listen", "admin", "state", "ledger", "log")
 """Sections that are read when a process starts. Within them only what `_hot` leaves out can change while it runs."""
 
@@ -104,7 +107,11 @@ class App:
         self._stop.set()
         if self._watch is not None:
             await self._watch
-        await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
+        except TimeoutError:
+            log.error("connections to targets did not close in %.0f s", _CLOSING)
         self.ledger.close()
         # An engine has to end in the thread that made it; the garbage collector may run in any.
         self.pipeline.engine = None

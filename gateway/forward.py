@@ -69,6 +69,7 @@ async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: 
                 await reply.start(answer.status, headers)
             if events:
                 await reply.piece(events)
+        rest = meter.rest()
     except (carrier.CarrierError, ValueError) as error:
         failure = _failure(x, error)
         if not reply.started:
@@ -80,9 +81,9 @@ async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: 
             raise TargetFailed("The target's stream ended before it began.")
         if not meter.complete and not meter.failed:
             x.detail = "the stream ended without the protocol's sign of completion"
-            await _break_off(x, TargetFailed("The target's stream ended before its answer did."), reply)
+            await _break_off(x, TargetFailed("The target's stream ended before its answer did."), reply, rest)
         else:
-            await reply.end()
+            await reply.end(rest)
     finally:
         x.usage = meter.usage
     if meter.failed and x.code == "ok":
@@ -133,10 +134,10 @@ async def _body(
         await reply.end()
 
 
-async def _break_off(x: Exchange, failure: Exception, reply: Reply) -> None:
+async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes = b"") -> None:
     refusal = refusal_for(failure, x.id)
     x.code = refusal.code
-    await reply.end(x.adapter.broken_stream(refusal))
+    await reply.end(rest + x.adapter.broken_stream(refusal))
 
 
 def _failure(x: Exchange, error: Exception) -> Exception:

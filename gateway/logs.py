@@ -39,6 +39,7 @@ def configure(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))
-    # Every malformed request would be a line of the attacker's making.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != "Invalid HTTP request received.")
+    # uvicorn warns of every malformed request: lines of an attacker's making. watchfiles tells of every event it sees,
+    # and a log in a watched folder would tell of itself.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ the sockets' queues, which outlive it.
 """
 
 import logging
+import os
 import select
 import signal
 import socket
@@ -20,6 +21,9 @@ from gateway.worker import READY
 log = logging.getLogger("weighbridge.supervise")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_LAST_WORDS = 10.0
+"""Seconds after the drain in which a worker that was told to stop has to be gone."""
+
 _STEADY = 60.0
 """Seconds a worker has to have served for its end to count as a first one."""
 
@@ -56,6 +60,7 @@ class Supervisor:
         self._admin = bind(settings.admin.listen.host, settings.admin.listen.port)
         self._worker: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._grace = settings.listen.drain + _LAST_WORDS
         self._bell, self._ringer = socket.socketpair()
 
     def run(self) -> int:
@@ -73,7 +78,7 @@ class Supervisor:
                 if ready and not announced:
                     announced = True
                     print(self._announcement(), flush=True)  # noqa: T201  # scripts wait for this line
-                code = worker.wait()
+                code = self._await_end(worker)
             if self._told_to_stop():
                 return 0
             if not announced:
@@ -98,6 +103,19 @@ class Supervisor:
         if self._told_to_stop():
             self._worker.terminate()
         return self._worker
+
+    def _await_end(self, worker: subprocess.Popen[bytes]) -> int:
+        """The exit code. A worker that was told to stop and does not is killed: all it has to keep is in the ledger."""
+        ended = os.pidfd_open(worker.pid)
+        try:
+            select.select([ended, self._bell.fileno()], [], [])
+            return worker.wait(self._grace if self._told_to_stop() else None)
+        except subprocess.TimeoutExpired:
+            log.error("the worker did not stop in %.0f s and is killed", self._grace)
+            worker.kill()
+            return worker.wait()
+        finally:
+            os.close(ended)
 
     def _told_to_stop(self) -> bool:
         return self._stopping

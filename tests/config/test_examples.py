@@ -51,7 +51,13 @@ def test_the_smallest_example_has_nothing_to_warn_of() -> None:
 
 def test_the_demo_needs_no_environment_and_warns_of_its_literal_keys_alone() -> None:
     warnings = load(EXAMPLES / "demo.yaml", {}).warnings
-    assert [each.path for each in warnings] == ["admin.people[0].token", "agents[0].key", "agents[1].key"]
+    assert [each.path for each in warnings] == [
+        "admin.people[0].token",
+        "agents[0].key",
+        "agents[1].key",
+        "targets[0].key",
+        "targets[1].key",
+    ]
 
 
 def test_the_contracts_example_holds_what_it_says() -> None:

@@ -83,7 +83,13 @@ def test_a_good_file_loads_without_a_warning(tmp_path: Path) -> None:
 
 MISTAKES = {
     "an unknown section": ("listen:", "listne:", "listne", "listne", "Did you mean listen?"),
-    "an unknown key": ("{target: openai, weight", "{target: openai, wieght", "wieght", "routes[0].arms[0].wieght", "weight?"),
+    "an unknown key": (
+        "{target: openai, weight",
+        "{target: openai, wieght",
+        "wieght",
+        "routes[0].arms[0].wieght",
+        "weight?",
+    ),
     "a number too large": (
         "weight: 90",
         "weight: 130",

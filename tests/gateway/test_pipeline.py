@@ -350,6 +350,13 @@ async def test_a_stream_that_breaks_ends_in_an_error_event(path: str) -> None:
         assert (await g.ledger.outcome())["code"] == "target_failed"
 
 
+async def test_a_last_event_without_its_blank_line_is_an_end_all_the_same() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/unterminated") as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        assert (await client.answer())[2].endswith(b"data: [DONE]\n\n")
+        assert (await g.ledger.outcome())["code"] == "ok"
+
+
 async def test_a_stream_that_breaks_before_its_first_event_is_a_refusal() -> None:
     async with target() as upstream, gate(target_url=upstream.url + "/cut-at-once") as g, connected(g.port) as client:
         await client.say(post(CHAT, chat(stream=True), AUTHORIZED))

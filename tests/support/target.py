@@ -105,6 +105,8 @@ class Target:
                 say(usage)
             case "cut" | "cut-mid-event" | "end-early" | "cut-at-once" | "endless" | "flood":
                 return await self._misbehaving_stream(behaviour, sse, reader, writer)
+            case "unterminated":
+                say(sse + _chunk(self.stream(include_usage=True).removesuffix(b"\n\n")) + b"0\r\n\r\n")
             case _ if streams:
                 say(sse + _chunk(self.stream(include_usage=True)) + b"0\r\n\r\n")
             case _:
