@@ -1,0 +1,87 @@
+"""Every example of the README, run as a reader would run it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.load import load
+from gateway.cli import _parser
+from tests.support.process import ROOT, Gateway, serving
+from tests.support.standins import ANTHROPIC_KEY, OPENAI_KEY, running_standins
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def blocks(language: str, containing: str = "") -> list[str]:
+    found = [text for kind, text in BLOCKS if kind == language and containing in text]
+    assert found, f"the README has no {language} example with {containing!r}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The demonstration's configuration on free ports, in front of stand-ins on free ports."""
+    examples = ROOT / "config" / "examples"
+    config = yaml.safe_load((examples / "demo.yaml").read_text(encoding="utf-8"))
+    config["listen"]["port"] = config["admin"]["listen"]["port"] = 0
+    config["policy"]["paths"] = [str((examples / path).resolve()) for path in config["policy"]["paths"]]
+    with running_standins() as standins:
+        (openai, anthropic) = config["targets"]
+        openai.update(url=f"{standins.openai_url}/v1", key=OPENAI_KEY)
+        anthropic.update(url=standins.anthropic_url, key=ANTHROPIC_KEY)
+        with serving(config, tmp_path_factory.mktemp("readme")) as gateway:
+            yield gateway
+
+
+def here(text: str, gateway: Gateway) -> str:
+    return text.replace("http://127.0.0.1:8080", gateway.url)
+
+
+def test_the_curl_lines_do_what_is_said_of_them(demo: Gateway) -> None:
+    allowed, refused = (
+        json.loads(subprocess.run(["sh", "-ec", here(text, demo)], capture_output=True, check=True, timeout=20).stdout)
+        for text in blocks("sh", "curl")
+    )
+    assert allowed["choices"][0]["message"]["content"]
+    assert refused["error"]["code"] == "policy_denied"
+
+
+@pytest.mark.parametrize("library", ["openai", "anthropic"])
+def test_the_python_examples_print_an_answer(demo: Gateway, library: str) -> None:
+    (text,) = blocks("python", f"from {library} ")
+    done = subprocess.run([sys.executable, "-c", here(text, demo)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "hello" in done.stdout
+
+
+def test_the_configuration_loads(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    (tmp_path / "w.yaml").write_text(text)
+    loaded = load(tmp_path / "w.yaml", {"SUPPORT_BOT_KEY": "key-of-support-bot", "OPENAI_API_KEY": "key-of-openai"})
+    assert loaded.warnings == []
+
+
+def test_the_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = [line.split("#")[0].split() for text in blocks("sh") for line in text.splitlines()]
+    ours = [command for command in commands if command and command[0] in ("make", "weighbridge")]
+    assert ours
+    for program, *arguments in ours:
+        if program == "make":
+            assert f"\n{arguments[0]}:" in makefile
+        else:
+            _parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if not link.startswith("https://"):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
