@@ -1,1 +1,20 @@
-"""May this call happen? By rule; later also by people and by money."""
+"""May this call happen? By rule; later also by people and by money.
+
+- `document`: the input, the contract with those who write policies
+- `decision`: the answer and its one parser; whatever is unclear is no answer
+- `engine`: the seam, one question and one decision
+- `embedded`: the engine in this process, a clone of a warmed interpreter for every call
+- `interpreter`: the Rego interpreter, fenced in; which builtins policies do not get
+- `load`: from paths to an engine: read, prove, build, warm
+- `sources`: what the policy paths hold, and its revision
+- `data`: data files, read so that no two readers could differ
+- `prove`: parse, lint and sample calls, in a child process
+- `child`: the child process and its limits
+- `lint`: what is wrong with policies before any is evaluated
+- `testing`: runs the tests that stand beside policies
+- `watchdog`: ends this process when a policy does not come to an end
+- `masks`: what of a call never reaches a record
+- `approvals`, `budgets`: the seams for people and money
+- `errors`: every way in which the question ends without a plain yes
+- `rego/`: the shipped policy, with its tests
+"""

@@ -22,6 +22,8 @@ DEEPEST: Final = 64
 MOST_VALUES: Final = 5_000_000
 
 _DECIMAL: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})", re.ASCII)
+_FRACTION: Final = re.compile(r"[-+]?[0-9]+\.[0-9]*", re.ASCII)
+_EXPONENT: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+", re.ASCII)
 _TEXT_TAG: Final = "tag:yaml.org,2002:str"
 _BOOLEANS: Final = {"true": True, "false": False}
 _PLACE: Final = re.compile(r" at line (?P<line>[0-9]+) column [0-9]+$")
@@ -164,7 +166,11 @@ def _scalar(event: yaml.ScalarEvent, line: int, resolver: Resolver) -> str | int
         return text
     tag: str = resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # stubs lack it
     kind = tag.removeprefix("tag:yaml.org,2002:")
-    if kind in ("str", "timestamp"):
+    if kind == "float" or _EXPONENT.fullmatch(text):
+        number = float(text) if _FRACTION.fullmatch(text) or _EXPONENT.fullmatch(text) else math.inf
+        if math.isfinite(number):
+            return number
+    elif kind in ("str", "timestamp"):
         return text
     if kind == "null":
         return None
@@ -172,8 +178,6 @@ def _scalar(event: yaml.ScalarEvent, line: int, resolver: Resolver) -> str | int
         return _BOOLEANS[text.lower()]
     if kind == "int" and _DECIMAL.fullmatch(text):
         return int(text)
-    if kind == "float" and ":" not in text and math.isfinite(number := float(text.replace("_", "x"))):
-        return number
     raise _Refused(
         line,
         f"`{text[:40]}` is understood differently by different readers of YAML",

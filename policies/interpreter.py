@@ -57,7 +57,7 @@ LITERAL: Final[Mapping[str, tuple[int, str]]] = {
 }
 """Builtins one of whose arguments (by position, from 0) must be written out in the policy, and why."""
 
-_WIDTH: Final = re.compile(r"%[-+# 0]*(?:\d{4,}|\*)|%[^%a-zA-Z]*\.(?:\d{4,}|\*)")
+_WIDTH: Final = re.compile(r"%[-+# 0-9.\[\]]*(?:\d{4}|\*)")
 
 
 def sprintf_is_bounded(template: str) -> bool:

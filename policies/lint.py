@@ -84,6 +84,13 @@ def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[st
     return problems
 
 
+def wide_lookups(trees: Sequence[Node]) -> list[Problem]:
+    """Lookups in whole packages: slow where calls are decided, and under `with`, as in tests, answered wrongly."""
+    modules = [_module(tree) for tree in trees]
+    packages = {module.package for module in modules}
+    return [problem for module in modules for rule in module.rules for problem in _lookups(module, rule, packages)]
+
+
 def rules(trees: Sequence[Node]) -> list[tuple[str, str, int]]:
     """File, full name and line of every rule, each name once a file, in the order written."""
     found: dict[tuple[str, Path], int] = {}
@@ -219,7 +226,14 @@ def _lookups(module: _Module, rule: _Rule, packages: set[Path]) -> Iterator[Prob
         _skip(chain, inner_parts)
         names, _ = _static(chain)
         path = _below_data(module, names)
-        if path is not None and any(package[: len(path)] == path for package in packages):
+        if names[:1] != ("data",) and len(names) > 1 and module.aliases.get(names[0]) in packages:
+            yield Problem(
+                module.file,
+                node["span"]["line"],
+                f"`{'.'.join(names)}` goes through the import of a whole package, which evaluates all its rules",
+                f"Write `data.{'.'.join(path or ())}`, or import that.",
+            )
+        elif path is not None and any(package[: len(path)] == path for package in packages):
             shown = ".".join(("data", *path))
             yield Problem(
                 module.file,

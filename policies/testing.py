@@ -13,7 +13,7 @@ from policies import child
 from policies.embedded import slices
 from policies.errors import PolicyError, Problem
 from policies.interpreter import Clock, create, problem
-from policies.lint import rules
+from policies.lint import rules, wide_lookups
 from policies.sources import Sources
 
 Outcome = Literal["pass", "fail", "error"]
@@ -109,10 +109,16 @@ def _run(sources: Sources) -> Iterator[dict[str, Any]]:
             yield {"problem": asdict(problem(error, module.name, "Correct it."))}
     if broken:
         return
+    trees = orjson.loads(base.get_ast_as_json())
+    for each in wide_lookups(trees):
+        broken = True
+        yield {"problem": asdict(each)}
+    if broken:
+        return
     for text in slices(sources.data):
         base.add_data_json(text)
     files = {module.name for module in sources.tests}
-    for file, name, line in rules(orjson.loads(base.get_ast_as_json())):
+    for file, name, line in rules(trees):
         if file not in files or not name.rpartition(".")[2].startswith(_PREFIX):
             continue
         yield {"at": [name, file, line]}

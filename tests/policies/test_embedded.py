@@ -1,0 +1,232 @@
+"""The engine in this process: same question, same answer, and nothing of one call visible to the next."""
+
+import asyncio
+import math
+import threading
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.decision import Decision, Effect
+from policies.embedded import SLICE, EmbeddedEngine, build
+from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
+from tests.policies.support import NOW, engine, llm, rego, sources
+
+_ECHO = """
+    default decision := {"decision": "DENY", "explanation": "nothing said"}
+    decision := {"decision": "ALLOW", "explanation": input.call.arguments.say}
+"""
+
+
+async def test_a_decision_carries_the_revision_that_made_it() -> None:
+    made = await engine('decision := {"decision": "ALLOW"}')
+    assert made.evaluate(llm(), NOW) == Decision(Effect.ALLOW, None, (), "", {}, made.revision)
+
+
+async def test_the_same_document_gives_the_same_decision() -> None:
+    made = await engine(_ECHO)
+    first = made.evaluate(llm(arguments={"say": "one"}), NOW)
+    assert made.evaluate(llm(arguments={"say": "two"}), NOW) != first
+    assert made.evaluate(llm(arguments={"say": "one"}), NOW) == first
+
+
+async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_one() -> None:
+    made = await engine(_ECHO)
+    assert made.evaluate(llm(arguments={"say": "secret"}), NOW).explanation == "secret"
+    with pytest.raises(InputRefused):
+        made.evaluate(b"{", NOW)
+    assert made.evaluate(b"{}", NOW).explanation == "nothing said"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"a": "\\ud800"}',
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a":' * 200 + b"1" + b"}" * 200,
+        b"[" * 100_000,
+    ],
+)
+async def test_a_document_that_cannot_be_represented_is_refused(document: bytes) -> None:
+    made = await engine('decision := {"decision": "ALLOW"}')
+    with pytest.raises(InputRefused) as caught:
+        made.evaluate(document, NOW)
+    assert "-->" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        'decision := {"decision": "ALLOW"} if false',
+        "decision := null",
+        'decision := "<undefined>"',
+        'decision := {"decision": "MAYBE"}',
+        'decision := {"decision": "ALLOW"} if 1 / input.zero',
+        'decision := {"decision": "ALLOW"} if count(input.zero)',
+        'decision := {"decision": "ALLOW"} if nowhere.to.be.found(1)',
+        'decision := {"decision": "ALLOW"} if http.send({})',
+        'decision := {"decision": "ALLOW"} if opa.runtime()',
+        'decision := {"decision": "ALLOW"} if rand.intn("a", 5) >= 0',
+        'decision := {"decision": "ALLOW"} if net.cidr_expand("0.0.0.0/0")',
+        'decision := {"decision": "ALLOW"} if numbers.range(1, 1000000000)',
+        'decision := {"decision": "ALLOW"} if bits.lsh(1, 1000000000)',
+        'decision := {"decision": "ALLOW"} if units.parse("1e999999999")',
+        'decision := {"decision": "ALLOW"} if strings.count(input.text, "") >= 0',
+        'decision := {"decision": "ALLOW"} if yaml.unmarshal("a: 1")',
+        'decision := {"decision": "ALLOW"} if replace(input.long, "a", input.long)',
+        'decision := {"decision": "ALLOW"}\ndecision := {"decision": "DENY"}',
+        'decision := {"decision": "ALLOW"} if other\nother if decision',
+    ],
+)
+async def test_a_policy_without_a_valid_answer_is_undecided_and_says_nothing_of_itself(policy: str) -> None:
+    made = await engine(policy)
+    with pytest.raises(Undecided) as caught:
+        made.evaluate(orjson.dumps({"zero": 0, "text": "abc", "long": "a" * 10_000}), NOW)
+    assert caught.value.internal
+    assert str(caught.value) == "The policy gave no valid decision, so the call is refused."
+
+
+async def test_a_panic_of_the_interpreter_is_undecided_and_the_engine_stays_usable() -> None:
+    made = await engine('decision := {"decision": "ALLOW", "explanation": substring(input.a, input.from, -1)}')
+
+    class Panicking:
+        """An interpreter whose evaluation panics, as the real one's does: with something that is no Exception."""
+
+        def __init__(self, base: object) -> None:
+            self.base = base
+
+        def clone(self) -> "Panicking":
+            return self
+
+        def set_input_json(self, input: str) -> None:
+            return None
+
+        def eval_rule_as_json(self, rule: str) -> str:
+            raise _Panic
+
+    base, made._base = made._base, Panicking(None)  # type: ignore[assignment]  # only what `evaluate` uses
+    with pytest.raises(Undecided):
+        made.evaluate(b"{}", NOW)
+    made._base = base
+    assert made.evaluate(b'{"a": "abc", "from": 1}', NOW).explanation == "bc"
+
+
+class _Panic(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+async def test_a_wish_to_stop_is_no_answer_of_the_policy(stop: type[BaseException]) -> None:
+    made = await engine('decision := {"decision": "ALLOW"}')
+
+    class Stopping:
+        """An interpreter that is stopped while it evaluates."""
+
+        def clone(self) -> "Stopping":
+            return self
+
+        def set_input_json(self, input: str) -> None:
+            return None
+
+        def eval_rule_as_json(self, rule: str) -> str:
+            raise stop
+
+    made._base = Stopping()  # type: ignore[assignment]  # only what `evaluate` uses
+    with pytest.raises(stop):
+        made.evaluate(b"{}", NOW)
+
+
+async def test_the_time_is_that_of_the_call() -> None:
+    made = await engine('decision := {"decision": "ALLOW", "explanation": format_int(time.now_ns(), 10)}')
+    assert made.evaluate(b"{}", NOW).explanation == str(NOW)
+    assert made.evaluate(b"{}", NOW + 1).explanation == str(NOW + 1)
+
+
+async def test_another_thread_gets_no_answer() -> None:
+    made = await engine('decision := {"decision": "ALLOW"}')
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            answers.append(made.evaluate(b"{}", NOW))
+        except EngineUnavailable as error:
+            answers.append(str(error))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    asker.join()
+    assert answers == ["The policy engine belongs to another thread."]
+
+
+async def test_a_policy_that_does_not_parse_is_named_with_its_line() -> None:
+    with pytest.raises(PolicyError) as caught:
+        await build(sources(rego("decision := ] if true")))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == ("policy0.rego", 5)
+
+
+async def test_data_in_many_slices_is_whole_and_the_loop_runs_between_them() -> None:
+    names = {f"agent-{number}": {"word": "ALLOW"} for number in range(5 * SLICE + 1)}
+    turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(other_work())
+        made = await engine('decision := {"decision": data.words[input.name].word}', {"words": names, "empty": {}})
+        other.cancel()
+    assert turns >= math.ceil(len(names) / SLICE)
+    for name in ("agent-0", f"agent-{SLICE}", f"agent-{5 * SLICE}"):
+        assert made.evaluate(orjson.dumps({"name": name}), NOW).effect is Effect.ALLOW
+
+
+async def test_decisions_with_obligations_are_not_shared_between_calls() -> None:
+    made = await engine('decision := {"decision": "ALLOW", "obligations": {"redact": ["/a"]}}')
+    one, two = made.evaluate(b"{}", NOW), made.evaluate(b"{}", NOW)
+    assert one == two
+    assert one.obligations["redact"] is not two.obligations["redact"]
+
+
+async def test_what_is_remembered_of_answers_is_bounded() -> None:
+    made = await engine(_ECHO)
+    for number in range(5_000):
+        made.evaluate(llm(arguments={"say": str(number)}), NOW)
+    made.evaluate(llm(arguments={"say": "long" * 1000}), NOW)
+    assert len(made._parsed) <= 2048
+    assert max(map(len, made._parsed)) <= 1024
+
+
+def test_printing_policies_do_not_write_to_our_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    made: EmbeddedEngine = asyncio.run(engine('decision := {"decision": "ALLOW"} if print(input.secret)'))
+    assert made.evaluate(b'{"secret": "hunter2"}', NOW).effect is Effect.ALLOW
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_decided_or_refused(document: bytes) -> None:
+    made = _constant()
+    try:
+        assert made.evaluate(document, NOW).effect is Effect.ALLOW
+    except InputRefused:
+        with pytest.raises(orjson.JSONDecodeError):
+            orjson.loads(document)
+
+
+_made: list[EmbeddedEngine] = []
+
+
+def _constant() -> EmbeddedEngine:
+    if not _made:
+        _made.append(asyncio.run(engine('decision := {"decision": "ALLOW"}')))
+    return _made[0]

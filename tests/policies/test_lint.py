@@ -1,0 +1,134 @@
+"""What the linter finds, each with its line, and what it must let pass."""
+
+import textwrap
+from typing import Any
+
+import orjson
+import pytest
+
+from policies.errors import Problem
+from policies.interpreter import Clock, builtins, create
+from policies.lint import lint
+
+_ENTRY = 'decision := {"decision": "ALLOW"}'
+
+
+def problems(*texts: str, data: dict[str, Any] | None = None, entry: bool = True) -> list[Problem]:
+    interpreter = create(Clock())
+    if entry:
+        interpreter.add_policy("entry.rego", f"package weighbridge\n{_ENTRY}")
+    for number, text in enumerate(texts):
+        interpreter.add_policy(f"p{number}.rego", textwrap.dedent(text))
+    return lint(orjson.loads(interpreter.get_ast_as_json()), data or {}, builtins())
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("x := http.send({})", "`http.send` may not be called"),
+        ("x := [y | y := opa.runtime()]", "`opa.runtime` may not be called"),
+        ("x if { not rand.intn(`a`, 5) == 1 }", "`rand.intn` may not be called"),
+        ("x if { every y in [1] { net.cidr_expand(input.a)[y] } }", "`net.cidr_expand` may not be called"),
+        ("x := 1 if false else := uuid.rfc4122(`a`)", "`uuid.rfc4122` may not be called"),
+        ("x := {`a`: {units.parse(`1`)}}", "`units.parse` may not be called"),
+        ("default x := false\nx if yaml.unmarshal(input.y)", "`yaml.unmarshal` may not be called"),
+        ("x := nosuch(1)", "there is no function `nosuch`"),
+        ("x := io.jwt.decode(input.t)", "there is no function `io.jwt.decode`"),
+        ("x := data.other.f(1)", "there is no function `data.other.f`"),
+        ("x := data.weighbridge.decision(1)", "there is no function `data.weighbridge.decision`"),
+        ("import data.other\nx := other.f(1)", "there is no function `other.f`"),
+        ("x := sprintf(input.format, [1])", "argument 1 of `sprintf` is not a text written out here"),
+        ("x := sprintf(`%9999999d`, [1])", "a width in the format of `sprintf` is too large"),
+        ("x := sprintf(`%5.99999s`, [1])", "a width in the format of `sprintf` is too large"),
+        ("x := sprintf(`%*d`, [9, 1])", "a width in the format of `sprintf` is too large"),
+        ("x := regex.replace(input.a, `b`, input.c)", "argument 3 of `regex.replace` is not a text written out here"),
+        ("f(y) := f(y)", "the function `p.f` calls itself"),
+        ("f(y) := g(y)\ng(y) := [z | z := f(y)]", "the function `p.f` calls itself"),
+        ("f(y) := data.p.f(y)", "the function `p.f` calls itself"),
+        ('f(y) := data.p["f"](y)', "the function `p.f` calls itself"),
+        ("import data.p as me\nf(y) := me.f(y)", "the function `p.f` calls itself"),
+        ("import data.p.f as again\nf(y) := again(y)", "the function `p.f` calls itself"),
+        ("a.f(y) := a.f(y)", "the function `p.a.f` calls itself"),
+        ("f(y) := 1 if y == 0 else := f(y - 1)", "the function `p.f` calls itself"),
+        ("x := data[input.name]", "this looks rules up in all of `data`"),
+        ("x := data", "this looks rules up in all of `data`"),
+        ("x := data.p", "this looks rules up in all of `data.p`"),
+        ("x := data.p[input.name]", "this looks rules up in all of `data.p`"),
+        ("x := [y | some y in data.weighbridge]", "this looks rules up in all of `data.weighbridge`"),
+        ("import data.weighbridge as w\nx := w[input.name]", "this looks rules up in all of `data.weighbridge`"),
+        ("import data.weighbridge\nx := weighbridge.decision", "goes through the import of a whole package"),
+        ("f(y) := y\nx := y if { y := f(1) with f as count }", "`with` may only give input or data another value"),
+        ("x := y if { y := count([]) with data.a as data.p.f }", "`with` may only give input or data another value"),
+        ("count(y) := y", "the function `count` has the name of a builtin"),
+        ("contains := 1", "a rule is called `contains`, a word of the language"),
+        ("import data.other as input\nx := 1", "an import is called `input`, a word of the language"),
+    ],
+)
+def test_a_mistake_is_found(rule: str, message: str) -> None:
+    found = problems(f"package p\n{rule}\n")
+    assert message in " | ".join(each.message for each in found)
+    assert all(each.file == "p0.rego" and each.line is not None and each.remedy for each in found)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "f(y) := y + 1\nx := f(f(1))",
+        "f(y) := g(y)\ng(y) := y\nx := f(g(f(1)))",
+        "limit := f(1)\nf(y) := z if { limit := y; z := limit }",
+        "x := data.envelopes[input.agent.name]",
+        "x := [y | some y in data.envelopes]",
+        "import data.envelopes\nx := envelopes[input.agent.name]",
+        "import data.weighbridge.decision\nx := decision",
+        "x := data.weighbridge.decision",
+        "x := y if { y := data.weighbridge.decision with input as {} with data.envelopes as {} }",
+        "x := y if { y := data.weighbridge.decision with input.a as input.b }",
+        "x := sprintf(`%05d %s %v %%  %-10.3f`, [1, 2, 3, 4])",
+        "x := numbers.range(1, 5)",
+        "x := replace(input.a, `b`, input.c)",
+        "x if { print(`hello`); trace(`hello`) }",
+        "import input.call\nx := call.kind",
+    ],
+)
+def test_what_is_right_passes(rule: str) -> None:
+    assert problems(f"package p\nimport rego.v1\n{rule}\n") == []
+
+
+def test_lines_are_those_of_the_file() -> None:
+    (found,) = problems("package p\n\n\nx if {\n  true\n  http.send({})\n}\n")
+    assert str(found).startswith("p0.rego:6: `http.send` may not be called. A decision must not wait for the network")
+
+
+def test_functions_of_several_files_that_call_each_other_are_found() -> None:
+    found = problems("package a\nf(x) := data.b.f(x)\n", "package b\nf(x) := data.a.f(x)\n")
+    assert {(each.file, each.message) for each in found} == {
+        ("p0.rego", "the function `a.f` calls itself"),
+        ("p1.rego", "the function `b.f` calls itself"),
+    }
+
+
+def test_a_function_of_another_file_of_the_package_is_known() -> None:
+    assert problems("package a\nx := f(1)\n", "package a\nf(x) := x\n") == []
+
+
+def test_the_rule_that_decides_must_be_there() -> None:
+    (found,) = problems("package p\ndecision := 1\n", entry=False)
+    assert "no file defines data.weighbridge.decision" in found.message
+
+
+@pytest.mark.parametrize(
+    ("data", "clash"),
+    [
+        ({"p": {"x": 1}}, False),
+        ({"p": 1}, True),
+        ({"p": {"q": {}}}, True),
+        ({"p": {"q": {"x": 5}}}, True),
+        ({"p": {"q": None}}, True),
+        ({"p": [1]}, True),
+        ({"q": 1, "x": 2}, False),
+    ],
+)
+def test_data_in_the_place_of_a_package_is_found(data: dict[str, Any], clash: bool) -> None:
+    found = problems("package p.q\nx := 1\n", data=data)
+    assert bool(found) is clash
+    assert all("take the place of this package's rules" in each.message for each in found)

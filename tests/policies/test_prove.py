@@ -1,0 +1,157 @@
+"""Policies that would kill, stall or fill the process that interprets them end a child, and are told by name."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policies.errors import PolicyError, Problem
+from policies.prove import prove, samples
+from policies.sources import Module, Sources
+from tests.policies.support import rego, sources
+
+_ALLOW = 'decision := {"decision": "ALLOW"}'
+
+
+async def refused(what: Sources, seconds: float = 10) -> list[Problem]:
+    with pytest.raises(PolicyError) as caught:
+        await prove(what, seconds)
+    return caught.value.problems
+
+
+async def test_a_sound_policy_is_proven_on_every_kind_of_call() -> None:
+    proof = await prove(sources(rego(_ALLOW)), 10)
+    for kind in ("no input", "chat completion", "tool call", "message to an agent", "environment step"):
+        assert any(name.startswith(kind) for name in proof.seconds)
+
+
+async def test_it_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orjson.py").write_text("raise SystemExit('found in the working folder')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    await prove(sources(rego(_ALLOW)), 10)
+
+
+def test_the_samples_speak_of_agents_that_the_data_names() -> None:
+    names = [name for name, _ in samples({"envelopes": {"ann": {}, "bob": {}}})]
+    assert {"tool call by ann", "tool call by bob"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("garbage", 1, "Missing package declaration"),
+        ("", 1, "Missing package declaration"),
+        ("\x00\x01\x02", 1, ""),
+        (rego("decision := ] if true"), 5, "expecting expression"),
+        ("package weighbridge\ndecision := 1 { true }", 2, "`if` keyword is required"),
+        ("package weighbridge\ndecision := '" + "x" * 2000, 2, ""),
+        (rego(_ALLOW + "\ndecision := nosuch(1)"), 6, "no function `nosuch`"),
+        (rego("f(x) := f(x)\n" + _ALLOW + " if f(1)"), 5, "calls itself"),
+        (rego("f(x) := g(x)\ng(x) := f(x)\n" + _ALLOW + " if f(1)"), 5, "calls itself"),
+        (rego("a if b\nb if a\n" + _ALLOW + " if a"), 5, "recursion"),
+        (rego(_ALLOW + "\n" + 'decision := {"decision": "DENY"}'), 6, ""),
+        (rego(_ALLOW + " if unsafe == 1"), 5, "unsafe"),
+        (rego(_ALLOW + " if count(input.call.kind) / 0 > 1"), 5, "divide by zero"),
+        (rego('decision := "ALLOW"'), None, "is no decision"),
+        (rego('decision := {"decision": "MAYBE"}'), None, "is no decision"),
+        (rego('decision := {"decision": "ALLOW", "risk_level": "dire"}'), None, "is no decision"),
+        (rego(_ALLOW + '\nproblems contains "the moon is full"'), None, "the moon is full"),
+        (rego(_ALLOW + "\nproblems := 5"), None, "is no set of texts"),
+        (rego(_ALLOW + "\nproblems contains x if x := 1 / data.zero"), 6, "divide by zero"),
+    ],
+)
+async def test_a_policy_that_is_wrong_is_told_with_its_line(text: str, line: int | None, message: str) -> None:
+    problems = await refused(sources(text, data={"zero": 0}))
+    assert any(message in each.message and each.line == line for each in problems), problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x := [1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); a == b]; count(x) > 0",
+        "x := [[a, b, c] | some a in data.many; some b in data.many; some c in data.many]; count(x) > 0",
+        'x := [concat("", [a, b]) | some a in data.long; some b in data.long]; count(x) > 0',
+    ],
+)
+async def test_a_policy_that_takes_all_time_or_memory_ends_the_child_alone(body: str) -> None:
+    data = {"many": list(range(2_000)), "long": ["x" * 10_000] * 1_000}
+    began = time.monotonic()
+    (problem,) = await refused(sources(rego(f"{_ALLOW} if {{ {body} }}"), data=data), 2)
+    assert time.monotonic() - began < 8
+    assert problem.file == "policy0.rego"
+    assert problem.message
+
+
+async def test_a_policy_nested_so_deep_that_it_takes_minutes_to_parse_is_given_up() -> None:
+    (problem,) = await refused(sources(rego("x := " + "[" * 300 + "]" * 300 + "\n" + _ALLOW)), 1)
+    assert "did not finish within 1 s while it was parsed" in problem.message
+
+
+async def test_an_expression_without_end_does_not_harm_us() -> None:
+    for text in ("-" * 3_000 + "1", "1" + "+1" * 5_000, "not " * 5_000 + "1", "{" * 5_000, "f(" * 5_000):
+        assert await refused(sources(rego(f"x := {text}\n{_ALLOW}")), 1)
+
+
+async def test_a_large_policy_is_proven_or_refused() -> None:
+    many = "\n".join(f"rule_{number} := {number}" for number in range(2_000))
+    await prove(sources(rego(_ALLOW), rego(many, "many")), 10)
+
+
+async def test_a_child_is_gone_when_its_proof_is_cancelled() -> None:
+    slow = sources(rego("x := " + "[" * 300 + "]" * 300 + "\n" + _ALLOW))
+    before = _children()
+    task = asyncio.create_task(prove(slow, 30))
+    while not _children() - before:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not _children() - before
+
+
+def _children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+async def test_the_child_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    created: list[dict[str, Any]] = []
+    real = asyncio.create_subprocess_exec
+
+    async def watched(*command: Any, **given: Any) -> asyncio.subprocess.Process:
+        created.append(given)
+        return await real(*command, **given)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
+    await prove(sources(rego(_ALLOW)), 10)
+    assert "OPENAI_API_KEY" not in created[0]["env"]
+    assert created[0].get("close_fds", True)
+
+
+_WORDS = st.sampled_from(
+    [
+        *"package weighbridge import rego.v1 decision := = == if else { } [ ] ( ) | , : ; .".split(),
+        *"input data every some in not with as contains default true null 1 -1 1e9 x y f(x) count(x) numbers.range(1,9) `b` % #".split(),
+        *('"a"', "é", "\n", "\n\n", "\\", "\x00"),
+    ]
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(_WORDS, max_size=40).map(" ".join), st.booleans())
+def test_any_text_is_proven_or_refused(text: str, is_whole: bool) -> None:
+    whole = text if is_whole else rego(_ALLOW) + text
+    what = Sources((Module("random.rego", whole),), (), {}, "", ())
+    problems: list[Problem] = []
+    try:
+        asyncio.run(prove(what, 5))
+    except PolicyError as error:
+        problems = error.problems
+    assert all(problem.message for problem in problems)
+    assert problems or "decision" in whole

@@ -1,0 +1,173 @@
+"""The shipped policy through the real engine, on the example envelopes: who may do what, as a table."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.decision import Effect
+from policies.document import agent_fragment, render
+from policies.embedded import EmbeddedEngine, build
+from policies.errors import Undecided
+from policies.sources import read
+from tests.policies.support import ENVELOPES, NOW, SHIPPED, call, llm
+
+
+@pytest.fixture(scope="module")
+def shipped() -> EmbeddedEngine:
+    return asyncio.run(build(read([SHIPPED, ENVELOPES])))
+
+
+ALLOW, DENY, ASK = Effect.ALLOW, Effect.DENY, Effect.NEEDS_APPROVAL
+PR = {"title": "Fix", "base": "main"}
+
+
+@pytest.mark.parametrize(
+    ("document", "effect", "said"),
+    [
+        (llm("gpt-4o-mini"), ALLOW, ""),
+        (llm("gpt-4o"), ALLOW, ""),
+        (llm("text-embedding-3-small", operation="embeddings"), ALLOW, ""),
+        (llm("llama-3.1/8b"), ALLOW, ""),
+        (llm("claude-sonnet-4-5", operation="messages"), ALLOW, ""),
+        (llm("my-llama-3"), DENY, "Use one of: gpt-4o, gpt-4o-mini"),
+        (llm("GPT-4o"), DENY, "The model GPT-4o is not in the envelope of support-bot."),
+        (llm(""), DENY, "not in the envelope"),
+        (llm("", operation="models"), ALLOW, ""),
+        (llm("gpt-5", operation="models"), ALLOW, ""),
+        (llm("gpt-5", operation="count_tokens"), ALLOW, ""),
+        (llm("gpt-4o", agent="intern-bot", tier=1), ASK, "held for the approval of operator"),
+        (llm("gpt-4o", agent="intern-bot", tier=2), ASK, ""),
+        (llm("gpt-4o", agent="intern-bot", tier=3), ALLOW, ""),
+        (llm("llama-3", agent="intern-bot", tier=3), DENY, "Use one of: gpt-4o, gpt-4o-mini."),
+        (llm("gpt-4o-mini", {"max_tokens": 256}, agent="intern-bot"), ALLOW, ""),
+        (llm("gpt-4o-mini", {"max_tokens": 257}, agent="intern-bot"), DENY, "Set max_tokens to at most 256."),
+        (llm("gpt-4o-mini", {"max_completion_tokens": 300}, agent="intern-bot"), DENY, "at most 256"),
+        (llm("gpt-4o-mini", {"max_output_tokens": 300}, agent="intern-bot"), DENY, "at most 256"),
+        (llm("gpt-4o-mini", {"max_tokens": "1"}, agent="intern-bot"), DENY, "at most 256"),
+        (llm("gpt-4o-mini", {"max_tokens": None}, agent="intern-bot"), ALLOW, ""),
+        (llm("gpt-4o", {"max_tokens": 300}, agent="intern-bot", tier=1), DENY, "at most 256"),
+        (llm(agent="stranger"), DENY, "The agent stranger has no envelope"),
+        (llm(agent=""), DENY, "has no envelope"),
+        (llm(state="paused"), DENY, "not active"),
+        (llm(state="quarantined"), DENY, "not active"),
+        (llm(state="paused", operation="models"), DENY, "not active"),
+        (call("tool", "github", "create_pr", PR), ALLOW, ""),
+        (call("tool", "github", "create_pr", PR | {"base": "prod"}), DENY, 'Set base to one of ["main","develop"].'),
+        (call("tool", "github", "create_pr", {}), DENY, "Give title."),
+        (call("tool", "github", "create_pr", PR | {"title": "x" * 121}), DENY, "Shorten title to 120 characters."),
+        (call("tool", "github", "merge_pr", {}), ASK, "held for the approval of security"),
+        (call("tool", "github", "delete_repo", {}), DENY, "There it may use: create_pr, list_issues, merge_pr."),
+        (call("tool", "crm", "GET /", {}), DENY, "It may use: github."),
+        (call("tool", "github", "list_issues", {}, agent="intern-bot"), DENY, "Do without it."),
+        (call("message", "planner", "SendMessage", {}), DENY, "Do without it."),
+        (call("environment", "grid", "step", {}), DENY, "Do without it."),
+        (call("tool", "models", "models", {}), DENY, ""),
+    ],
+)
+def test_who_may_do_what(shipped: EmbeddedEngine, document: bytes, effect: Effect, said: str) -> None:
+    decision = shipped.evaluate(document, NOW)
+    assert decision.effect is effect, decision
+    assert said in decision.explanation
+    assert decision.explanation.endswith(".")
+    assert (decision.required_approvals != ()) is (effect is ASK)
+    assert not decision.obligations
+
+
+def test_an_approval_by_those_asked_lets_the_call_pass(shipped: EmbeddedEngine) -> None:
+    agent = agent_fragment("support-bot", "acme", [], 1, "active")
+
+    def decided(approval: Any) -> Effect:
+        given_approval = None if approval is None else orjson.dumps(approval)
+        document = render(agent, "tool", "mcp", "github", "merge_pr", None, b"{}", None, NOW, approval=given_approval)
+        return shipped.evaluate(document, NOW).effect
+
+    assert decided(None) is ASK
+    assert decided({"id": "01A", "roles": ["finance"], "approvers": ["dana"]}) is ASK
+    assert decided({"id": "01A", "roles": ["security", "finance"], "approvers": ["sam"]}) is ALLOW
+    assert decided({"roles": ["security"]}) is ASK
+
+
+def _mutilated(document: dict[str, Any], path: tuple[str, ...], value: Any) -> bytes:
+    inner = document
+    for step in path[:-1]:
+        inner = inner[step]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return orjson.dumps(document)
+
+
+@pytest.mark.parametrize("value", [..., None, True, 0, 5, "", "x", "3", [], {}, ["x"], {"x": 1}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("agent",),
+        ("agent", "name"),
+        ("agent", "state"),
+        ("agent", "autonomy_tier"),
+        ("call",),
+        ("call", "kind"),
+        ("call", "target"),
+        ("call", "operation"),
+    ],
+)
+def test_a_missing_or_mistyped_field_never_turns_a_no_into_a_yes(
+    shipped: EmbeddedEngine, path: tuple[str, ...], value: Any
+) -> None:
+    for document in (
+        call("tool", "github", "merge_pr", {}, tier=1),
+        llm("gpt-4o", agent="intern-bot", tier=1),
+        call("tool", "github", "drop", {}),
+    ):
+        before = shipped.evaluate(document, NOW).effect
+        assert before is not ALLOW
+        changed = _mutilated(orjson.loads(document), path, value)
+        if path == ("agent", "autonomy_tier") and value == 5 and type(value) is int:
+            continue  # a higher tier is the one thing that rightly makes a yes
+        try:
+            assert shipped.evaluate(changed, NOW).effect is not ALLOW
+        except Undecided:
+            pass
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 500) | st.text(max_size=4) | st.sampled_from(["main", "title"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["title", "base", "max_tokens", "x"]), json) | json)
+def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(given_arguments: Any) -> None:
+    engine = _engine()
+    try:
+        tool = engine.evaluate(call("tool", "github", "create_pr", given_arguments), NOW)
+    except Undecided:
+        return
+    fits = (
+        isinstance(given_arguments, dict)
+        and isinstance(given_arguments.get("title"), str)
+        and len(given_arguments["title"]) <= 120
+        and given_arguments.get("base", "main") in ("main", "develop")
+    )
+    assert (tool.effect is ALLOW) is fits
+    model = engine.evaluate(llm("gpt-4o-mini", given_arguments, agent="intern-bot"), NOW)
+    asked = given_arguments.get("max_tokens") if isinstance(given_arguments, dict) else None
+    # Rego, like JSON, knows true and 1 apart; Python does not.
+    within = asked is None or (isinstance(asked, int) and not isinstance(asked, bool) and asked <= 256)
+    assert (model.effect is ALLOW) is within
+
+
+_made: list[EmbeddedEngine] = []
+
+
+def _engine() -> EmbeddedEngine:
+    if not _made:
+        _made.append(asyncio.run(build(read([SHIPPED, ENVELOPES]))))
+    return _made[0]
