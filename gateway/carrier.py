@@ -810,10 +810,8 @@ class Carrier:
             assert fault is not None  # a wait ends by a head or a fault
             reused = connection.used
             if reused and whole and method in SAFE_METHODS and isinstance(fault, ReplyBroken) and fault.unanswered:
-                connection = await self._acquire(fresh=True)
-                if not connection.used:
-                    continue
-                connection.used = False  # the second attempt is the last one, whatever connection it gets
+                connection = await self._acquire()  # opened now, or used a moment ago
+                connection.used = False  # so that the second attempt is the last one
                 continue
             raise fault
 
@@ -906,7 +904,7 @@ class Carrier:
                 return connection
         return None
 
-    async def _acquire(self, fresh: bool = False) -> _Connection:
+    async def _acquire(self) -> _Connection:
         """A connection nobody else has: opened, or handed over by a call that is done.
 
         Raises ConnectFailed, TlsFailed, ConnectTimeout or TotalTimeout, all with sent=False.
@@ -919,7 +917,7 @@ class Carrier:
                 self._opening.add(deadline)
                 try:
                     while True:
-                        connection = await self._slot(fresh)
+                        connection = await self._slot()
                         if connection.transport is None:
                             await self._connect(connection)
                             return connection
@@ -934,12 +932,10 @@ class Carrier:
             kind = ConnectTimeout if self.timeouts.connect <= self.timeouts.total else TotalTimeout
             raise kind(self.origin, f"no connection within {patience:g} s", sent=False) from None
 
-    async def _slot(self, fresh: bool) -> _Connection:
+    async def _slot(self) -> _Connection:
         """A place among `limits.connections`: a connection not yet opened, or one that became free."""
         if len(self._connections) < self.limits.connections:
             return self._new_connection()
-        if fresh and self.idle:
-            next(iter(self.idle)).abort()  # the oldest makes room
         waiter = self.loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -964,8 +960,6 @@ class Carrier:
     async def _connect(self, connection: _Connection) -> None:
         origin = self.origin
         try:
-            if self._closed:
-                raise ConnectFailed(origin, "this carrier was closed", sent=False)
             if self.tls is None:
                 await self.loop.create_connection(lambda: connection, origin.host, origin.port)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -352,6 +353,36 @@ async def test_an_early_answer_stops_a_body_given_in_pieces_and_closes_it(
     assert await whole_or_status(carrier, endless()) == (413, b"large")
     assert closed.is_set()
     await until_idle(carrier)
+
+
+async def test_an_answer_that_came_before_a_write_failed_is_still_read() -> None:
+    """The loop is kept busy until the answer and the reset behind it have arrived, so that the write fails first."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        closed = threading.Event()
+
+        def answer_and_reset() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(10)
+                connection.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 5\r\n\r\nlarge")
+            closed.set()
+
+        thread = threading.Thread(target=answer_and_reset)
+        thread.start()
+
+        async def blocks_the_loop() -> AsyncIterator[bytes]:
+            yield b"x" * 1000
+            closed.wait(5)
+            for _ in range(20):
+                yield b"x" * 10_000
+
+        carrier = Carrier(Origin("http", "127.0.0.1", listening.getsockname()[1]))
+        reply = await carrier.send(b"POST", b"/", [], blocks_the_loop())
+        assert (reply.status, await whole(reply)) == (413, b"large")
+        await carrier.close()
+        thread.join()
 
 
 async def test_an_early_answer_interrupts_waiting_for_the_next_piece(carrier: Carrier, upstream: Misbehaving) -> None:
@@ -770,6 +801,19 @@ async def test_a_safe_call_is_repeated_once_and_not_more(carrier: Carrier, upstr
     with pytest.raises(ReplyBroken):
         await get(carrier, "/close-at-once")
     assert upstream.requests.count("/close-at-once") == 2
+
+
+async def test_a_safe_call_is_repeated_once_even_on_another_reused_connection(upstream: Misbehaving) -> None:
+    carrier = carrier_to(upstream, limits=Limits(connections=1))
+    await get(carrier, "/ok")
+    first = asyncio.create_task(get(carrier, "/close-at-once"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(get(carrier, "/ok"))  # is next in line, and hands its connection to the repetition
+    with pytest.raises(ReplyBroken):
+        await first
+    assert await second == (200, b"ok")
+    assert upstream.requests == ["/ok", "/close-at-once", "/ok", "/close-at-once"]
+    await carrier.close()
 
 
 # Ends.

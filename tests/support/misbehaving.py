@@ -237,10 +237,11 @@ class Misbehaving:
         self._scripts[path] = script
 
     async def all_gone(self) -> None:
-        """Until no connection is open any more."""
-        while self.open:
-            self._all_gone.clear()
-            await self._all_gone.wait()
+        """Until no connection is open any more; TimeoutError after five seconds."""
+        async with asyncio.timeout(5):
+            while self.open:
+                self._all_gone.clear()
+                await self._all_gone.wait()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
