@@ -76,60 +76,57 @@ operation_fields := {
 fault_within(fields, granted) := "is not an object" if {
 	not is_object(granted)
 } else := concat("; ", wrong) if {
-	wrong := [concat(": ", [field, message]) |
+	wrong := [concat(": ", [field, fault(fields, field)]) |
 		some field, value in granted
-		message := fault(fields, field, value)
+		not holds(fields[field], value)
 	]
 	count(wrong) > 0
 }
 
-fault(fields, field, value) := message if {
-	not fields[field]
-	message := concat("", ["there is no such field; there are ", concat(", ", object.keys(fields))])
-} else := message if {
-	not holds(fields[field], value)
-	message := concat("", ["is not ", {
-		"object": "an object",
-		"number": "a number, 0 or more",
-		"texts": "a list of texts with at least one",
-		"risk": "one of low, medium, high, critical",
-		"numbers": "an object {parameter: number}",
-		"lists": "an object {parameter: [value, ...]}",
-		"patterns": "an object {parameter: regular expression}",
-	}[fields[field]]])
-}
+fault(fields, field) := concat("", ["is not ", {
+	"object": "an object",
+	"number": "a number, 0 or more",
+	"texts": "a list of texts with at least one",
+	"risk": "one of low, medium, high, critical",
+	"numbers": "an object {parameter: number}",
+	"lists": "an object {parameter: [value, ...]}",
+	"patterns": "an object {parameter: regular expression}",
+}[fields[field]]]) if {
+	fields[field]
+} else := concat("", ["there is no such field; there are ", concat(", ", object.keys(fields))])
 
-holds(kind, value) if {
-	kind == "object"
-	is_object(value)
-} else if {
-	kind == "number"
+holds("object", value) if is_object(value)
+
+holds("number", value) if {
 	is_number(value)
 	value >= 0
-} else if {
-	kind == "texts"
+}
+
+holds("risk", value) if value in ["low", "medium", "high", "critical"]
+
+holds("texts", value) if {
 	is_array(value)
 	count(value) > 0
 	every text in value {
 		is_string(text)
 	}
-} else if {
-	kind == "risk"
-	value in ["low", "medium", "high", "critical"]
-} else if {
-	kind == "numbers"
+}
+
+holds("numbers", value) if {
 	is_object(value)
 	every number in value {
 		is_number(number)
 	}
-} else if {
-	kind == "lists"
+}
+
+holds("lists", value) if {
 	is_object(value)
 	every list in value {
 		is_array(list)
 	}
-} else if {
-	kind == "patterns"
+}
+
+holds("patterns", value) if {
 	is_object(value)
 	every pattern in value {
 		is_string(pattern)

@@ -13,6 +13,7 @@ default decision := {
 decision := {"decision": "DENY", "explanation": refusal} if {
 	refusal
 } else := {"decision": "ALLOW", "risk_level": risk, "explanation": "Within the agent's envelope."} if {
+	grant
 	unattended
 } else := {
 	"decision": "NEEDS_APPROVAL",
@@ -28,26 +29,26 @@ decision := {"decision": "DENY", "explanation": refusal} if {
 
 agent := input.agent.name
 
-envelope := data.envelopes[agent]
+envelope := data.envelopes[input.agent.name]
 
 # --- what the envelope grants: its part that speaks of this call ---------------------------------------------------
 
-grant := model_grant if {
+# Asking which models there are, and counting tokens, costs nothing and shows nothing.
+grant := {} if {
+	envelope
 	input.call.kind == "llm"
+	input.call.operation in {"models", "count_tokens"}
+} else := found if {
+	input.call.kind == "llm"
+	found := envelope.models[input.call.target]
+} else := {} if {
+	input.call.kind == "llm"
+	some pattern in envelope.model_patterns
+	glob.match(pattern, null, input.call.target)
 } else := found if {
 	found := operations[input.call.operation]
 } else := found if {
 	found := operations["*"]
-}
-
-# Asking which models there are, and counting tokens, costs nothing and shows nothing.
-model_grant := {} if {
-	input.call.operation in {"models", "count_tokens"}
-} else := found if {
-	found := envelope.models[input.call.target]
-} else := {} if {
-	some pattern in envelope.model_patterns
-	glob.match(pattern, null, input.call.target)
 }
 
 section := {"tool": "allowed_tools", "message": "allowed_agents", "environment": "allowed_environments"}[input.call.kind]
@@ -56,10 +57,14 @@ operations := envelope[section][input.call.target].operations
 
 # --- who decides ---------------------------------------------------------------------------------------------------
 
-risk := object.get(grant, "risk", "low")
+default risk := "low"
+
+risk := grant.risk
 
 unattended if {
-	risk in {"low", "medium"}
+	risk == "low"
+} else if {
+	risk == "medium"
 } else if {
 	is_number(input.agent.autonomy_tier)
 	input.agent.autonomy_tier >= 3
@@ -78,15 +83,17 @@ approvers := found if {
 
 # --- why not: the first reason, in words that the agent's model can act on -----------------------------------------
 
-refusal := concat("", ["The agent ", agent, " has no envelope, so it may do nothing. Ask its operator for one."]) if {
-	not envelope
-} else := concat("", ["The agent ", agent, " is not active. Stop here; its operator has to resume it."]) if {
+refusal := concat("", ["The agent ", agent, " is not active. Stop here; its operator has to resume it."]) if {
 	not input.agent.state == "active"
-} else := concat("", [what, " is not in the envelope of ", agent, ". ", instead]) if {
+} else := not_granted if {
 	not grant
 } else := concat(" ", violations) if {
 	count(violations) > 0
 } else := too_expensive
+
+not_granted := concat("", [what, " is not in the envelope of ", agent, ". ", instead]) if {
+	envelope
+} else := concat("", ["The agent ", agent, " has no envelope, so it may do nothing. Ask its operator for one."])
 
 what := concat(" ", ["The model", input.call.target]) if {
 	input.call.kind == "llm"
@@ -106,7 +113,7 @@ instead := concat("", ["Use one of: ", concat(", ", array.concat(
 violations := found if {
 	input.call.kind == "llm"
 	found := too_long
-} else := array.concat(missing, unfit)
+} else := broken
 
 # --- the length of answers, whichever of its names the protocol uses -----------------------------------------------
 
@@ -114,7 +121,7 @@ too_long := [concat("", ["Set ", field, " to at most ", format_int(limit, 10), "
 	limit := object.get(grant, "max_output_tokens", object.get(envelope, "max_output_tokens", null))
 	limit != null
 	some field in ["max_tokens", "max_completion_tokens", "max_output_tokens"]
-	asked := arguments[field]
+	asked := input.call.arguments[field]
 	asked != null
 	not at_most(asked, limit)
 ]
@@ -123,61 +130,55 @@ too_long := [concat("", ["Set ", field, " to at most ", format_int(limit, 10), "
 
 arguments := input.call.arguments
 
-missing := [concat("", ["Give ", name, "."]) |
+broken contains concat("", ["Give ", name, "."]) if {
 	some name in grant.required
 	not present(name)
-]
+}
 
-present(name) if arguments[name] != null
-
-unfit := ["Send the parameters as a JSON object."] if {
-	constrained
+broken contains "Send the parameters as a JSON object." if {
 	not is_object(arguments)
-} else := [message |
-	some messages in [unknown, too_large, too_small, unlisted, unmatched, too_wordy]
-	some message in messages
-]
-
-constrained if {
 	some kind in ["parameters", "max", "min", "one_of", "pattern", "max_length"]
 	grant[kind]
 }
 
-unknown := [concat("", ["Leave out ", name, "."]) |
+broken contains concat("", ["Leave out ", name, "."]) if {
+	is_object(arguments)
 	grant.parameters
 	some name, _ in arguments
 	not name in grant.parameters
-]
+}
 
-too_large := [concat("", ["Set ", name, " to at most ", json.marshal(limit), "."]) |
+broken contains concat("", ["Set ", name, " to at most ", json.marshal(limit), "."]) if {
 	some name, limit in grant.max
 	given := arguments[name]
 	not at_most(given, limit)
-]
+}
 
-too_small := [concat("", ["Set ", name, " to at least ", json.marshal(limit), "."]) |
+broken contains concat("", ["Set ", name, " to at least ", json.marshal(limit), "."]) if {
 	some name, limit in grant.min
 	given := arguments[name]
 	not at_least(given, limit)
-]
+}
 
-unlisted := [concat("", ["Set ", name, " to one of ", json.marshal(options), "."]) |
+broken contains concat("", ["Set ", name, " to one of ", json.marshal(options), "."]) if {
 	some name, options in grant.one_of
 	given := arguments[name]
 	not given in options
-]
+}
 
-unmatched := [concat("", ["Let ", name, " match ", pattern, "."]) |
+broken contains concat("", ["Let ", name, " match ", pattern, "."]) if {
 	some name, pattern in grant.pattern
 	given := arguments[name]
 	not matches(given, pattern)
-]
+}
 
-too_wordy := [concat("", ["Shorten ", name, " to ", format_int(limit, 10), " characters."]) |
+broken contains concat("", ["Shorten ", name, " to ", format_int(limit, 10), " characters."]) if {
 	some name, limit in grant.max_length
 	given := arguments[name]
 	not fits(given, limit)
-]
+}
+
+present(name) if arguments[name] != null
 
 # A value of another type is outside every limit: in Rego a null is less than any number, and any text is more.
 at_most(given, limit) if {

@@ -128,7 +128,7 @@ test_parameters_within_their_constraints_are_allowed if {
 test_parameters_outside_their_constraints_are_denied if {
 	every given, why in {
 		{}: "Give amount.",
-		{"amount": null}: "Give amount. Set amount to at most 50. Set amount to at least 1.",
+		{"amount": null}: "Give amount. Set amount to at least 1. Set amount to at most 50.",
 		{"amount": 51}: "Set amount to at most 50.",
 		{"amount": 0}: "Set amount to at least 1.",
 		{"amount": 5, "currency": "XXX"}: `Set currency to one of ["EUR","USD"].`,
@@ -138,7 +138,7 @@ test_parameters_outside_their_constraints_are_denied if {
 		{"amount": 5, "account": ["DE12"]}: "Let account match [A-Z]{2}[0-9]+.",
 		{"amount": 5, "note": "far too many words"}: "Shorten note to 10 characters.",
 		{"amount": 5, "colour": "red"}: "Leave out colour.",
-		{"amount": "5"}: "Set amount to at most 50. Set amount to at least 1.",
+		{"amount": "5"}: "Set amount to at least 1. Set amount to at most 50.",
 	} {
 		decided(tool("github", "pay", given)).explanation == why
 		word(tool("github", "pay", given)) == "DENY"

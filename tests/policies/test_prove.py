@@ -137,7 +137,8 @@ async def test_the_child_sees_nothing_of_our_environment(monkeypatch: pytest.Mon
 _WORDS = st.sampled_from(
     [
         *"package weighbridge import rego.v1 decision := = == if else { } [ ] ( ) | , : ; .".split(),
-        *"input data every some in not with as contains default true null 1 -1 1e9 x y f(x) count(x) numbers.range(1,9) `b` % #".split(),
+        *"input data every some in not with as contains default true null 1 -1 1e9 x y".split(),
+        *"f(x) count(x) numbers.range(1,9) `b` % #".split(),
         *('"a"', "é", "\n", "\n\n", "\\", "\x00"),
     ]
 )
