@@ -27,7 +27,7 @@ _MOST_PROBLEMS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """These policies answered: seconds per sample call, by the sample's name."""
+    """These policies answered: processor seconds per sample call, by the sample's name."""
 
     seconds: Mapping[str, float]
 
@@ -49,6 +49,11 @@ async def prove(
     return Proof({line["sample"]: line["seconds"] for line in told.lines if "sample" in line})
 
 
+_SLOWEST_PARSE: Final = 1.0
+_SLOWEST_DECISION: Final = 0.1
+"""Seconds of processor time. The gateway parses a proven policy itself, and decides while everyone else waits."""
+
+_FASTER: Final = "Look things up by name instead of searching, and loop over little."
 _REMEDY: Final = "Look there for recursion, deep nesting, or loops over large ranges."
 
 
@@ -65,11 +70,15 @@ def _judged(sources: Sources) -> Iterator[Problem]:
     broken = False
     for module in sources.modules:
         child.answer({"at": (module.name, "it was parsed")})
+        began = time.process_time()
         try:
             base.add_policy(module.name, module.text)
         except BaseException as error:
             broken = True
             yield problem(error, module.name, "Correct the policy.")
+        if time.process_time() - began > _SLOWEST_PARSE:
+            broken = True
+            yield Problem(module.name, None, f"takes more than {_SLOWEST_PARSE} s to parse", "Nest less deeply.")
     if broken:
         return
     file = sources.modules[0].name
@@ -93,7 +102,7 @@ def _failures(base: Interpreter, clock: Clock, file: str, data: Mapping[str, Any
     seen: set[Problem] = set()
     for name, document in samples(data):
         child.answer({"at": (file, f"the sample `{name}` was decided")})
-        began = time.perf_counter()
+        began = time.process_time()
         interpreter = base.clone()
         interpreter.set_input_json(document.decode())
         clock.now_ns = _WHEN
@@ -105,7 +114,11 @@ def _failures(base: Interpreter, clock: Clock, file: str, data: Mapping[str, Any
                 seen.add(found_here)
                 yield found_here
             continue
-        child.answer({"sample": name, "seconds": time.perf_counter() - began})
+        seconds = time.process_time() - began
+        child.answer({"sample": name, "seconds": seconds})
+        if seconds > _SLOWEST_DECISION:
+            yield Problem(file, None, f"takes {seconds:.2f} s to decide the sample `{name}`", _FASTER)
+            return
         if result != '"<undefined>"':
             try:
                 parse(result, "")

@@ -98,6 +98,12 @@ async def test_an_expression_without_end_does_not_harm_us() -> None:
         assert await refused(sources(rego(f"x := {text}\n{_ALLOW}")), 1)
 
 
+async def test_a_policy_that_is_slow_on_a_sample_is_refused() -> None:
+    slow = "count([1 | some a in numbers.range(1, 2000); some b in numbers.range(1, 1000); a == b]) > 0"
+    (problem,) = await refused(sources(rego(f"{_ALLOW} if {slow}")), 50)
+    assert "to decide the sample `no input`" in problem.message
+
+
 async def test_a_large_policy_is_proven_or_refused() -> None:
     many = "\n".join(f"rule_{number} := {number}" for number in range(2_000))
     await prove(sources(rego(_ALLOW), rego(many, "many")), 10)

@@ -1,0 +1,58 @@
+"""What docs/policy.md shows is true: its policies and envelopes load, its tables name what there is."""
+
+import re
+
+import orjson
+import pytest
+
+from policies import data
+from policies.decision import parse
+from policies.interpreter import BOUNDED, FORBIDDEN
+from policies.prove import prove
+from policies.sources import read
+from policies.testing import test
+from tests.policies.support import ROOT, SHIPPED, sources
+
+_TEXT = (ROOT / "docs" / "policy.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", _TEXT, re.DOTALL | re.MULTILINE)
+
+
+async def test_its_envelopes_are_accepted_by_the_shipped_policy() -> None:
+    (text,) = blocks("yaml")
+    envelopes, problems = data.read("envelopes.yaml", text.encode())
+    assert problems == []
+    shipped = read([SHIPPED])
+    await prove(sources(*(module.text for module in shipped.modules), data=envelopes), 20)
+
+
+async def test_its_policy_is_proven_and_its_test_passes() -> None:
+    policy, tests = blocks("rego")
+    report = await test(sources(policy, tests=(tests,)), 20)
+    await prove(sources(policy), 20)
+    assert report.passed, report.text()
+
+
+def test_its_answer_is_a_decision_and_its_input_is_json() -> None:
+    document, answer = blocks("json")
+    assert set(orjson.loads(document)) == {"agent", "call", "time"}
+    assert parse(answer, "").risk_level == "high"
+
+
+@pytest.mark.parametrize("name", [*FORBIDDEN, *(name for name in BOUNDED if name != "strings.count")])
+def test_every_builtin_that_is_refused_or_bounded_is_named(name: str) -> None:
+    assert f"`{name}`" in _TEXT
+
+
+def test_every_field_of_an_envelope_is_explained() -> None:
+    schema = (SHIPPED / "envelopes.rego").read_text()
+    fields = re.findall(r'^\t"(\w+)": "\w+",$', schema, re.MULTILINE)
+    assert len(fields) >= 17
+    assert [field for field in fields if f"`{field}`" not in _TEXT] == []
+
+
+async def test_the_number_of_tests_it_shows_is_the_number_there_is() -> None:
+    report = await test(read([SHIPPED]), 20)
+    assert report.text() in _TEXT
