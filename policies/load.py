@@ -18,7 +18,8 @@ async def load(
 ) -> EmbeddedEngine:
     """An engine for the policies and data at `paths`, bound to the calling thread.
 
-    The proof may take `timeout` seconds. The event loop is not held up for longer than a few milliseconds. Raises
+    The proof may take `timeout` seconds. The event loop is held up for at most some 20 ms (100 ms
+    with ten thousand envelopes). Raises
     PolicyError; whatever served before is untouched.
     """
     sources = await asyncio.to_thread(read, paths)
