@@ -151,8 +151,8 @@ def whole(value: object) -> int:
 
 def member(mapping: object, key: str) -> Mapping[str, Any]:
     """A nested object of a target's answer, empty when it is missing or something else."""
-    value = mapping.get(key) if isinstance(mapping, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 # The quotes of the key must be real ones: in a text they would be escaped, at the front or at the back.

@@ -1,5 +1,6 @@
 """The operators' door: health, metrics, and what is loaded, on a listener of its own."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -153,7 +154,7 @@ class Admin:
         if len(body) > _LONGEST_INPUT:
             raise HTTPException(413, f"The input is longer than {_LONGEST_INPUT} bytes.")
         try:
-            decision = engine.evaluate(body, 0)
+            decision = engine.evaluate(body, time.time_ns())
         except InputRefused as error:
             raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
         except Undecided as error:
