@@ -28,8 +28,8 @@ class Exchange:
     headers: Headers = field(repr=False)
     own: dict[bytes, bytes] = field(repr=False)
     """Those of the request's headers that are meant for the gateway."""
-    ambiguous: bool
-    """True when one of those came twice: two readers might believe different ones."""
+    doubled: frozenset[bytes]
+    """Names of those that came twice: two readers might believe different ones."""
     adapter: Adapter
     assembly: "Assembly"
 

@@ -6,7 +6,7 @@ from adapters.base import AgentCall, Headers
 from adapters.errors import MalformedCall
 from gateway import carrier
 from gateway.exchange import Exchange
-from gateway.headers import homeward, onward
+from gateway.headers import homeward, onward, parameters
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
@@ -15,6 +15,7 @@ _HELD_BACK = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
 
+_EVENTS = b"text/event-stream"
 _TAIL = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
 
@@ -30,8 +31,8 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
     assert arm is not None, "a target is chosen before the call is forwarded"
     line = x.assembly.lines[arm.target.name]
     path = (line.root + call.endpoint.suffix).encode()
-    if x.query:
-        path += b"?" + x.query
+    if x.query and (query := parameters(x.query)):
+        path += b"?" + query
     loop = asyncio.get_running_loop()
     body = x.adapter.onward(call, arm.model)
     x.sent_at = loop.time()
@@ -43,20 +44,36 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         raise MalformedCall(f"The call's path or headers cannot be sent on: {error}.") from None
     try:
         x.target_status = answer.status
-        headers = homeward(answer.headers)
-        kind = _header(answer.headers, b"content-type")
-        if _header(answer.headers, b"content-encoding") not in (b"", b"identity"):
-            x.detail = "the target encoded its answer although it was asked not to"
+        kind = _header(answer.headers, b"content-type").partition(b";")[0].strip().lower()
+        x.detail = _unacceptable(call, answer, kind)
+        if x.detail:
             raise TargetFailed("The target's answer cannot be understood.")
-        if kind.startswith(b"text/event-stream") and answer.status == 200:
-            await _stream(x, call, answer, headers, reply)
+        secret = arm.target.secret
+        headers = [(name, _concealed(value, secret)) for name, value in homeward(answer.headers)]
+        if kind == _EVENTS and answer.status == 200:
+            await _stream(x, call, answer, headers, reply, secret)
         else:
-            await _body(x, call, answer, headers, reply, lifeline, readable=kind.startswith(b"application/json"))
+            await _body(x, call, answer, headers, reply, lifeline, secret)
     finally:
         answer.close()
 
 
-async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply) -> None:
+def _unacceptable(call: AgentCall, answer: carrier.Reply, kind: bytes) -> str:
+    """Why an answer must not reach an agent; empty when it may."""
+    if not 200 <= answer.status <= 599:
+        return f"status {answer.status} is none that an answer can have"
+    if 300 <= answer.status <= 399:
+        return f"status {answer.status}: an agent that followed a redirect would walk around the gate"
+    if _header(answer.headers, b"content-encoding") not in (b"", b"identity"):
+        return "the target encoded its answer although it was asked not to"
+    if call.stream and answer.status == 200 and kind != _EVENTS:
+        return "a streamed call was answered without a stream, which clients take for an empty one"
+    return ""
+
+
+async def _stream(
+    x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply, secret: bytes
+) -> None:
     loop = asyncio.get_running_loop()
     meter = x.adapter.meter(call)
     headers = [line for line in headers if line[0] != b"content-length"]
@@ -68,8 +85,8 @@ async def _stream(x: Exchange, call: AgentCall, answer: carrier.Reply, headers: 
             if not reply.started:
                 await reply.start(answer.status, headers)
             if events:
-                await reply.piece(events)
-        rest = meter.rest()
+                await reply.piece(_concealed(events, secret))
+        rest = _concealed(meter.rest(), secret)
     except (carrier.CarrierError, ValueError) as error:
         failure = _failure(x, error)
         if not reply.started:
@@ -97,8 +114,7 @@ async def _body(
     headers: Headers,
     reply: Reply,
     lifeline: Lifeline,
-    *,
-    readable: bool,
+    secret: bytes,
 ) -> None:
     loop = asyncio.get_running_loop()
     try:
@@ -113,25 +129,31 @@ async def _body(
     except carrier.CarrierError as error:
         raise _failure(x, error) from None
     if len(body) <= _HELD_BACK:
-        if answer.status == 200 and readable:
+        if answer.status == 200:
             x.usage = x.adapter.usage(call, body)
-        await reply.whole(answer.status, [line for line in headers if line[0] != b"content-length"], body)
+        headers = [line for line in headers if line[0] != b"content-length"]
+        await reply.whole(answer.status, headers, _concealed(body, secret))
         return
     await reply.start(answer.status, headers)
-    await reply.piece(body)
+    await reply.piece(_concealed(body, secret))
     tail = body[-_TAIL:]
     try:
         while piece := await answer.read():
             tail = (tail + piece)[-_TAIL:]
-            await reply.piece(piece)
+            await reply.piece(_concealed(piece, secret))
     except carrier.CarrierError as error:
         failure = _failure(x, error)
         x.code = refusal_for(failure, x.id).code
         lifeline.abort()
     else:
-        if answer.status == 200 and readable:
+        if answer.status == 200:
             x.usage = x.adapter.usage(call, tail)
         await reply.end()
+
+
+def _concealed(text: bytes, secret: bytes) -> bytes:
+    """A target that repeats the key it was sent must not tell it to an agent. The length stays."""
+    return text.replace(secret, b"*" * len(secret)) if secret in text else text
 
 
 async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes = b"") -> None:

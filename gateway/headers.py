@@ -1,6 +1,6 @@
 """Which headers pass the gate, in either direction: pure functions over lists of lower-cased names and values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from adapters.base import Headers
 
@@ -10,7 +10,6 @@ _ONWARD = frozenset(
         b"accept-language",
         b"anthropic-beta",
         b"anthropic-version",
-        b"content-type",
         b"idempotency-key",
         b"openai-beta",
         b"traceparent",
@@ -24,37 +23,58 @@ _ONWARD = frozenset(
 _ONWARD_PREFIX = b"x-stainless-"
 """The SDKs' own description of themselves, which providers log."""
 
+_ALWAYS: Headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+"""The body was read as JSON, so a target must not take it for anything else; its answer must be readable, for its token
+counts."""
+
+_PARAMETERS = frozenset({b"beta"})
+"""Query parameters that targets are sent: the Anthropic SDK's switch. The policy sees no query, so no other passes."""
+
 _STAYS = frozenset(
     {
         b"alt-svc",
+        b"clear-site-data",
         b"connection",
         b"date",
         b"keep-alive",
+        b"location",
         b"openai-organization",
         b"openai-project",
         b"proxy-authenticate",
         b"proxy-connection",
+        b"refresh",
         b"server",
         b"set-cookie",
+        b"set-cookie2",
         b"strict-transport-security",
         b"te",
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
         b"via",
+        b"www-authenticate",
     }
 )
 """What belongs to the connection between us and the target, or to the operator's account there."""
 
 
 def onward(headers: Iterable[tuple[bytes, bytes]], credentials: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers that a target is sent. An unencoded answer is asked for, since its token counts must be readable."""
+    """The headers that a target is sent: what it may know of the request, and what is true of every one."""
     kept = [line for line in headers if line[0] in _ONWARD or line[0].startswith(_ONWARD_PREFIX)]
-    kept.append((b"accept-encoding", b"identity"))
+    kept.extend(_ALWAYS)
     kept.extend(credentials)
     return kept
 
 
-def homeward(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def homeward(headers: Headers) -> Headers:
     """The headers of a target's answer that its agent is sent."""
-    return [line for line in headers if line[0] not in _STAYS and not line[0].startswith(b"x-weighbridge-")]
+    stays: Set[bytes] = _STAYS
+    for name, value in headers:
+        if name == b"connection":
+            stays = stays | {token.strip().lower() for token in value.split(b",")}
+    return [line for line in headers if line[0] not in stays and not line[0].startswith(b"x-weighbridge-")]
+
+
+def parameters(query: bytes) -> bytes:
+    """The part of a query string that targets are sent."""
+    return b"&".join(each for each in query.split(b"&") if each.partition(b"=")[0] in _PARAMETERS)

@@ -19,10 +19,12 @@ from typing import Any
 from ulid import ULID
 
 from adapters import registry
+from adapters.base import Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway.assembly import Assembly
 from gateway.exchange import Exchange
 from gateway.forward import forward
+from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
@@ -51,6 +53,8 @@ _OWN_HEADERS = frozenset(
         b"anthropic-version",
     }
 )
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
+_NOTHING: frozenset[bytes] = frozenset()
 _SESSION = re.compile(rb"[ -~]{1,256}")
 
 
@@ -111,16 +115,18 @@ class Pipeline:
             await self.settle(x)
 
     def identify(self, x: Exchange) -> None:
-        """A key becomes an agent. Raises Unauthenticated, MalformedCall."""
+        """A key becomes an agent. Raises Unauthenticated."""
         own = x.own
-        if x.ambiguous:
-            raise MalformedCall("A header that this gateway reads is given twice. Send each once.")
+        if x.doubled & _KEY_HEADERS:
+            raise Unauthenticated("The call shows two keys. Send one, as `Authorization: Bearer KEY`.")
         x.agent = x.assembly.directory.identify(own.get(b"authorization"), own.get(b"x-api-key"))
 
     async def read(self, x: Exchange, receive: Receive) -> None:
         """Bytes become a call. Raises MalformedCall, BodyTooLarge, UnknownEndpoint, MethodNotAllowed, ClientGone."""
         endpoint, argument = registry.endpoint(x.adapter, x.method, x.path)
         own = x.own
+        if x.doubled:
+            raise MalformedCall("A header that this gateway reads is given twice. Send each once.")
         if own.get(b"content-encoding", b"identity") != b"identity":
             raise MalformedCall("The body is encoded; send it as plain JSON.")
         session = own.get(b"x-weighbridge-session")
@@ -129,7 +135,7 @@ class Pipeline:
                 raise MalformedCall("`x-weighbridge-session` must be 1 to 256 printable ASCII characters.")
             x.session = session.decode("ascii")
         limit = x.assembly.settings.listen.max_body
-        if int(own.get(b"content-length", b"0")) > limit:
+        if _length(own.get(b"content-length", b"0")) > limit:
             raise BodyTooLarge(limit)
         x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
         x.read_at = asyncio.get_running_loop().time()
@@ -248,10 +254,21 @@ class Pipeline:
             scope["query_string"],
             headers,
             own,
-            len(own) != len(lines),
+            _NOTHING if len(own) == len(lines) else _doubled(lines),
             registry.speaking(scope["path"], b"anthropic-version" in own),
             self.assembly,
         )
+
+
+def _doubled(lines: Headers) -> frozenset[bytes]:
+    names = [name for name, _ in lines]
+    return frozenset(name for name in names if names.count(name) > 1)
+
+
+def _length(value: bytes) -> int:
+    """A content-length, which the server has found to be digits; how many zeros lead them is nobody's business."""
+    digits = value.strip().lstrip(b"0")[:19]
+    return int(digits) if digits else 0
 
 
 def unmet(decision: Decision) -> Decision:

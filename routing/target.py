@@ -26,14 +26,22 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+_NO_KEY = b"\x00no key\x00"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One configured target. `credentials` are the header lines that it wants; they stay out of every repr."""
+    """One configured target.
+
+    `credentials` are the header lines that it wants, `secret` is the key in them: they stay out of every repr. Without
+    a key the secret is a byte sequence that HTTP cannot carry.
+    """
 
     name: str
     settings: TargetSettings
     kind: Kind
     credentials: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    secret: bytes = field(repr=False)
 
     def serves(self, protocol: str, operation: str) -> bool:
         return operation in self.kind.operations.get(protocol, frozenset())
@@ -43,7 +51,8 @@ def target(settings: TargetSettings) -> Target:
     """Raises SecretMissing when the target's key cannot be had."""
     kind = KINDS[settings.kind]
     credentials: tuple[tuple[bytes, bytes], ...] = ()
+    key = _NO_KEY
     if settings.key is not None:
         key = settings.key.reveal().encode("latin-1")
         credentials = ((b"authorization", b"Bearer " + key),) if kind.bearer else ((b"x-api-key", key),)
-    return Target(settings.name, settings, kind, credentials)
+    return Target(settings.name, settings, kind, credentials, key)

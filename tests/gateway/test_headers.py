@@ -10,7 +10,6 @@ CREDENTIALS = [(b"authorization", b"Bearer ours")]
 @pytest.mark.parametrize(
     "name",
     [
-        b"content-type",
         b"accept",
         b"user-agent",
         b"anthropic-version",
@@ -48,6 +47,7 @@ def test_what_a_target_needs_to_know_is_passed_on(name: bytes) -> None:
         b"openai-organization",
         b"proxy-authorization",
         b"accept-encoding",
+        b"content-type",
         b"x-anything-else",
     ],
 )
@@ -56,7 +56,8 @@ def test_everything_else_stays_here(name: bytes) -> None:
 
 
 def test_the_operators_credentials_are_added_and_no_encoding_is_asked_for() -> None:
-    assert onward([], CREDENTIALS) == [(b"accept-encoding", b"identity"), *CREDENTIALS]
+    always = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+    assert onward([], CREDENTIALS) == [*always, *CREDENTIALS]
 
 
 def test_an_answer_keeps_its_headers_but_those_of_the_connection_and_the_account() -> None:

@@ -131,7 +131,9 @@ async def test_a_renamed_model_changes_nothing_but_the_name() -> None:
         (["x-api-key:"], "unauthenticated"),
         (["x-api-key: wrong"], "unauthenticated"),
         ([AUTHORIZED, "x-api-key: another"], "unauthenticated"),
-        ([AUTHORIZED, "authorization: Bearer another"], "malformed_call"),
+        ([AUTHORIZED, "authorization: Bearer another"], "unauthenticated"),
+        (["x-weighbridge-session: a", "x-weighbridge-session: b"], "unauthenticated"),
+        ([AUTHORIZED, "x-weighbridge-session: a", "x-weighbridge-session: b"], "malformed_call"),
     ],
 )
 async def test_without_one_known_key_there_is_no_identity(headers: list[str], code: str) -> None:
@@ -142,7 +144,7 @@ async def test_without_one_known_key_there_is_no_identity(headers: list[str], co
         assert status == (401 if code == "unauthenticated" else 400)
         assert upstream.received == []
         record = await g.ledger.outcome()
-        assert (record["code"], record.get("agent")) == (code, None)
+        assert (record["code"], record.get("agent")) == (code, None if status == 401 else "support-bot")
         assert AGENT_KEY not in repr(g.ledger.records) + repr(body)
         if status == 401:
             assert answered[b"www-authenticate"] == b"Bearer"
@@ -371,6 +373,8 @@ async def test_a_stream_that_breaks_before_its_first_event_is_a_refusal() -> Non
         ("garbage", 502, "target_failed"),
         ("short-body", 502, "target_failed"),
         ("encoded", 502, "target_failed"),
+        ("redirect", 502, "target_failed"),
+        ("status-799", 502, "target_failed"),
         ("silence", 504, "target_timeout"),
     ],
 )
@@ -387,6 +391,60 @@ async def test_a_broken_target_is_told_from_a_refusal_of_ours(path: str, status:
         record = await g.ledger.outcome()
         assert record["code"] == code
         assert record["detail"]
+
+
+async def test_a_streamed_call_that_is_answered_without_a_stream_is_a_failure() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/not-a-stream") as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat(stream=True))
+        assert (status, body["error"]["code"]) == (502, "target_failed")
+
+
+async def test_a_stream_is_a_stream_however_its_type_is_written() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/odd-case") as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        _, _, body = await client.answer()
+        assert upstream.usage_event not in body
+        assert (await g.ledger.outcome())["usage"]["output_tokens"] == 3
+
+
+async def test_a_target_that_repeats_its_key_does_not_tell_it_to_agents() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/echo") as g, connected(g.port) as client:
+        _, headers, body = await ask(client, chat())
+        assert "the-operators-own-key" not in repr(body) + repr(headers)
+        assert body["headers"]["authorization"] == "Bearer " + "*" * len("the-operators-own-key")
+
+
+async def test_headers_that_a_target_names_in_connection_stay_here() -> None:
+    async with target() as upstream, gate(target_url=upstream.url + "/named-hop") as g, connected(g.port) as client:
+        _, headers, _ = await ask(client, chat())
+        assert b"x-secret" not in headers
+        assert headers[b"x-open"] == b"2"
+
+
+@pytest.mark.parametrize("said", ["application/x-www-form-urlencoded", "application/json; charset=utf-7", "text/plain"])
+async def test_a_target_is_told_that_the_body_is_what_it_was_read_as(said: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(), AUTHORIZED, f"content-type: {said}", "content-type: application/yaml"))
+        assert (await client.answer())[0] == 200
+        types = [value for name, value in upstream.received[0].headers if name == b"content-type"]
+        assert types == [b"application/json"]
+
+
+@pytest.mark.parametrize(
+    ("query", "passed"),
+    [("", ""), ("?beta=true", "?beta=true"), ("?model=evil&beta=true&api-version=1", "?beta=true"), ("?x#y", "")],
+)
+async def test_no_query_passes_that_the_policy_does_not_see(query: str, passed: str) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        await ask(client, chat(), CHAT + query)
+        assert upstream.received[0].path == "/chat/completions" + passed
+
+
+async def test_zeros_that_lead_a_length_mean_nothing() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        zeros = "0" * 5000
+        await client.say(head(f"POST {CHAT}", f"content-length: {zeros}{len(chat())}") + chat())
+        assert (await client.answer())[0] == 200
 
 
 async def test_a_target_that_is_not_there_is_a_failure() -> None:

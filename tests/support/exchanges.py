@@ -43,7 +43,7 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
         query=b"",
         headers=[],
         own={},
-        ambiguous=False,
+        doubled=frozenset(),
         adapter=registry.OPENAI,
         assembly=everything,
         agent=everything.directory.identify(b"Bearer " + AGENT_KEY.encode(), None),

@@ -90,6 +90,21 @@ class Target:
                 return False
             case "encoded":
                 say(ok + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b")
+            case "redirect":
+                say(b"HTTP/1.1 307 Go\r\nlocation: http://127.0.0.1:9/elsewhere\r\ncontent-length: 0\r\n\r\n")
+            case "status-799":
+                say(b"HTTP/1.1 799 Odd\r\ncontent-length: 2\r\n\r\n{}")
+            case "not-a-stream":
+                say(ok + b"content-length: %d\r\n\r\n" % len(self.answer) + self.answer)
+            case "odd-case":
+                say(sse.replace(b"text/event-stream", b"Text/Event-Stream; charset=utf-8"))
+                say(_chunk(self.stream(include_usage=True)) + b"0\r\n\r\n")
+            case "echo":
+                key = dict(self.received[-1].headers)[b"authorization"]
+                body = b'{"headers":{"authorization":"%s"}}' % key
+                say(ok + b"x-echo: " + key + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            case "named-hop":
+                say(ok + b"connection: x-secret\r\nx-secret: 1\r\nx-open: 2\r\ncontent-length: 2\r\n\r\n{}")
             case "status-429":
                 body = b'{"error":{"message":"slow down"}}'
                 head = b"HTTP/1.1 429 Too Many\r\ncontent-type: application/json\r\nretry-after: 7\r\n"
