@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Exchange:
     """One call, from its first byte to its record.
 
-    Times are seconds of the event loop's clock, but for `arrived_ns`, which is the wall clock's.
+    Times are seconds of the monotonic clock, but for `arrived_ns`, which is the wall clock's.
     """
 
     id: str

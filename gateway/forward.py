@@ -1,6 +1,6 @@
 """Carries a decided call to its target and the answer back: whole if it is whole, event by event if it streams."""
 
-import asyncio
+import time
 
 from adapters.base import AgentCall, Headers
 from adapters.errors import MalformedCall
@@ -33,9 +33,8 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
     path = (line.root + call.endpoint.suffix).encode()
     if x.query and (query := parameters(x.query)):
         path += b"?" + query
-    loop = asyncio.get_running_loop()
     body = x.adapter.onward(call, arm.model)
-    x.sent_at = loop.time()
+    x.sent_at = time.monotonic()
     try:
         answer = await line.carrier.send(b"POST", path, onward(x.headers, arm.target.credentials), body)
     except carrier.CarrierError as error:
@@ -49,7 +48,9 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         if x.detail:
             raise TargetFailed("The target's answer cannot be understood.")
         secret = arm.target.secret
-        headers = [(name, _concealed(value, secret)) for name, value in homeward(answer.headers)]
+        headers = homeward(answer.headers)
+        if any(secret in value for _, value in headers):
+            headers = [(name, _concealed(value, secret)) for name, value in headers]
         if kind == _EVENTS and answer.status == 200:
             await _stream(x, call, answer, headers, reply, secret)
         else:
@@ -74,13 +75,12 @@ def _unacceptable(call: AgentCall, answer: carrier.Reply, kind: bytes) -> str:
 async def _stream(
     x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply, secret: bytes
 ) -> None:
-    loop = asyncio.get_running_loop()
     meter = x.adapter.meter(call)
     headers = [line for line in headers if line[0] != b"content-length"]
     try:
         while piece := await answer.read():
             if x.first_byte_at is None:
-                x.first_byte_at = loop.time()
+                x.first_byte_at = time.monotonic()
             events = meter.feed(piece)
             if not reply.started:
                 await reply.start(answer.status, headers)
@@ -116,10 +116,9 @@ async def _body(
     lifeline: Lifeline,
     secret: bytes,
 ) -> None:
-    loop = asyncio.get_running_loop()
     try:
         body = await answer.read()
-        x.first_byte_at = loop.time()
+        x.first_byte_at = time.monotonic()
         if not answer.complete and body:
             pieces, size = [body], len(body)
             while size <= _HELD_BACK and (piece := await answer.read()):

@@ -138,7 +138,7 @@ class Pipeline:
         if _length(own.get(b"content-length", b"0")) > limit:
             raise BodyTooLarge(limit)
         x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
-        x.read_at = asyncio.get_running_loop().time()
+        x.read_at = time.monotonic()
 
     def decide(self, x: Exchange) -> None:
         """The policy's answer. Raises Denied, Undecided, InputRefused, EngineUnavailable."""
@@ -227,7 +227,7 @@ class Pipeline:
 
     async def settle(self, x: Exchange) -> None:
         """Pays back and records, once, whatever happened before and whoever has left since."""
-        x.ended = asyncio.get_running_loop().time()
+        x.ended = time.monotonic()
         try:
             if x.reservation is not None:
                 usage = x.usage
@@ -248,7 +248,7 @@ class Pipeline:
         return Exchange(
             str(ULID()),
             time.time_ns(),
-            asyncio.get_running_loop().time(),
+            time.monotonic(),
             scope["method"],
             scope["path"],
             scope["query_string"],
