@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
             *crosscheck.names(read.data),
             *crosscheck.listeners(read.data),
             *_refused(read.data),
-            *_unreadable(read.data, folder),
+            *_distrusted(read.data, folder),
         ]
         if resolve:
             complaints += crosscheck.credentials(read.data, secrets)
@@ -255,11 +256,24 @@ def _authorities(data: dict[str, Any], folder: Path) -> Iterator[Path]:
             yield folder / target["ca"]
 
 
-def _unreadable(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
+def _distrusted(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
+    """Files of authorities that no connection could be made with."""
     for path, target in crosscheck.each(data, ("targets",)):
         ca = target.get("ca")
-        if isinstance(ca, str) and ca.isprintable() and not os.access(folder / ca, os.R_OK):
-            yield (*path, "ca"), "cannot be read", "Name a PEM file, relative to this file's folder."
+        if isinstance(ca, str) and ca.isprintable() and (wrong := _wrong_with(folder / ca)) is not None:
+            yield (*path, "ca"), wrong, "Name a PEM file, relative to this file's folder."
+
+
+def _wrong_with(authorities: Path) -> str | None:
+    try:
+        if not authorities.is_file():  # a pipe would keep its reader waiting
+            return "is not a file" if authorities.exists() else "cannot be read"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(authorities)
+    except ssl.SSLError:
+        return "holds no certificates"
+    except OSError:
+        return "cannot be read"
+    return None
 
 
 def _refused(data: dict[str, Any]) -> Iterator[crosscheck.Complaint]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal, InvalidOperation
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -36,6 +37,12 @@ _BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2*
 _AMOUNT: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", re.ASCII)
 _LONGEST_SECONDS: Final = 10 * 365 * 86400
 _MOST_BYTES: Final = 2**40
+
+_LABEL: Final = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_LONGEST_HOST: Final = 253
+_AUTHORITY: Final = re.compile(r"(?:[^][:]+|\[[^][]+\])(?::[0-9]*)?")
+"""A name or a bracketed address, and a port: the reading of a URL passes over what else stands beside them."""
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
@@ -107,7 +114,18 @@ def _url(value: object) -> object:
         raise mistaken("carries credentials", "Remove what stands before the @ and give them as key: env:NAME.")
     if "?" in value or "#" in value:
         raise mistaken("has a query or a fragment", "Write the base URL only; the call's path is added to it.")
+    if not _is_host(host) or not _AUTHORITY.fullmatch(parts.netloc):
+        raise mistaken("has a host that cannot exist", example)
     return value
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None
+    try:
+        return "%" not in host and bool(IPv6Address(host))
+    except ValueError:
+        return False
 
 
 def _input_path(value: object, info: ValidationInfo[Any]) -> object:
@@ -255,7 +273,9 @@ class PolicySettings(Section):
         "file's folder. Without any, every call is refused.",
     )
     opa: OpaSettings | None = Field(default=None, description="The OPA server, for `engine: opa`.")
-    watchdog: Seconds = Field(default=5.0, gt=0, description="A decision that takes longer ends the worker process.")
+    watchdog: Seconds = Field(
+        default=5.0, gt=0, description="A decision that takes more processor time than this ends the worker process."
+    )
     prove_timeout: Seconds = Field(
         default=5.0, gt=0, description="How long a new policy may take to prove itself before use."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 import os
 import re
@@ -11,6 +13,10 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -164,13 +170,51 @@ MISTAKES = {
     "a URL with a query": ("/v1}", '/v1?a=b"}', "a=b", "targets[0].url", "base URL"),
     "a URL with a bad port": (".com/v1", ".com:99999/v1", "99999", "targets[0].url", "https://"),
     "an unclosed IPv6 address": ("https://api.openai.com/v1", '"http://[::1"', "::1", "targets[0].url", "https://"),
+    "a host with a stray character": (
+        "http://127.0.0.1:3001",
+        '"http://ho!st:1"',
+        "ho!st",
+        "targets[1].url",
+        "https://",
+    ),
+    "a host with an endless label": (
+        "http://127.0.0.1:3001",
+        f'"http://{"a" * 64}.example"',
+        "aaa",
+        "targets[1].url",
+        "https://",
+    ),
+    "an empty label in a host": ("http://127.0.0.1:3001", '"http://a..b"', "a..b", "targets[1].url", "https://"),
+    "an IPv6 address with a zone": (
+        "http://127.0.0.1:3001",
+        '"http://[fe80::1%eth0]"',
+        "fe80",
+        "targets[1].url",
+        "https://",
+    ),
+    "an IPv6 address that is none": (
+        "http://127.0.0.1:3001",
+        '"http://[1::2::3]"',
+        "1::2",
+        "targets[1].url",
+        "https://",
+    ),
+    "words beside an IPv6 address": (
+        "http://127.0.0.1:3001",
+        '"http://[::1]x:80"',
+        "::1",
+        "targets[1].url",
+        "https://",
+    ),
     "a ca without TLS": (
         "http://127.0.0.1:3001",
-        "http://127.0.0.1:3001, ca: gateway.yaml",
+        "http://127.0.0.1:3001, ca: ca.pem",
         "3001",
         "targets[1]",
         "https",
     ),
+    "a ca without certificates": (".com/v1", ".com/v1, ca: gateway.yaml", "ca: g", "targets[0].ca", "PEM"),
+    "a ca that is a folder": (".com/v1", ".com/v1, ca: .", "ca: .", "targets[0].ca", "PEM"),
     "a ca that is absent": (".com/v1", ".com/v1, ca: no.pem", "no.pem", "targets[0].ca", "PEM"),
     "not a duration": ("port: 8080", "port: 8080, drain: 5 weeks", "weeks", "listen.drain", "14d"),
     "a negative duration": ("port: 8080", "port: 8080, drain: -5s", "-5s", "listen.drain", "14d"),
@@ -258,6 +302,7 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_named_with_line_path_and_remedy(case: str, tmp_path: Path) -> None:
     old, new, line_with, path, remedy = MISTAKES[case]
+    (tmp_path / "ca.pem").write_bytes(certificate())
     text = edited(old, new)
     found = mistakes_of(tmp_path, text)
     wanted = [each for each in found if each.path == path and remedy in each.remedy]
@@ -295,6 +340,31 @@ def test_all_mistakes_are_named_in_the_order_of_the_file(tmp_path: Path) -> None
         "routes[0].arms[0].weight",
         "routes[0].arms[1].target",
     ]
+
+
+@functools.cache
+def certificate() -> bytes:
+    """The PEM file of an authority that nobody asks."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    return builder.sign(key, None).public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:3001",
+        "http://[::1]:3001/v1",
+        "https://API.example.com./v1/",
+        "http://my_service:80",
+        f"http://{'a' * 63}.example",
+        "http://h:",
+    ],
+)
+def test_a_host_that_can_exist_is_taken(url: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, edited("http://127.0.0.1:3001", f'"{url}"')).settings.targets[1].url == url
 
 
 FILES: dict[str, tuple[bytes, str]] = {
@@ -398,7 +468,7 @@ def test_files_that_are_read_start_at_the_configurations_folder_and_written_ones
     (tmp_path / "conf").mkdir()
     (tmp_path / "work").mkdir()
     (tmp_path / "conf" / "key").write_text("a-key-of-openai\n")
-    (tmp_path / "conf" / "ca.pem").write_text("-")
+    (tmp_path / "conf" / "ca.pem").write_bytes(certificate())
     monkeypatch.chdir(tmp_path / "work")
     write(
         tmp_path / "conf",
