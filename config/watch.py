@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from watchfiles import awatch
+
+log = logging.getLogger("weighbridge.watch")
 
 POLL: Final = 0.5
 """Seconds after which files are looked at even if the system reported nothing (network mounts, far symlinks)."""
@@ -54,6 +57,7 @@ async def _changes(
 ) -> AsyncGenerator[frozenset[Path], None]:
     woken = asyncio.Event()
     listener = _Listener(woken)
+    blind = False
     ending = asyncio.create_task(_pass_on(stop, woken), name="configuration watch ends")
     try:
         while not stop.is_set():
@@ -64,12 +68,19 @@ async def _changes(
             woken.clear()
             if stop.is_set():
                 return
-            now = await asyncio.to_thread(_look, list(paths()))
-            changed = _differences(before, now)
-            if changed:
-                now = await _settled(paths, now)
-                changed |= _differences(before, now)
-            before = now
+            try:
+                now = await asyncio.to_thread(_look, list(paths()))
+                changed = _differences(before, now)
+                if changed:
+                    now = await _settled(paths, now)
+                    changed |= _differences(before, now)
+            except Exception as error:
+                # Out of threads or memory, perhaps. The last look stays the one to compare with, so nothing is missed.
+                if not blind:
+                    log.error("edits cannot be seen for the time being: %s", type(error).__name__)
+                blind = True
+                continue
+            before, blind = now, False
             if changed:
                 yield frozenset(changed)
                 # The reload may have named files that were not looked at so far; the others keep their last look,
@@ -94,12 +105,14 @@ class _Listener:
         if folders == self._folders and self._task is not None and not self._task.done():
             return
         await self.close()
-        self._folders = folders
+        moved, self._folders = folders != self._folders, folders
         if folders:
             self._task = asyncio.create_task(self._run(list(folders)), name="configuration watch")
-            # The watch stands once the task has run its first step; what happened before that is found by a look.
+            # The watch stands once the task has run its first step; what happened before that is found by a look. It is
+            # not hurried where the watch only begins anew: on a system out of watches it would do so without end.
             await asyncio.sleep(0)
-            self._woken.set()
+            if moved:
+                self._woken.set()
 
     async def close(self) -> None:
         """Stop listening and wait until the system's watch is released."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -355,3 +358,52 @@ async def test_a_system_without_watches_is_looked_at_now_and_then(file: Path, mo
     async with watching(file) as watched:
         write(file, "second")
         assert await watched.next() == {file}
+
+
+async def test_a_watch_that_cannot_look_for_a_while_misses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    write(path, "1")
+    loop = asyncio.get_running_loop()
+    exhausted = ThreadPoolExecutor(1)
+    exhausted.shutdown()
+    looks = asyncio.Queue[None]()
+
+    def counted() -> list[Path]:
+        looks.put_nowait(None)
+        return [path]
+
+    async with watching_what(counted) as watched:
+        loop.set_default_executor(exhausted)
+        write(path, "22")
+        while not looks.empty():
+            looks.get_nowait()
+        for _ in range(2):
+            await looks.get()
+        with ThreadPoolExecutor(1) as restored:
+            loop.set_default_executor(restored)
+            assert await watched.next() == {path}
+            watched.stop.set()
+
+
+async def test_a_system_out_of_watches_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none_left(*folders: Path, **options: Any) -> AsyncIterator[set[tuple[int, str]]]:
+        if folders:
+            raise OSError(errno.EMFILE, "Too many open files")
+        yield set()
+
+    path = tmp_path / "a.yaml"
+    write(path, "1")
+    monkeypatch.setattr(watch, "awatch", none_left)
+    looks: list[float] = []
+
+    def counted() -> list[Path]:
+        looks.append(monotonic())
+        return [path]
+
+    async with watching_what(counted) as watched:
+        await asyncio.sleep(3 * watch.POLL)
+        assert len(looks) < 8
+        write(path, "22")
+        assert await watched.next() == {path}
