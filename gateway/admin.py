@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
@@ -20,7 +20,9 @@ from gateway.identity import Person
 from policies.errors import InputRefused, Undecided
 from routing.table import Route
 
-_LONGEST_INPUT = 4 * 1024 * 1024
+_LONGEST_INPUT = 1024 * 1024
+_MOST_DIGITS = 15
+"""Digits of a length that is worth reading as a number."""
 
 
 class View(BaseModel):
@@ -147,14 +149,12 @@ class Admin:
         return await self.policy(request, person)
 
     async def evaluate(self, request: Request, person: Person | None) -> Response:
+        document = await _input(request)
         engine = self._app.pipeline.engine
         if engine is None:
             raise HTTPException(503, "No policy is loaded; GET /policy says why.")
-        body = await request.body()
-        if len(body) > _LONGEST_INPUT:
-            raise HTTPException(413, f"The input is longer than {_LONGEST_INPUT} bytes.")
         try:
-            decision = engine.evaluate(body, time.time_ns())
+            decision = engine.evaluate(document, time.time_ns())
         except InputRefused as error:
             raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
         except Undecided as error:
@@ -235,6 +235,23 @@ def _endpoint(app: App, admin: Admin, operation: Operation) -> Callable[[Request
         return await operation.handle(admin, request, person)
 
     return endpoint
+
+
+async def _input(request: Request) -> bytes:
+    """The body. What is too long is refused before it is read, or as soon as it is."""
+    too_long = HTTPException(413, f"The input is longer than {_LONGEST_INPUT} bytes.")
+    announced = request.headers.get("content-length", "").lstrip("0")
+    if len(announced) > _MOST_DIGITS or int(announced or 0) > _LONGEST_INPUT:
+        raise too_long
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _LONGEST_INPUT:
+                raise too_long
+    except ClientDisconnect:
+        raise HTTPException(400, "The input did not arrive as a whole.") from None
+    return bytes(body)
 
 
 def _json(view: View, status: int = 200) -> Response:

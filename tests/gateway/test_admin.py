@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from config.load import load
 from gateway.admin import OPERATIONS, admin_app, openapi
 from gateway.app import App
-from tests.support.door import door
+from tests.support.door import connected, door
 
 POLICY = (
     'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "explanation": input.call.target}\n'
@@ -92,6 +92,41 @@ async def test_an_input_can_be_tried_without_a_call(client: httpx2.AsyncClient) 
     assert undefined.status_code == 422
     broken = await client.post("/policy/evaluate", content=b"{", headers=SAM)
     assert broken.status_code == 400
+
+
+async def test_an_input_too_long_is_refused_before_it_is_sent(client: httpx2.AsyncClient) -> None:
+    for length in ("1048577", "1" + "0" * 17):
+        async with connected(client.base_url.port or 0) as raw:
+            await raw.say(evaluation(f"content-length: {length}"))
+            status, headers, _ = await raw.answer()
+            assert (status, headers[b"content-type"]) == (413, b"application/problem+json")
+    longest = b'{"call":{"target":"gpt-4o"}}'.ljust(2**20)
+    assert (await client.post("/policy/evaluate", content=longest, headers=SAM)).status_code == 200
+
+
+async def test_an_input_of_no_stated_length_is_read_no_further_than_allowed(client: httpx2.AsyncClient) -> None:
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    async with connected(client.base_url.port or 0) as raw:
+        await raw.say(evaluation("transfer-encoding: chunked"))
+        for _ in range(17):
+            await raw.say(piece)
+        assert (await raw.answer())[0] == 413
+
+
+async def test_a_person_who_leaves_in_the_middle_of_an_input_is_no_news(
+    client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(client.base_url.port or 0) as raw:
+        await raw.say(evaluation("content-length: 100", "expect: 100-continue"))
+        await raw.reader.readuntil(b"100 Continue\r\n\r\n")  # the input is waited for
+        raw.hang_up()
+    await client.get("/healthz")
+    assert caplog.records == []
+
+
+def evaluation(*headers: str) -> bytes:
+    lines = ["POST /policy/evaluate HTTP/1.1", "host: gateway", f"authorization: {SAM['authorization']}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
 async def test_reloading_needs_the_role_and_is_recorded(client: httpx2.AsyncClient, tmp_path: Path) -> None:
