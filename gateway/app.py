@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import ssl
 import time
+import traceback
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         self._stop.set()
         if self._watch is not None:
-            await self._watch
+            await asyncio.wait([self._watch])
         try:
             async with asyncio.timeout(_CLOSING):
                 await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
@@ -117,7 +117,7 @@ class App:
         self.pipeline.engine = None
 
     async def reload_config(self, who: str) -> None:
-        """Loads the file again and swaps the assembly; on any mistake nothing changes but `config.errors`."""
+        """Loads the file again and swaps the assembly; whatever is wrong, nothing changes but `config.errors`."""
         async with self._lock:
             before = self.pipeline.assembly
             try:
@@ -127,8 +127,11 @@ class App:
                 self._files |= error.files
                 self._refused("config", who, self.config, [str(mistake) for mistake in error.mistakes])
                 return
-            except (SecretMissing, OSError, ssl.SSLError) as error:
+            except (SecretMissing, OSError) as error:
                 self._refused("config", who, self.config, [f"{self.path}: {error}"])
+                return
+            except Exception as error:
+                self._refused("config", who, self.config, [f"{self.path}: {_unforeseen(error)}"])
                 return
             self.pipeline.assembly = after
             self._files = loaded.files
@@ -145,13 +148,16 @@ class App:
             await self.reload_policy(who)
 
     async def reload_policy(self, who: str) -> None:
-        """Reads, proves and builds the policy anew, then swaps it; on any problem the last good one stays."""
+        """Reads, proves and builds the policy anew, then swaps it; whatever is wrong, the last good one stays."""
         async with self._lock:
             settings = self.settings.policy
             try:
                 engine = await policy.load(settings.paths, timeout=settings.prove_timeout)
             except PolicyError as error:
                 self._refused("policy", who, self.policy, [str(problem) for problem in error.problems])
+                return
+            except Exception as error:
+                self._refused("policy", who, self.policy, [_unforeseen(error)])
                 return
             self.pipeline.engine = engine
             self.telemetry.revision = engine.revision
@@ -172,6 +178,7 @@ class App:
         self.ledger.note("reload", {"what": what, "who": who, "result": result, "revision": revision})
 
     async def _watching(self) -> None:
+        """Acts on edits until the end: a reload never raises, so that one edit's trouble does not hide the next."""
         async with aclosing(changes(self._watched, stop=self._stop)) as edits:
             async for edited in edits:
                 if edited & {self.path, *self._files}:
@@ -181,6 +188,13 @@ class App:
 
     def _watched(self) -> set[Path]:
         return {self.path, *self._files, *self.settings.policy.paths}
+
+
+def _unforeseen(error: Exception) -> str:
+    """What failed and where. Not the error's text: nobody has made sure that it holds no secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:])
+    return f"loading failed unexpectedly with {type(error).__name__} ({where})"
 
 
 def _restart_needed(started_with: Settings, now: Settings) -> tuple[str, ...]:

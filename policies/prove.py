@@ -37,7 +37,11 @@ async def prove(
     timeout: float,  # noqa: ASYNC109  # the child is killed then, and the policy judged by that
 ) -> Proof:
     """Proves `sources` in a child process that may take `timeout` seconds. Raises PolicyError."""
-    told = await child.run("prove", sources, timeout)
+    try:
+        told = await child.run("prove", sources, timeout)
+    except OSError as error:
+        message = f"the proof of the policy cannot be started: {error.strerror}"
+        raise PolicyError([Problem(sources.modules[0].name, None, message, _SHORT)]) from None
     problems = [Problem(**line["problem"]) for line in told.lines if "problem" in line]
     if told.failure is not None and not problems:
         at = next((line["at"] for line in reversed(told.lines) if "at" in line), None)
@@ -54,6 +58,7 @@ _SLOWEST_DECISION: Final = 0.1
 """Seconds of processor time. The gateway parses a proven policy itself, and decides while everyone else waits."""
 
 _FASTER: Final = "Look things up by name instead of searching, and loop over little."
+_SHORT: Final = "Give the gateway more files, processes or memory, and load the policy again."
 _REMEDY: Final = "Look there for recursion, deep nesting, or loops over large ranges."
 
 

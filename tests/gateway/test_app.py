@@ -1,0 +1,99 @@
+"""One running gateway and the edits of its files: whatever goes wrong with one, the next one is seen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from config.load import load
+from config.settings import Url
+from gateway.app import App
+from gateway.carrier import Origin
+
+ALLOW = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
+
+
+@pytest.fixture
+async def app(tmp_path: Path) -> AsyncIterator[App]:
+    (tmp_path / "main.rego").write_text(ALLOW)
+    path = tmp_path / "w.yaml"
+    path.write_text(yaml.safe_dump({"ledger": {"path": str(tmp_path / "ledger")}, "policy": {"paths": ["main.rego"]}}))
+    async with App(path, load(path)) as app:
+        yield app
+
+
+@asynccontextmanager
+async def without_threads() -> AsyncIterator[None]:
+    """The running loop has no thread to read files in: a trouble that no reload foresees."""
+    loop = asyncio.get_running_loop()
+    exhausted = ThreadPoolExecutor(1)
+    exhausted.shutdown()
+    loop.set_default_executor(exhausted)
+    yield
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.02)  # the watch tells nobody but the app that it saw something
+
+
+async def test_an_unforeseen_trouble_is_a_refused_reload_and_the_last_good_ones_stay(app: App) -> None:
+    assembly, engine = app.pipeline.assembly, app.pipeline.engine
+    async with without_threads():
+        await app.reload_config("dana")
+        await app.reload_policy("dana")
+    for reload in (app.config, app.policy):
+        (error,) = reload.errors
+        assert "RuntimeError (" in error
+        assert reload.count == 1
+    assert app.telemetry.reloads["config", "refused"] == app.telemetry.reloads["policy", "refused"] == 1
+    assert app.pipeline.assembly is assembly
+    assert app.pipeline.engine is engine
+
+
+async def test_an_edit_made_during_an_unforeseen_trouble_is_loaded_after_it(app: App, tmp_path: Path) -> None:
+    async with without_threads():
+        (tmp_path / "main.rego").write_text(ALLOW + "# edited\n")
+        await app.reload_policy("dana")
+    await until(lambda: app.policy.count == 2)
+    assert app.policy.errors == ()
+    assert app._watch is not None
+    assert not app._watch.done()
+
+
+async def test_the_text_of_an_unforeseen_trouble_is_not_shown(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    async with without_threads():
+        await app.reload_config("dana")
+    shown = "".join(app.config.errors) + caplog.text
+    assert "RuntimeError" in shown
+    assert "cannot schedule" not in shown
+
+
+_URLS = st.one_of(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(lambda rest: f"http://{rest}"),
+    st.tuples(
+        st.sampled_from(["http", "https", "HTTP"]),
+        st.text("ab0-_.:[]%!", min_size=1, max_size=12),
+        st.sampled_from(["", ":", ":0", ":1", ":80", ":080", ":65535", ":65536", ":x"]),
+        st.sampled_from(["", "/", "/v1", "/v1/", "/%zz", "/;a=b", "//", "/|"]),
+    ).map(lambda parts: f"{parts[0]}://{parts[1]}{parts[2]}{parts[3]}"),
+)
+
+
+@given(_URLS)
+def test_every_url_that_settings_accept_is_one_the_carrier_takes(url: str) -> None:
+    try:
+        accepted = TypeAdapter[str](Url).validate_python(url)
+    except ValidationError:
+        return
+    origin, _ = Origin.parse(accepted)
+    assert origin.host
