@@ -18,7 +18,7 @@ from adapters.base import (
     reported_usage,
     whole,
 )
-from adapters.body import parse, replace
+from adapters.body import check_spelling, parse, replace
 from adapters.errors import MalformedCall
 from adapters.meter import Meter, Watch, json_object
 from adapters.openai import read_model, read_stream
@@ -29,6 +29,16 @@ _ENDPOINTS = (
     Endpoint("models", "GET", "/v1/models", answered_here=True),
     Endpoint("models", "GET", "/v1/models/", answered_here=True),
 )
+
+MEMBERS = frozenset(
+    """
+    betas billing_policy cache_control compaction container context_management diagnostics fallback_credit_token
+    fallbacks inference_geo max_tokens mcp_servers messages metadata model output_config output_format service_tier
+    speed stop_sequences stream system temperature thinking thread tool_choice tools top_k top_p user_profile_id
+    workspace_id
+    """.split()
+)
+"""What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
 
 _ERROR_TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -53,6 +63,7 @@ class Anthropic:
         if endpoint.answered_here:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
+        check_spelling(arguments, MEMBERS)
         model, stream = read_model(arguments), read_stream(arguments)
         if not isinstance(arguments.get("messages"), list):
             raise MalformedCall("`messages` must be a list.")

@@ -7,8 +7,6 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
-from adapters.body import balance
-
 Headers = list[tuple[bytes, bytes]]
 Kind = Literal["llm", "tool", "message", "environment"]
 
@@ -144,9 +142,13 @@ def refusal_headers(refusal: Refusal) -> Headers:
     return headers if refusal.retry else [*headers, (b"x-should-retry", b"false")]
 
 
+_MOST_TOKENS = 2**53
+"""What every JSON reader keeps exact. Sums of a few still fit the 64 bits that a record can hold."""
+
+
 def whole(value: object) -> int:
-    """A token count as targets report it: anything but a non-negative integer counts as none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A token count as targets report it, at most 2**53: anything but a non-negative integer counts as none."""
+    return min(value, _MOST_TOKENS) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def member(mapping: object, key: str) -> Mapping[str, Any]:
@@ -155,10 +157,14 @@ def member(mapping: object, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-# The quotes of the key must be real ones: in a text they would be escaped, at the front or at the back.
-_USAGE = re.compile(rb'[^\\]"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
 _TAIL = 4096
 """Bytes at the end of a long answer in which its usage is looked for first: parsing megabytes takes milliseconds."""
+
+# Strings and brackets of a JSON text that is read backwards, where a quote is part of a text if a backslash follows.
+# A string may be torn where the text begins. Every match is tried once and succeeds, so the time is linear.
+_BACKWARDS = re.compile(rb'"[^"]*+(?:"\\[^"]*+)*+"?|[{}\[\]]')
+_USAGE_BACKWARDS = b'"egasu"'
+_COLON_BACKWARDS = re.compile(rb"\s*+:\s*+")
 
 
 def reported_usage(answer: bytes) -> Mapping[str, Any]:
@@ -168,15 +174,35 @@ def reported_usage(answer: bytes) -> Mapping[str, Any]:
     try:
         return member(orjson.loads(answer), "usage")
     except orjson.JSONDecodeError:
-        return _usage_in_tail(answer)
+        return _usage_in_tail(answer) if len(answer) <= _TAIL else {}
 
 
 def _usage_in_tail(tail: bytes) -> Mapping[str, Any]:
-    """Only a member of the answer itself counts, so what follows it must close one bracket more than it opens."""
-    for found in _USAGE.finditer(tail):
-        if balance(tail[found.end() :]) == -1:
+    """The last `usage` that is an object and a member of the answer itself.
+
+    Where the tail begins, inside of a text or not, nobody knows; its end is where the answer ends. So it is read from
+    there, and one look is enough.
+    """
+    if b'"usage"' not in tail:
+        return {}
+    backwards = tail[::-1]
+    depth = closed = opened = 0
+    for found in _BACKWARDS.finditer(backwards):
+        token = found.group()
+        if token in (b"}", b"]"):
+            depth += 1
+            if depth == 2:
+                closed = found.start()
+        elif token in (b"{", b"["):
+            depth -= 1
+            if depth == 1:
+                opened = found.end()
+            elif depth == 0:
+                break
+        elif token == _USAGE_BACKWARDS and depth == 1 and _COLON_BACKWARDS.fullmatch(backwards, opened, found.start()):
+            size = len(tail)
             try:
-                return member({"usage": orjson.loads(found.group(1))}, "usage")
+                return member({"usage": orjson.loads(tail[size - opened : size - closed])}, "usage")
             except orjson.JSONDecodeError:
-                continue
+                break
     return {}

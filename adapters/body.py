@@ -1,6 +1,7 @@
 """JSON bodies: read once and strictly, changed by splicing, so that bytes nobody means to change stay as they came."""
 
 import re
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import jiter
@@ -14,6 +15,7 @@ _MEMBER: Final = re.compile(rb"[ \t\r\n,]*+(" + _STRING + rb")" + _SPACE + b":" 
 _COLON: Final = re.compile(_SPACE + b":" + _SPACE)
 _SCALAR: Final = re.compile(_STRING + rb"|[^,}\] \t\r\n]++", re.DOTALL)
 _TO_BRACKET: Final = re.compile(rb'(?:[^"{}\[\]]++|' + _STRING + rb")*+([{}\[\]])", re.DOTALL)
+_PERHAPS_TORN_STRING: Final = re.compile(_STRING + b"?", re.DOTALL)
 _DUPLICATE: Final = re.compile(r'Detected duplicate key "(.*)" at line (\d+) column (\d+)', re.DOTALL)
 _BACKSLASH: Final = ord("\\")
 _NEAR: Final = 1024
@@ -21,6 +23,16 @@ _NEAR: Final = 1024
 
 _EXCERPT: Final = 40
 """Characters of a body that an error message may show."""
+
+HEAVIEST: Final = 320_000
+"""What a body may weigh (see `weight`).
+
+The heaviest 32 MiB that pass hold the loop for about half a second until the embedded engine has read them too, and
+half of that is for their length alone (two shared cores). An embeddings call of the 300,000 tokens that OpenAI takes
+at once is lighter.
+"""
+
+_NOT_A_SIGN: Final = bytes(set(range(256)) - set(b",:[{"))
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -30,6 +42,12 @@ def parse(body: bytes) -> dict[str, Any]:
     act on the other. NaN, infinities and lone surrogates are not JSON (RFC 8259), whatever Python's own reader thinks.
     Raises MalformedCall, whose message shows at most a short excerpt.
     """
+    # Each stage is dearer than the one before, and few bodies get past the first.
+    if len(body) > HEAVIEST and _signs(body) > HEAVIEST and weight(body) > HEAVIEST:
+        raise MalformedCall(
+            f"The body holds too many JSON keys and values: more than {HEAVIEST}, where a key counts as three. "
+            "Send less in one call."
+        )
     try:
         value = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
@@ -37,6 +55,40 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedCall("The body must be a JSON object.")
     return value
+
+
+def weight(body: bytes) -> int:
+    """What it takes to read a JSON text, beside its length: 1 for a value, 3 for a key, 1 for a bracket pair around
+    nothing. The outermost value is not counted.
+
+    Above HEAVIEST the answer may be too low, but never so low as HEAVIEST. In a text that is no JSON, at least what
+    stands before the mistake is counted.
+    """
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    strings = bare.count(b'"') // 2
+    if strings > HEAVIEST + 1:  # cutting at so many quotes would take the time that weighing is there to save
+        return strings - 1
+    return _signs(b"".join(bare.split(b'"')[::2]))
+
+
+def check_spelling(arguments: Mapping[str, Any], members: Set[str]) -> None:
+    """Refuses keys that differ only in letter case from one of the known `members`, or from one another.
+
+    Go's JSON reader and others like it take `Model` for `model`, so that the target would act on a member that the
+    policy has not seen. `members` are in lower case. Raises MalformedCall.
+    """
+    if members >= arguments.keys():
+        return
+    seen: dict[str, str] = {}
+    for key in arguments.keys() - members:
+        plain = _without_case(key)
+        if plain in members:
+            raise MalformedCall(
+                f"The key {_excerpt(key)} must be spelled {plain!r}: some readers take the two for one."
+            )
+        if (other := seen.setdefault(plain, key)) is not key:
+            both = " and ".join(sorted((_excerpt(key), _excerpt(other))))
+            raise MalformedCall(f"The keys {both} differ only in letter case: some readers take the two for one.")
 
 
 def find(body: bytes, key: str) -> tuple[int, int] | None:
@@ -70,7 +122,16 @@ def put_first(body: bytes, key: str, value: bytes) -> bytes:
 
 def balance(text: bytes) -> int:
     """How many brackets `text` opens without closing them; it must begin outside of strings."""
-    return sum(1 if opened.group(1) in b"{[" else -1 for opened in _TO_BRACKET.finditer(text))
+    bare = _PERHAPS_TORN_STRING.sub(b"", text)
+    return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+
+
+def _signs(text: bytes) -> int:
+    """The weight of `text` if none of it is inside of strings: every key brings a colon, every value but the first of
+    its list or object a comma, and the first a bracket.
+    """
+    signs = text.translate(None, _NOT_A_SIGN)
+    return len(signs) + 2 * signs.count(b":")
 
 
 def _find_near_end(body: bytes, wanted: bytes) -> tuple[int, int] | None:
@@ -105,5 +166,14 @@ def _reason(text: str) -> str:
     if duplicate is None:
         return text[:100]
     key, line, column = duplicate.groups()
-    shown = repr(key if len(key) <= _EXCERPT else key[:_EXCERPT] + "...")
-    return f"the key {shown} is given twice in one object, the second time at line {line} column {column}"
+    return f"the key {_excerpt(key)} is given twice in one object, the second time at line {line} column {column}"
+
+
+def _without_case(key: str) -> str:
+    """The one spelling of all that some reader takes for the same: even the long s, the Kelvin sign, i without its dot
+    and I with one."""
+    return key.upper().casefold().replace("\u0307", "")
+
+
+def _excerpt(key: str) -> str:
+    return repr(key if len(key) <= _EXCERPT else key[:_EXCERPT] + "...")

@@ -19,7 +19,7 @@ from adapters.base import (
     reported_usage,
     whole,
 )
-from adapters.body import find, parse, put_first, replace
+from adapters.body import check_spelling, find, parse, put_first, replace
 from adapters.errors import MalformedCall
 from adapters.meter import DONE, Meter, Watch, json_object
 
@@ -41,6 +41,19 @@ _CONTENT: Mapping[str, tuple[str, tuple[type, ...], str]] = {
     "responses": ("input", (str, list, NoneType), _TEXTS),
 }
 """Per operation the member that holds what the model is to read, and what it can be."""
+
+MEMBERS = frozenset(
+    """
+    access_programs audio background background_options best_of chat_template_kwargs context_management conversation
+    dimensions echo encoding_format frequency_penalty function_call functions image include input instructions
+    logit_bias logprobs max_completion_tokens max_output_tokens max_tokens max_tool_calls messages metadata
+    modalities model moderation n parallel_tool_calls prediction presence_penalty previous_response_id prompt
+    prompt_cache_key prompt_cache_options prompt_cache_retention reasoning reasoning_effort response_format
+    safety_identifier seed service_tier stop store stream stream_options suffix temperature text tool_choice tools
+    top_k top_logprobs top_p truncation user verbosity web_search_options
+    """.split()
+)
+"""What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
 
 _USAGE_ON_REQUEST = frozenset({"chat", "completions"})
 """Operations that stream token counts only to those who ask."""
@@ -66,6 +79,7 @@ class OpenAI:
         if endpoint.answered_here:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
+        check_spelling(arguments, MEMBERS)
         model, stream = read_model(arguments), read_stream(arguments)
         field, types, remedy = _CONTENT[endpoint.operation]
         if not isinstance(arguments.get(field), types):

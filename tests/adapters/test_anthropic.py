@@ -6,9 +6,11 @@ from typing import Any
 import anthropic
 import orjson
 import pytest
+from anthropic.types import beta, message_count_tokens_params, message_create_params
 
-from adapters.anthropic import Anthropic
+from adapters.anthropic import MEMBERS, Anthropic
 from adapters.base import AgentCall, Refusal, Usage
+from adapters.body import check_spelling
 from adapters.errors import MalformedCall
 from adapters.registry import ANTHROPIC, endpoint
 from tests.adapters.stock import EVENTS, JSON, Answers
@@ -39,6 +41,29 @@ def read(path: str, changes: dict[str, Any]) -> AgentCall:
 def test_a_member_of_the_wrong_type_is_refused_by_its_name(path: str, field: str, value: Any) -> None:
     with pytest.raises(MalformedCall, match=f"^`{field}` must be"):
         read(path, {field: value})
+
+
+@pytest.mark.parametrize("path", [MESSAGES, COUNT])
+@pytest.mark.parametrize("key", ["Model", "MESSAGES", "System", "Stream", "Max_Tokens", "toolS"])
+def test_a_member_spelled_in_another_letter_case_is_refused(path: str, key: str) -> None:
+    with pytest.raises(MalformedCall, match=f"^The key '{key}' must be spelled '{key.lower()}'"):
+        read(path, {key: "x"})
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        message_create_params.MessageCreateParamsStreaming,
+        message_count_tokens_params.MessageCountTokensParams,
+        beta.message_create_params.MessageCreateParamsStreaming,
+        beta.message_count_tokens_params.MessageCountTokensParams,
+    ],
+)
+def test_every_member_that_the_sdk_can_send_passes_in_its_own_spelling_alone(known: type) -> None:
+    for member in known.__annotations__:
+        check_spelling({member: None}, MEMBERS)
+        with pytest.raises(MalformedCall, match="must be spelled"):
+            check_spelling({member.title(): None}, MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +169,10 @@ def test_a_broken_stream_raises_in_the_sdk_after_what_had_come() -> None:
             Usage(130, 5, 100, 20, 3),
         ),
         ({"usage": {"input_tokens": 10, "cache_read_input_tokens": None}}, Usage(10, 0)),
+        (
+            {"usage": {"input_tokens": 2**64 - 1, "cache_read_input_tokens": 2**64 - 1, "output_tokens": 1}},
+            Usage(2**54, 1, 2**53),
+        ),
         ({"input_tokens": 12}, None),
         ({"usage": None}, None),
         ([], None),

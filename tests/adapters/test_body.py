@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.body import balance, find, parse, put_first, replace
+from adapters.body import HEAVIEST, balance, check_spelling, find, parse, put_first, replace, weight
 from adapters.errors import MalformedCall
 
 KEYS = ("model", "stream_options", "include_usage")
@@ -135,7 +135,7 @@ def test_a_whole_object_opens_as_many_brackets_as_it_closes(body: bytes) -> None
         (b" \n", "EOF"),
         (b'{"a":', "EOF"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "recursion limit"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "recursion limit"),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "recursion limit"),
         (b'{"a":' + b"9" * 100_000 + b"}", "number out of range"),
         (b"[]", "must be a JSON object"),
         (b'"text"', "must be a JSON object"),
@@ -161,9 +161,118 @@ def test_a_refusal_shows_at_most_an_excerpt_of_the_body_on_one_printable_line(se
     assert len(secret) < 100 or secret[:60] not in message
 
 
+def weighed(value: Any) -> int:
+    """The weight of a value beside its own 1, from the value itself instead of its text."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    keys = 3 * len(value) if isinstance(value, dict) else 0
+    return keys + sum(1 + weighed(item) for item in inner) + (not value)
+
+
+@given(written())
+def test_a_body_weighs_what_its_keys_and_values_do(body: bytes) -> None:
+    assert weight(body) == weighed(json.loads(body))
+
+
+def containing(value: bytes) -> bytes:
+    return b'{"model":"m","messages":[' + value + b"]}"
+
+
+LARGE = 30 * 2**20
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b",".join([b"[" * 100 + b"]" * 100] * 150_000),
+        b"{" + b",".join(b'"%d":1' % number for number in range(2_600_000)) + b"}",
+        b"1," * (LARGE // 2) + b"1",
+        b'"",' * (LARGE // 3) + b"1",
+        b'"' + b'\\\\\\",' * (LARGE // 10) + b'",' + b'"",' * (LARGE // 5) + b"1",
+        b"[],{}," * (LARGE // 6) + b"1",
+        b'{"a":{"b":1}},' * (LARGE // 14) + b"1",
+        b"," * LARGE,
+        b'"' + b'",' * (LARGE // 2),
+    ],
+    ids=["brackets", "keys", "numbers", "strings", "escapes", "nothing", "objects", "no JSON", "torn"],
+)
+def test_a_body_of_countless_values_is_refused_before_it_is_read(value: bytes) -> None:
+    body = containing(value)
+    began = time.process_time()
+    with pytest.raises(MalformedCall, match="too many JSON keys and values: more than 320000"):
+        parse(body)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [(b"1", HEAVIEST), (b"[1]", HEAVIEST // 2), (b"[]", HEAVIEST // 2), (b'{"a":1}', HEAVIEST // 5)]
+)
+def test_no_body_is_so_dense_that_its_weight_goes_unnoticed(value: bytes, count: int) -> None:
+    parse(containing(b",".join([value] * (count - 10))))
+    with pytest.raises(MalformedCall, match="too many"):
+        parse(containing(b",".join([value] * count)))
+
+
+@pytest.mark.parametrize("text", ["So, he said: {yes}, [no]; ", '{"key": [1, 2, "\\\\"]},\n'])
+def test_a_long_text_is_read_however_much_it_looks_like_json(text: str) -> None:
+    content = text * (LARGE * 4 // 5 // len(text))
+    body = containing(json.dumps(content).encode())
+    assert len(body) > LARGE * 3 // 4
+    assert parse(body)["messages"] == [content]
+
+
+def test_the_longest_list_of_tokens_that_can_be_embedded_is_read() -> None:
+    tokens = [list(range(146)) for _ in range(2048)]
+    assert parse(json.dumps({"model": "m", "input": tokens}).encode())["input"] == tokens
+
+
+MEMBERS = frozenset(["model", "messages", "input", "max_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        (["model", "Model"], "The key 'Model' must be spelled 'model'"),
+        (["MODEL"], "The key 'MODEL' must be spelled 'model'"),
+        (["Max_Tokens"], "must be spelled 'max_tokens'"),
+        (["me\u017fsages"], "must be spelled 'messages'"),
+        (["max_to\u212aens"], "must be spelled 'max_tokens'"),
+        (["\u0131nput"], "must be spelled 'input'"),
+        (["\u0130nput"], "must be spelled 'input'"),
+        (["model", "extension", "Extension"], "The keys 'Extension' and 'extension' differ only in letter case"),
+        (["x" * 1000, "X" * 1000], "differ only in letter case"),
+        (["\u00e9\u202e", "\u00c9\u202e"], "differ only in letter case"),
+    ],
+)
+def test_keys_that_some_reader_takes_for_one_are_refused(keys: list[str], reason: str) -> None:
+    with pytest.raises(MalformedCall) as refused:
+        check_spelling(dict.fromkeys(keys), MEMBERS)
+    message = str(refused.value)
+    assert reason in message
+    assert message.isprintable()
+    assert len(message) < 220
+
+
+@pytest.mark.parametrize(
+    "keys", [[], ["model", "max_tokens"], ["model", "Extension"], ["models", "\u00e9", "", "max-tokens", "1"]]
+)
+def test_keys_that_nobody_takes_for_another_pass(keys: list[str]) -> None:
+    check_spelling(dict.fromkeys(keys), MEMBERS)
+
+
 def test_a_new_first_member_takes_a_comma_only_where_others_follow() -> None:
     assert put_first(b" { }", "a", b"1") == b' {"a":1 }'
     assert put_first(b'{\n"b":2}', "a", b"1") == b'{"a":1,\n"b":2}'
+
+
+@pytest.mark.parametrize(
+    "text", [b'"a' * 50_000, b'\\"' * 50_000, b'"' + b'\\"' * 50_000, b" " * 100_000, b"[" * 100_000]
+)
+def test_brackets_are_balanced_in_a_time_that_no_text_can_stretch(text: bytes) -> None:
+    began = time.process_time()
+    assert balance(text) in (0, 100_000)
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -1,15 +1,18 @@
 """`adapters.openai`: calls are read as OpenAI's servers would, and refusals reach its SDK as what they are."""
 
 import json
+import time
 from typing import Any
 
 import openai
 import orjson
 import pytest
+from openai.types import chat, completion_create_params, embedding_create_params, responses
 
 from adapters.base import AgentCall, Refusal, Usage
+from adapters.body import check_spelling
 from adapters.errors import MalformedCall
-from adapters.openai import OpenAI
+from adapters.openai import MEMBERS, OpenAI
 from adapters.registry import OPENAI, endpoint
 from tests.adapters.stock import EVENTS, JSON, Answers
 
@@ -60,6 +63,29 @@ def test_a_member_of_the_wrong_type_is_refused_by_its_name(path: str, field: str
 def test_an_include_usage_of_the_wrong_type_is_refused_rather_than_overwritten(value: Any) -> None:
     with pytest.raises(MalformedCall, match=r"^`stream_options.include_usage` must be"):
         read(CHAT, {"stream": True, "stream_options": {"include_usage": value}})
+
+
+@pytest.mark.parametrize("path", GOOD)
+@pytest.mark.parametrize("key", ["Model", "MESSAGES", "Prompt", "Input", "Stream", "Stream_Options", "toolS"])
+def test_a_member_spelled_in_another_letter_case_is_refused(path: str, key: str) -> None:
+    with pytest.raises(MalformedCall, match=f"^The key '{key}' must be spelled '{key.lower()}'"):
+        read(path, {key: "x"})
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        chat.completion_create_params.CompletionCreateParamsStreaming,
+        completion_create_params.CompletionCreateParamsStreaming,
+        embedding_create_params.EmbeddingCreateParams,
+        responses.response_create_params.ResponseCreateParamsStreaming,
+    ],
+)
+def test_every_member_that_the_sdk_can_send_passes_in_its_own_spelling_alone(known: type) -> None:
+    for member in known.__annotations__:
+        check_spelling({member: None}, MEMBERS)
+        with pytest.raises(MalformedCall, match="must be spelled"):
+            check_spelling({member.title(): None}, MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +353,39 @@ def test_nothing_inside_an_answer_passes_for_its_usage(last: Any) -> None:
     without = orjson.dumps(long | {"last": last})
     assert OpenAI().usage(CALL, without) is None
     assert OpenAI().usage(CALL, without[-4096:]) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" + b' "usage":{},' * 100_000,
+        b"{" + b" " * 5000 + b' "usage":{},' * 170 + b'"a' * 1000,
+        b"{" + b" " * 5000 + b' "usage":{},' * 170 + b'\\"' * 1000,
+        b'[ "usage":{}' + b"a" * 1_000_000,
+        b'"usage":' + b"{" * 1_000_000,
+        b'"usage":' + b"{" * 4000 + b"}" * 4000,
+        b'x "usage":' + b" " * 4000 + b"{}}",
+        b'x "usage"' + b'"' * 4000 + b"}",
+        b'x "usage"' + b'\\"' * 2000 + b'"}',
+    ],
+    ids=["many counts", "quotes", "escapes", "no brackets", "open", "closed", "spaces", "empty strings", "one string"],
+)
+def test_counts_are_looked_for_in_a_time_that_no_answer_can_stretch(answer: bytes) -> None:
+    began = time.process_time()
+    assert OpenAI().usage(CALL, answer) is None
+    assert OpenAI().usage(CALL, answer[-4096:]) is None
+    assert time.process_time() - began < 0.5
+
+
+def test_of_two_usages_in_a_long_answer_the_last_counts_as_for_every_reader() -> None:
+    answer = b'{"usage":{"prompt_tokens":1},"x":"' + b"x" * 3000 + b'","usage" : {"prompt_tokens":2},"y":[{}]}'
+    for padding in (b"", b" " * 2000):
+        assert OpenAI().usage(CALL, padding + answer) == Usage(2, 0)
+
+
+def test_a_count_beyond_all_reason_stays_one_that_can_be_recorded() -> None:
+    answer = {"usage": {"prompt_tokens": 2**64 - 1, "completion_tokens": 2**53 + 1}}
+    assert OpenAI().usage(CALL, orjson.dumps(answer)) == Usage(2**53, 2**53)
 
 
 def test_a_member_whose_name_ends_like_usage_is_not_usage() -> None:
