@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from config.settings import Settings
-from gateway.worker import READY
+from gateway.worker import LEDGER_HELD, READY, UNUSABLE
+from policies.watchdog import RUNAWAY
 
 log = logging.getLogger("weighbridge.supervise")
 
@@ -56,6 +57,7 @@ class Supervisor:
     def __init__(self, path: Path, settings: Settings) -> None:
         """Raises AddressUnavailable."""
         self._path = path
+        self._log = settings.log
         self._data = bind(settings.listen.host, settings.listen.port)
         self._admin = bind(settings.admin.listen.host, settings.admin.listen.port)
         self._worker: subprocess.Popen[bytes] | None = None
@@ -64,10 +66,14 @@ class Supervisor:
         self._bell, self._ringer = socket.socketpair()
 
     def run(self) -> int:
-        """Serves until told to stop. The exit code is 0 then, or the worker's when it could not even start."""
+        """Serves until told to stop. The exit code is 0 then, or the worker's when it could not even start.
+
+        The worker of a supervisor that was killed writes the ledger until its calls are over, so a first worker that
+        finds the ledger held is tried again for as long as that may take.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        announced, pause = False, _FIRST_PAUSE
+        announced, pause, patience = False, _FIRST_PAUSE, time.monotonic() + self._grace
         while True:
             started = time.monotonic()
             ours, theirs = socket.socketpair()
@@ -81,10 +87,10 @@ class Supervisor:
                 code = self._await_end(worker)
             if self._told_to_stop():
                 return 0
-            if not announced:
-                return code or 1
+            if not announced and (code != LEDGER_HELD or time.monotonic() > patience):
+                return UNUSABLE if code == LEDGER_HELD else code or 1
             pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(pause * 2, _LONGEST_PAUSE)
-            log.error("the worker ended with %s; the next one starts in %.1f s", code, pause)
+            log.error("the worker ended %s; the next one starts in %.1f s", _how(code), pause)
             select.select([self._bell], [], [], pause)
             if self._told_to_stop():
                 return 0
@@ -97,6 +103,7 @@ class Supervisor:
         command = [sys.executable, "-m", "gateway.worker", "--config", str(self._path)]
         for name, each in inherited.items():
             command += [f"--{name}", str(each.fileno())]
+        command += ["--log-level", self._log.level, "--log-format", self._log.format]
         self._worker = subprocess.Popen(
             command, pass_fds=[each.fileno() for each in inherited.values()], start_new_session=True
         )
@@ -125,3 +132,9 @@ class Supervisor:
         self._ringer.send(b".")
         if self._worker is not None and self._worker.poll() is None:
             self._worker.terminate()
+
+
+def _how(code: int) -> str:
+    if code == -RUNAWAY:
+        return "because a decision took more processor time than policy.watchdog allows"
+    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with {code}"

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from policies.watchdog import Watchdog
 
+from config.errors import ConfigError, SecretMissing
 from config.load import load
 from gateway.admin import admin_app, ready
 from gateway.app import App
+from gateway.ledger import LedgerUnavailable
 from gateway.logs import configure
 from gateway.server import server
+from policies.watchdog import Watchdog
 
 log = logging.getLogger("weighbridge.worker")
 
 READY = b"ready\n"
+
+MISTAKEN, UNUSABLE, LEDGER_HELD = 1, 2, 3
+"""Exit codes of a worker that could not start: the configuration has mistakes; the machine does not give what is
+needed; another worker, which may be about to end, writes the ledger."""
 
 
 def data_app(app: App) -> Callable[..., Awaitable[None]]:
@@ -48,7 +55,10 @@ async def _plain(send: Any, status: int, body: bytes) -> None:
 
 
 async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor: socket.socket) -> None:
-    """Serves until a signal, or until the supervisor is gone. Raises ConfigError, LedgerUnavailable, SecretMissing."""
+    """Serves until a signal, or until the supervisor is gone.
+
+    Raises ConfigError, LedgerUnavailable, SecretMissing, OSError when it cannot start.
+    """
     loaded = load(path)
     configure(loaded.settings.log.level, loaded.settings.log.format)
     watchdog = Watchdog(loaded.settings.policy.watchdog)
@@ -71,7 +81,8 @@ async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor
                     await each.listening.wait()
                 supervisor.setblocking(False)
                 loop.add_reader(supervisor, stop)
-                supervisor.send(READY)
+                with contextlib.suppress(OSError):  # a supervisor that is gone is what the reader sees
+                    supervisor.send(READY)
         finally:
             loop.remove_reader(supervisor)
             watchdog.stop()
@@ -82,9 +93,27 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     for name in ("data", "admin", "supervisor"):
         parser.add_argument(f"--{name}", type=int, required=True, help="an open file descriptor")
+    parser.add_argument("--log-level", default="info", help="until the configuration is read")
+    parser.add_argument("--log-format", default="text", help="until the configuration is read")
     given = parser.parse_args()
+    # The file may have mistakes by now, and they have to be told in the form that the log is read in.
+    configure(given.log_level, given.log_format)
     data, admin, supervisor = (socket.socket(fileno=number) for number in (given.data, given.admin, given.supervisor))
-    uvloop.run(work(given.config, data, admin, supervisor))
+    try:
+        uvloop.run(work(given.config, data, admin, supervisor))
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            log.error("%s", mistake)
+        return MISTAKEN
+    except SecretMissing as error:
+        log.error("%s", error)
+        return MISTAKEN
+    except LedgerUnavailable as error:
+        log.error("the ledger cannot be had: %s", error)
+        return LEDGER_HELD if isinstance(error.__context__, BlockingIOError) else UNUSABLE
+    except OSError as error:
+        log.error("the gateway cannot start: %s", error)
+        return UNUSABLE
     return 0
 
 

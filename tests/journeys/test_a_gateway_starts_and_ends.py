@@ -114,7 +114,34 @@ def test_a_policy_that_spins_ends_the_worker_and_others_are_served_again(standin
         with pytest.raises(httpx2.HTTPError):
             ask(gateway.url, "spin")
         assert ask(gateway.url) == 200
-        assert "the worker ended" in gateway.stderr()
+        assert "the worker ended because a decision took more processor time" in gateway.stderr()
+
+
+def test_a_gateway_that_was_stopped_for_longer_than_a_decision_may_take_goes_on(
+    standins: Standins, tmp_path: Path
+) -> None:
+    with serving(configuration(standins, tmp_path), tmp_path) as gateway:
+        (worker,) = children(gateway.pid)
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(1.5)  # the passing of time is what is tested
+        os.kill(worker, signal.SIGCONT)
+        assert ask(gateway.url) == 200
+        assert children(gateway.pid) == [worker]
+
+
+def test_a_worker_started_again_tells_mistakes_of_the_file_until_they_are_mended(
+    standins: Standins, tmp_path: Path
+) -> None:
+    with serving(configuration(standins, tmp_path, log={"format": "json"}), tmp_path) as gateway:
+        good = gateway.config.read_text()
+        (worker,) = children(gateway.pid)
+        gateway.config.write_text(good + "unheard_of: 1\n")
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: "the worker ended with 1" in gateway.stderr())
+        gateway.config.write_text(good)
+        assert ask(gateway.url) == 200
+        said = [orjson.loads(line)["message"] for line in gateway.stderr().splitlines()]
+        assert any("unheard_of: has an unknown key" in message for message in said)
 
 
 def test_a_worker_without_its_supervisor_stops(standins: Standins, tmp_path: Path) -> None:
@@ -124,6 +151,29 @@ def test_a_worker_without_its_supervisor_stops(standins: Standins, tmp_path: Pat
         gateway.process.wait()
         until(lambda: gone(worker))
         gateway.process.returncode = 0
+
+
+def test_a_gateway_waits_for_the_ledger_of_one_whose_calls_are_not_over(standins: Standins, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    ledger = {"path": str(tmp_path / "ledger")}
+    for folder in (old, new):
+        folder.mkdir()
+    config = configuration(standins, old, listen={"drain": "2s"}, ledger=ledger)
+    config["targets"][0]["url"] = silent_target(holder := socket.socket())
+    with holder, serving(config, old) as first:
+        (worker,) = children(first.pid)
+        caller = threading.Thread(target=lambda: ask(first.url))
+        caller.start()
+        until(lambda: any(record["record"] == "intent" for record in records(tmp_path)))
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait()
+        first.process.returncode = 0
+        with serving(configuration(standins, new, ledger=ledger), new) as second:
+            assert gone(worker)
+            assert ask(second.url) == 200
+            assert "another process writes here" in second.stderr()
+            assert "Traceback" not in second.stderr()
+        caller.join()
 
 
 def test_a_call_under_way_is_finished_before_the_gateway_stops(standins: Standins, tmp_path: Path) -> None:
@@ -192,6 +242,29 @@ def test_a_busy_port_is_one_clear_sentence(tmp_path: Path) -> None:
         done = run("serve", "--config", "w.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "cannot be listened on: Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_ledger_that_cannot_be_had_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "w.yaml").write_text(
+        "listen: {port: 0}\nadmin: {listen: {port: 0}}\nledger: {path: file/ledger}\nlog: {format: json}\n"
+    )
+    done = run("serve", "--config", "w.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    *_, last = map(orjson.loads, done.stderr.splitlines())
+    assert last["message"].endswith("file/ledger/calls.jsonl: Not a directory.")
+
+
+def test_a_ca_without_certificates_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing\n")
+    (tmp_path / "w.yaml").write_text(
+        "targets:\n  - {name: t, kind: openai, url: https://127.0.0.1, ca: ca.pem}\n"
+        "routes: [{name: r, models: ['*'], arms: [{target: t}]}]\n"
+    )
+    done = run("serve", "--config", "w.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "w.yaml:2: targets[0].ca: holds no certificates" in done.stderr
     assert "Traceback" not in done.stderr
 
 
