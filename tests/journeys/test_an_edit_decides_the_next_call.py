@@ -1,5 +1,6 @@
 """Editing policy, data and configuration under a running gateway."""
 
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,6 +147,32 @@ def test_a_mistake_in_the_configuration_changes_nothing(desk: Desk) -> None:
     assert desk.ask() == 200
     desk.gateway.config.write_text(good)
     eventually(lambda: desk.admin("/config")["loading"]["errors"] == [])
+
+
+def test_an_edit_is_seen_after_one_with_a_host_that_cannot_exist(desk: Desk) -> None:
+    good = desk.gateway.config.read_text()
+    desk.gateway.config.write_text(good.replace(desk.standins.openai_url, "http://ho!st:1"))
+    eventually(lambda: bool(desk.admin("/config")["loading"]["errors"]))
+    (error,) = desk.admin("/config")["loading"]["errors"]
+    assert "targets[0].url" in error
+    desk.gateway.config.write_text(good + "# mended\n")
+    eventually(lambda: desk.admin("/config")["loading"]["errors"] == [])
+    assert desk.ask() == 200
+
+
+def test_an_edit_is_seen_after_one_that_came_when_files_ran_out(desk: Desk) -> None:
+    (worker,) = map(int, Path(f"/proc/{desk.gateway.pid}/task/{desk.gateway.pid}/children").read_text().split())
+    before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    # Enough for the policy's files, not for the pipes to the child that proves them.
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 2, before[1]))
+    (desk.rules / "main.rego").write_text(ALLOW + "# one\n")
+    eventually(lambda: "policy refused, the last good one stays" in desk.gateway.stderr())
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+    assert desk.ask() == 200
+    (desk.rules / "main.rego").write_text(DENY)
+    eventually(lambda: desk.ask() == 403)
+    assert "Traceback" not in desk.gateway.stderr()
 
 
 def test_what_only_a_start_reads_is_reported(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ async def test_it_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "orjson.py").write_text("raise SystemExit('found in the working folder')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     await prove(sources(rego(_ALLOW)), 10)
+
+
+async def test_a_proof_that_cannot_be_started_is_told_and_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    (problem,) = await refused(sources(rego(_ALLOW)))
+    assert problem.message == "the proof of the policy cannot be started: No such file or directory"
 
 
 def test_the_samples_speak_of_agents_that_the_data_names() -> None:
