@@ -4,19 +4,22 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import io
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from config.errors import ConfigError
+from config.errors import ConfigError, Mistake
 from config.load import Loaded, load
 from gateway.carrier import Origin
-from gateway.ledger import FILE_NAME, records
-from gateway.logs import configure
+from gateway.ledger import FILE_NAME, Reader
+from gateway.logs import configure, printable
 from gateway.supervise import AddressUnavailable, Supervisor
 from policies import load as policy
 from policies import sources, testing
@@ -28,6 +31,9 @@ OK, MISTAKEN, UNUSABLE = 0, 1, 2
 _PROVE = 30.0
 """Seconds in which a policy given on the command line has to prove itself."""
 
+_GLANCE = 0.2
+"""Seconds between two glances at a ledger that is followed."""
+
 _REACH = 3.0
 """Seconds in which a target has to accept a connection to count as reachable."""
 
@@ -35,13 +41,22 @@ _REACH = 3.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     given = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = given.run(given)
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN
     except BrokenPipeError:
+        # Whoever read has left; what is still buffered for them must not be an error when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        _complain(f"{place}{error.strerror or type(error).__name__}.")
+        return UNUSABLE
     except KeyboardInterrupt:
         return 130
     return code
@@ -51,7 +66,7 @@ def serve(given: argparse.Namespace) -> int:
     if given.workers != 1:
         _complain("--workers: several workers need shared state, which this version does not have; run one.")
         return UNUSABLE
-    loaded = load(given.config)
+    loaded = _configuration(given.config)
     configure(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logging.getLogger("weighbridge.config").warning("%s", warning)
@@ -68,7 +83,7 @@ def check(given: argparse.Namespace) -> int:
     mistakes: list[str] = []
     warnings: list[str] = []
     try:
-        loaded = load(given.config)
+        loaded = _configuration(given.config)
     except ConfigError as error:
         mistakes = [str(mistake) for mistake in error.mistakes]
     else:
@@ -82,11 +97,11 @@ def check(given: argparse.Namespace) -> int:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
         return MISTAKEN if mistakes else OK
     for mistake in mistakes:
-        print(f"mistake  {mistake}")
+        print(printable(f"mistake  {mistake}"))
     for warning in warnings:
-        print(f"warning  {warning}")
+        print(printable(f"warning  {warning}"))
     if not mistakes:
-        print(f"ok       {given.config}")
+        print(printable(f"ok       {given.config}"))
     return MISTAKEN if mistakes else OK
 
 
@@ -135,7 +150,7 @@ def policy_eval(given: argparse.Namespace) -> int:
         return OK
     for name, value in facts.items():
         if value not in (None, [], {}, ""):
-            print(f"{name:<19} {', '.join(value) if isinstance(value, list) else value}")
+            print(printable(f"{name:<19} {', '.join(value) if isinstance(value, list) else value}"))
     return OK
 
 
@@ -155,64 +170,93 @@ def policy_test(given: argparse.Namespace) -> int:
 
 def _policy_paths(given: argparse.Namespace) -> Sequence[Path]:
     paths: list[Path] = given.paths
-    return paths or load(given.config, resolve=False).settings.policy.paths
+    return paths or _configuration(given.config, resolve=False).settings.policy.paths
+
+
+def _configuration(path: Path, *, resolve: bool = True) -> Loaded:
+    """Raises ConfigError, also for a pipe, which might keep its reader waiting for ever."""
+    if path.is_fifo() or path.is_char_device() or path.is_socket():
+        raise ConfigError([Mistake(path, 1, 1, "", "is not a regular file", "Name a file.")], frozenset())
+    return load(path, resolve=resolve)
 
 
 def tail(given: argparse.Namespace) -> int:
     """The last records, and with --follow those that come."""
-    path = given.path if given.path is not None else load(given.config, resolve=False).settings.ledger.path
+    path = given.path if given.path is not None else _configuration(given.config, resolve=False).settings.ledger.path
     path = path / FILE_NAME if path.is_dir() else path
-    if not path.exists():
+    shown: Callable[[dict[str, Any]], str] = _as_json if given.json else _row
+    try:
+        reader = Reader(path)
+    except FileNotFoundError:
         _complain(f"{path}: there is no ledger here yet.")
         return UNUSABLE
-    shown: Callable[[dict[str, Any]], str] = json.dumps if given.json else _row
-    lines = [record for record in records(path) if given.all or record.get("record") != "intent"]
-    for record in lines[-given.lines :]:
-        print(shown(record), flush=True)
-    if given.follow:
-        for record in _following(path):
-            if given.all or record.get("record") != "intent":
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(reader)
+        for record in deque(_wanted(reader, given), maxlen=given.lines):
+            print(shown(record), flush=True)
+        while given.follow:
+            time.sleep(_GLANCE)
+            replaced = not reader.is_at(path)
+            for record in _wanted(reader, given):
                 print(shown(record), flush=True)
+            if replaced:
+                with contextlib.suppress(FileNotFoundError):
+                    reader = opened.enter_context(Reader(path))
     return OK
 
 
-def _following(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        held = b""
-        while True:
-            held += file.read()
-            *whole, held = held.split(b"\n")
-            for line in whole:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
-            time.sleep(0.2)
+def _wanted(records: Iterable[dict[str, Any]], given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    return (record for record in records if given.all or record.get("record") != "intent")
 
 
 def _row(record: dict[str, Any]) -> str:
-    at = time.strftime("%H:%M:%S", time.localtime(record["at"] / 1e9)) if "at" in record else "--:--:--"
+    """One line for a person, whatever the record holds: a file can be damaged, and callers choose what is in it."""
+    at = _time_of_day(record.get("at"))
     if record.get("record") not in ("outcome", "intent"):
-        facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("record", "at"))
-        return f"{at}  {record.get('record', '?'):<8}{facts}"
-    usage = record.get("usage") or {}
-    tokens = f"{usage.get('input_tokens', 0)}+{usage.get('output_tokens', 0)}" if usage else ""
+        facts = " ".join(f"{key}={_cell(value)}" for key, value in record.items() if key not in ("record", "at"))
+        return printable(f"{at}  {_cell(record.get('record', '?')):<8}{facts}")
+    seconds, usage = record.get("seconds"), record.get("usage")
+    tokens = ""
+    if isinstance(usage, dict):
+        tokens = f"{_cell(usage.get('input_tokens', 0))}+{_cell(usage.get('output_tokens', 0))}"
     columns = (
         (at, 10),
-        (record["call"], 28),
-        (record.get("agent") or "-", 18),
-        (record.get("operation") or record.get("path", "-"), 14),
-        (record.get("model") or "-", 22),
-        (record.get("decision") or "-", 16),
-        (record.get("code", "intent"), 20),
-        (record.get("target") or "-", 14),
-        (f"{record['seconds'] * 1000:.1f}ms" if "seconds" in record else "", 10),
+        (_cell(record.get("call")), 28),
+        (_cell(record.get("agent")), 18),
+        (_cell(record.get("operation") or record.get("path")), 14),
+        (_cell(record.get("model")), 22),
+        (_cell(record.get("decision")), 16),
+        (_cell(record.get("code", "intent")), 20),
+        (_cell(record.get("target")), 14),
+        (f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "", 10),
         (tokens, 0),
     )
-    return "".join(f"{text:<{width}}" for text, width in columns).rstrip()
+    return "".join(f"{printable(text):<{width}}" for text, width in columns).rstrip()
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    return value if isinstance(value, str) else _as_json(value)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return '"(nests too deep to be shown)"'
+
+
+def _time_of_day(at: object) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(float(str(at)) / 1e9))
+    except (ValueError, OverflowError, OSError):
+        return "--:--:--"
 
 
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
+    for line in text.split("\n"):
+        print(printable(line), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -245,12 +289,18 @@ def _parser() -> argparse.ArgumentParser:
     place = command.add_mutually_exclusive_group(required=True)
     place.add_argument("--config", type=Path, metavar="FILE", help="the gateway's configuration")
     place.add_argument("--path", type=Path, help="the ledger's folder or file")
-    command.add_argument("-n", "--lines", type=int, default=20, help="how many (default 20)")
+    command.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="how many (default 20)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with new ones")
     command.add_argument("--all", action="store_true", help="intents too, not only outcomes")
     command.add_argument("--json", action="store_true", help="whole records, one JSON object a line")
     command.set_defaults(run=tail)
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise argparse.ArgumentTypeError("write a number from 0 to 999999999")
+    return int(text)
 
 
 def _takes_policy(command: argparse.ArgumentParser, *names: str, **options: Any) -> None:

@@ -1,22 +1,29 @@
 """Fills the "disk" under a ledger, in a process that may have a file size limit; see test_ledger."""
 
 import asyncio
+import os
 import resource
 import signal
 import sys
 from pathlib import Path
 
-from gateway.ledger import FileLedger, LedgerUnavailable
+from gateway.ledger import MOST_WAITING, FileLedger, LedgerUnavailable, records
 from tests.support.exchanges import exchange
 
+ROOM_FOR_ALL = resource.RLIM_INFINITY
 
-async def main(folder: Path) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def leave_room(size: int) -> None:
+    """Files of this process may have so many bytes from now on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+async def a_refused_intent(folder: Path) -> None:
+    """What was refused is never recorded as if it had been about to happen."""
     ledger = FileLedger(folder)
-    ledger.intend(exchange())
-    room = ledger.path.stat().st_size + 100
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-    refused = exchange()
+    first, refused, last = exchange(), exchange(), exchange()
+    ledger.intend(first)
+    leave_room(ledger.path.stat().st_size + 100)
     try:
         ledger.intend(refused)
     except LedgerUnavailable:
@@ -24,11 +31,67 @@ async def main(folder: Path) -> None:
     assert not refused.intended
     ledger.conclude(refused)
     await asyncio.sleep(0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    ledger.intend(exchange())
-    if ledger.failure is None:
-        print("recovered")  # noqa: T201  # the test reads it
+    leave_room(ROOM_FOR_ALL)
+    ledger.intend(last)
     ledger.close()
+    expected = [("intent", first.id), ("outcome", refused.id), ("intent", last.id)]
+    assert [(record["record"], record["call"]) for record in records(ledger.path)] == expected
+    print("recovered")  # noqa: T201  # the test reads it
+
+
+async def every_cut(folder: Path) -> None:
+    """Wherever the disk ends, each outcome is there once, whole, and in its order."""
+    ledger = FileLedger(folder)
+    calls = [exchange() for _ in range(4)]
+    ledger.conclude(calls[0])
+    ledger.conclude(calls[1])
+    ledger.flush()
+    longest = ledger.path.stat().st_size + 1
+    for room in range(longest):
+        os.truncate(ledger.path, 0)
+        leave_room(room)
+        for pair in (calls[:2], calls[2:]):
+            for x in pair:
+                ledger.conclude(x)
+            ledger.flush()
+        reason = ledger.failure
+        leave_room(ROOM_FOR_ALL)
+        ledger.note("mended", {})
+        ledger.flush()
+        assert reason is not None
+        assert ledger.failure is None
+        written = [record.get("call", record["record"]) for record in records(ledger.path)]
+        assert written == [*(x.id for x in calls), "mended"], room
+    ledger.close()
+    print("whole")  # noqa: T201  # the test reads it
+
+
+async def more_than_may_wait(folder: Path) -> None:
+    """What is lost is the oldest, and is counted: by the record, too."""
+    ledger = FileLedger(folder)
+    leave_room(100)
+    calls = [exchange() for _ in range(200)]
+    for x in calls:
+        x.detail = "x" * (MOST_WAITING // 100)
+        ledger.conclude(x)
+        ledger.flush()
+    leave_room(ROOM_FOR_ALL)
+    ledger.note("mended", {})
+    ledger.flush()
+    ledger.close()
+    lost, *outcomes, mended = records(ledger.path)
+    assert lost["record"] == "lost"
+    assert mended["record"] == "mended"
+    assert len(outcomes) > 90
+    assert [record["call"] for record in outcomes] == [x.id for x in calls[lost["outcomes"] :]]
+    print("counted")  # noqa: T201  # the test reads it
+
+
+async def main(folder: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    await a_refused_intent(folder / "refused")
+    await every_cut(folder / "cut")
+    await more_than_may_wait(folder / "lost")
 
 
 asyncio.run(main(Path(sys.argv[1])))
