@@ -1,11 +1,15 @@
 """The front door: one agent's connection, with limits that keep a bad client from being anybody else's trouble."""
 
 import asyncio
+import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.lifeline import BodyTooSlow, ClientGone, Gone
@@ -25,23 +29,51 @@ class DoorLimits:
 _IDLE, _HEAD, _BODY = range(3)
 _ONE_WRITE = 64 * 1024
 
+_PORTION = 2 * 1024
+_LARGEST_PORTION = 32 * 1024
+_BUSY = 64
+_PAUSE = 0.002
+"""Bytes are parsed in portions. One that held more than `_BUSY` requests and pieces of a body is work for this process
+that cost its sender next to nothing; the connection is not read for `_PAUSE` seconds after it, so that others are."""
+
+_CRUMBS = 50_000
+_CRUMB = 16
+"""A body of more than so many pieces that have fewer bytes than this on average is refused."""
+
+_LINGER = 1.0
+_LINGER_BYTES = 2**20
+"""Seconds and bytes for which an ended connection takes and forgets what its client is still sending. Closed at once,
+it would be reset, and the answer lost before the client has read it."""
+
+_NOTED = frozenset({b"expect", b"transfer-encoding"})
+_UPGRADING = frozenset({b"upgrade", b"http2-settings"})
+
 
 class Corked:
     """A connection's transport that sends what is written in one turn of the event loop at once.
 
     The server writes an answer's head and its body one after the other; sent apart they cost two system calls here and
-    wake the client twice.
+    wake the client twice. It also knows two things that a transport does not: to `hold` reading whatever the server
+    thinks of it, and to close only for writing while `lingers` says that the client is still sending.
     """
 
-    __slots__ = ("_loop", "_size", "_transport", "_waiting")
+    __slots__ = ("_held", "_lingers", "_loop", "_paused", "_size", "_transport", "_waiting", "leaving")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, lingers: Callable[[], bool]
+    ) -> None:
+        self.leaving = False
         self._transport = transport
         self._loop = loop
+        self._lingers = lingers
         self._waiting: list[bytes] = []
         self._size = 0
+        self._paused = False
+        self._held = False
 
     def write(self, data: bytes) -> None:
+        if self.leaving:
+            return
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append(data)
@@ -57,21 +89,41 @@ class Corked:
             self._transport.write(data)
 
     def close(self) -> None:
+        """Ends the connection once everything is sent; asked a second time, without waiting for the client."""
         self.flush()
-        self._transport.close()
+        if not self.leaving and not self._transport.is_closing() and self._lingers():
+            self.leaving = True
+            self._transport.write_eof()
+            self._paused = False
+            self.release()
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         self._waiting.clear()
         self._transport.abort()
 
     def is_closing(self) -> bool:
-        return self._transport.is_closing()
+        return self.leaving or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        self._paused = True
+        if not self._held:
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        self._paused = False
+        if not self._held:
+            self._transport.resume_reading()
+
+    def hold(self) -> None:
+        self._held = True
+        self._transport.pause_reading()
+
+    def release(self) -> None:
+        self._held = False
+        if not self._paused:
+            self._transport.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -80,8 +132,10 @@ class Corked:
 class FrontDoor(HttpToolsProtocol):
     """uvicorn's protocol with less trust: it lets clients send as many headers and take as much time as they like.
 
-    No timer is made for a request that arrives whole, which is nearly all of them.
+    No timer is made and no byte is counted for a request that arrives whole, which is nearly all of them.
     """
+
+    transport: Corked  # type: ignore[assignment]  # all that uvicorn uses of one
 
     def __init__(
         self,
@@ -94,10 +148,27 @@ class FrontDoor(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.hangup: Gone | None = None
+        self.task: asyncio.Task[None] | None = None
         self._limits = limits
+        self._portion = min(_PORTION, limits.header_bytes)
         self._phase = _IDLE
+        self._deaf = False
+        """True when nothing the client sends can matter any more."""
+        self._forgotten = 0
+        self._events = 0
+        """Requests begun and pieces of bodies in the portion being parsed."""
         self._head_bytes = 0
-        self._refused = False
+        """Of the head being read, as far as it came in earlier portions."""
+        self._behind = False
+        """True when another request ended in the same portion."""
+        self._framing_bytes = 0
+        """Since the last piece of the body: sizes and extensions of chunks, trailers."""
+        self._body_bytes = 0
+        self._pieces = 0
+        self._chunked = False
+        self._keep_alive = False
+        self._held: bytes | memoryview = b""
+        self._turn: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._patience_phase = _IDLE
         self._unread: asyncio.TimerHandle | None = None
@@ -106,56 +177,226 @@ class FrontDoor(HttpToolsProtocol):
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]  # all that uvicorn uses of one
+        super().connection_made(Corked(transport, self.loop, self._lingers))  # type: ignore[arg-type]  # as above
         if len(self.connections) > self._limits.connections:
             self._refuse(b"503 Service Unavailable", b"The gateway has no connection left. Try again later.")
         else:
             self._expect(_HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._deaf = True
+        self._phase = _IDLE
         self._expect(_IDLE)
-        if self._unread is not None:
-            self._unread.cancel()
+        for timer in (self._unread, self._turn):
+            if timer is not None:
+                timer.cancel()
         hangup, self.hangup = self.hangup, None
         super().connection_lost(exc)
         if hangup is not None:
             hangup(ClientGone)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        before = self._head_bytes
-        super().data_received(data)
-        if self._phase == _HEAD:
-            # on_header only sees finished lines; a line that never ends has to be counted as it comes.
-            self._head_bytes = max(self._head_bytes, before + len(data))
-            if self._head_bytes > self._limits.header_bytes:
-                self._refuse(b"431 Request Header Fields Too Large", b"The request's headers are too long.")
+        if self._deaf:
+            self._forgotten += len(data)
+            if self._forgotten > _LINGER_BYTES:
+                self.transport.close()
+        elif len(data) <= self._portion:
+            self._parse(data)
+            if self._events > _BUSY and not self._deaf:
+                self._hold(b"")
+        else:
+            self._take(memoryview(data))
+
+    def _take(self, data: bytes | memoryview) -> None:
+        """Parses portion by portion, until one was so much work that the rest has to wait."""
+        size = self._portion
+        while data and not self._deaf:
+            # A body of known length is a single piece, however much of it there is.
+            now = size if self._phase != _BODY or self._chunked else max(size, self._left())
+            self._parse(data[:now])
+            data = data[now:]
+            if self._events > _BUSY or (data and self.pipeline):
+                self._hold(data)
                 return
-        if self._phase != self._patience_phase and not self._refused:
-            self._expect(self._phase)
+            size = min(2 * size, _LARGEST_PORTION)
+
+    def _hold(self, data: bytes | memoryview) -> None:
+        if self._deaf:
+            return
+        self._pieces += self._events
+        if self._pieces > _CRUMBS and self._phase == _BODY and self._body_bytes < _CRUMB * self._pieces:
+            self._refuse(b"400 Bad Request", b"The body comes in too many pieces. Send larger chunks.")
+            return
+        self._held = data
+        self.transport.hold()
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        # With requests waiting for their turn, the start of the last of them comes back here.
+        if not self.pipeline and self._turn is None:
+            self._turn = self.loop.call_later(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn = None
+        held, self._held = self._held, b""
+        self._take(held)
+        if self._turn is None and not self._held and not self._deaf:
+            self.transport.release()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        before = self._phase
+        self._events = 0
+        self._behind = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(bytes(data[upgrade.args[0] :]))
+            return
+        except httptools.HttpParserError:
+            if not self._deaf:
+                self._refuse(b"400 Bad Request", b"This is not an HTTP/1.1 request that can be relied on.")
+            return
+        phase = self._phase
+        if phase == _HEAD:
+            if not self._behind:
+                self._head_bytes += len(data)
+            if self._head_bytes >= self._limits.header_bytes:
+                self._refuse_head()
+                return
+        elif phase == _BODY == before and not self._events:
+            # A line that never ends is seen by nobody but the parser, which keeps it.
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._limits.header_bytes:
+                self._refuse_head()
+                return
+        elif phase == _IDLE == before and not self._events:
+            return  # ends of lines between requests: they win nobody time
+        if phase != self._patience_phase:
+            self._expect(phase)
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Reads a request that offers another protocol as the plain one that it is too.
+
+        The parser takes whatever follows such a head for the other protocol. Clients that prefer HTTP/2 offer it with
+        their ordinary requests, and have to be content with an ordinary answer (RFC 9110, 7.8).
+        """
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(b"400 Bad Request", b"The gateway is not a forward proxy.")
+            return
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(each for each in value.split(b",") if each.strip().lower() not in _UPGRADING)
+            if name not in _UPGRADING:
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         super().on_message_begin()
         self._phase = _HEAD
-        self._head_bytes = 0
+        self._events += 1
+        self._framing_bytes = 0
+        self._body_bytes = 0
+        self._pieces = 0
+        self._chunked = False
         self.scope["door"] = self  # type: ignore[typeddict-unknown-key]  # ours, beside the keys ASGI names
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._phase != _HEAD:
+            return  # a trailer: it came after everything that headers decide
+        name = name.lower()
+        if name in _NOTED:
+            self._note(name, value)
+        self.headers.append((name, value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        value = value.strip().lower()
+        if name == b"expect":
+            self.expect_100_continue = value == b"100-continue"
+        elif value != b"chunked" or self._chunked:
+            raise self._unreadable(b"This transfer coding is not understood; send the body plain or chunked.")
+        else:
+            self._chunked = True
 
     def on_headers_complete(self) -> None:
+        parser, scope = self.parser, self.scope
+        if parser.should_upgrade():
+            return  # `_parse_without_upgrade` comes next
+        if (self._head_bytes or self._behind) and self._measured() > self._limits.header_bytes:
+            self._refuse_head()
+            raise ValueError("head too long")
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0" or self._chunked:
+                raise self._unreadable(b"This is not an HTTP/1.1 request.")
+            scope["http_version"] = version
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
         self._phase = _BODY
-        super().on_headers_complete()
+        self._keep_alive = version == "1.1" and parser.should_keep_alive()
+        self.cycle = cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,  # type: ignore[arg-type]  # as above
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            # An answer that starts before the request has ended is this connection's last.
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.task = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        if self._held:
+            self._go_on_soon()
+
+    def on_body(self, body: bytes) -> None:
+        self._events += 1
+        self._framing_bytes = 0
+        self._body_bytes += len(body)
+        cycle = self.cycle
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self._phase != _BODY:
+            return  # as in `on_headers_complete`
         self._phase = _IDLE
-        super().on_message_complete()
+        self._behind = True
+        self._head_bytes = 0
+        cycle = self.cycle
+        cycle.more_body = False
+        if not cycle.response_started:
+            cycle.keep_alive = self._keep_alive
+        cycle.message_event.set()
+
+    def shutdown(self) -> None:
+        self._keep_alive = False
+        super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -168,16 +409,14 @@ class FrontDoor(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    def send_400_response(self, msg: str) -> None:
-        if self._head_bytes > self._limits.header_bytes:
-            self._refuse(b"431 Request Header Fields Too Large", b"The request's headers are too long.")
-        else:
-            self._refuse(b"400 Bad Request", b"This is not an HTTP/1.1 request that can be relied on.")
+    def _left(self) -> int:
+        """Bytes still to come of a body that is not chunked. The parser has checked that its length has 64 bits."""
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        return int(length[-20:]) - self._body_bytes
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._limits.header_bytes:
-            raise ValueError("head too long")
+    def _measured(self) -> int:
+        """Bytes of the head, as far as it was read."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _expect(self, phase: int) -> None:
         if self._patience is not None:
@@ -195,16 +434,34 @@ class FrontDoor(HttpToolsProtocol):
     def _body_overdue(self) -> None:
         # With pipelined requests the call that is being answered is not the one whose body is missing.
         if self.hangup is not None and not self.pipeline and not self.cycle.response_started:
-            self.cycle.keep_alive = False
             self.hangup(BodyTooSlow)
         else:
             self.transport.abort()
 
+    def _lingers(self) -> bool:
+        """Whether the client is in the middle of a request; then whatever is left of it will be forgotten."""
+        sending = self._phase != _IDLE
+        if sending:
+            self._deaf = True
+            self._held = b""
+            self._expect(_IDLE)
+            self._patience = self.loop.call_later(_LINGER, self.transport.close)
+        return sending
+
+    def _refuse_head(self) -> None:
+        self._refuse(b"431 Request Header Fields Too Large", b"The request's headers are too long.")
+
+    def _unreadable(self, message: bytes) -> ValueError:
+        """Refuses the request; raised in a callback, the answer stops the parser."""
+        self._refuse(b"400 Bad Request", message)
+        return ValueError("unreadable request")
+
     def _refuse(self, status: bytes, message: bytes) -> None:
         """Answers what never became a call, and is done with the connection."""
-        self._refused = True
+        self._deaf = True
         self._expect(_IDLE)
-        if self.pipeline or (self.cycle is not None and self.cycle.response_started != self.cycle.response_complete):
+        cycle = self.cycle
+        if self.pipeline or (cycle is not None and cycle.response_started != cycle.response_complete):
             # A call of this connection is being answered: words between its bytes would be garbage.
             self.transport.abort()
             return
@@ -214,3 +471,10 @@ class FrontDoor(HttpToolsProtocol):
         head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
+        if cycle is not None and not cycle.response_complete:
+            # The call that this was a part of has had its answer.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            hangup, self.hangup = self.hangup, None
+            if hangup is not None:
+                hangup(ClientGone)

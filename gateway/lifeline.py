@@ -24,6 +24,8 @@ class Door(Protocol):
 
     hangup: Gone | None
     """Called at most once, from the event loop, when the agent is gone or too slow."""
+    task: asyncio.Task[None] | None
+    """The task that carries the call which began last."""
 
     def abort(self) -> None:
         """Drops the connection: the only honest end of a body whose length was already promised."""
@@ -33,6 +35,7 @@ class NoDoor:
     """Stands in where a call did not come through our front door."""
 
     hangup: Gone | None = None
+    task: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
         """Nothing to drop."""
@@ -44,8 +47,8 @@ class Lifeline:
     __slots__ = ("_door", "_task", "reason")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
-        self._task = asyncio.current_task()
         self._door: Door = scope.get("door") or NoDoor()
+        self._task = self._door.task or asyncio.current_task()
         self._door.hangup = self.cut
         self.reason: type[Exception] | None = None
 

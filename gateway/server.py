@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import functools
+import logging
+import resource
 import socket
 from collections.abc import Generator
 from typing import Any
@@ -11,6 +13,11 @@ import uvicorn
 
 from config.settings import ListenSettings
 from gateway.door import DoorLimits, FrontDoor
+
+log = logging.getLogger("weighbridge.server")
+
+_OWN_DESCRIPTORS = 64
+"""For files, listeners, the watch over edits and the child that proves a policy."""
 
 
 class Server(uvicorn.Server):
@@ -29,10 +36,51 @@ class Server(uvicorn.Server):
         yield
 
 
+def affordable(connections: int, descriptors: int) -> int:
+    """How many of so many connections agents may have, so that the gateway never wants for a descriptor itself.
+
+    A quarter stays for connections to targets and for the admin listener: whoever holds all the others open without a
+    key keeps other agents from connecting, but not those that have connected from being served.
+    """
+    return max(1, min(connections, descriptors - _OWN_DESCRIPTORS - descriptors // 4))
+
+
+@functools.cache
+def descriptors() -> int:
+    """How many descriptors this process may have open, after it has asked for as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # Some systems refuse what they call their hard limit.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 2**31
+
+
+@functools.cache
+def _connections(wanted: int) -> int:
+    """As `affordable`, of this process; says so in the log, once."""
+    limit = descriptors()
+    connections = affordable(wanted, limit)
+    if connections < wanted:
+        log.warning(
+            "listen.max_connections is %d, but this process may open %d files and sockets: it takes %d connections. "
+            "Raise the limit (ulimit -n, LimitNOFILE, --ulimit nofile) for more.",
+            wanted,
+            limit,
+            connections,
+        )
+    return connections
+
+
 def server(application: Any, listen: ListenSettings) -> Server:
     """One listener's server, with the limits of `listen`."""
     limits = DoorLimits(
-        listen.max_connections, listen.max_header, listen.header_timeout, listen.body_timeout, listen.write_timeout
+        _connections(listen.max_connections),
+        listen.max_header,
+        listen.header_timeout,
+        listen.body_timeout,
+        listen.write_timeout,
     )
     config = uvicorn.Config(
         application,
