@@ -1,13 +1,19 @@
 """The command line: tables for people, JSON for scripts, exit codes that mean something, and no traceback."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 import yaml
 
 from gateway.cli import MISTAKEN, OK, UNUSABLE, main
-from gateway.ledger import FileLedger
+from gateway.ledger import FILE_NAME, FileLedger
 from tests.support.exchanges import exchange
 
 ALLOW = 'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "explanation": "fine"}\n'
@@ -115,3 +121,153 @@ async def test_ledger_tail_shows_the_last_calls(tmp_path: Path, capsys: pytest.C
 def test_ledger_tail_without_a_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ledger", "tail", "--path", str(tmp_path / "none")]) == UNUSABLE
     assert "there is no ledger here yet" in capsys.readouterr().err
+
+
+def written(folder: Path, *lines: bytes) -> Path:
+    (folder / FILE_NAME).write_bytes(b"".join(line + b"\n" for line in lines))
+    return folder
+
+
+def test_a_path_cannot_write_to_the_operators_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"record": "outcome", "call": "c", "at": 1, "code": "unauthenticated", "path": "/x\n\x1b[31mforged\x07"}
+    note = {"record": "reload", "who\n": "a\nb", "what": ["\u202e\n"]}
+    written(tmp_path, orjson.dumps(record), orjson.dumps(note))
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == OK
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 2
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert "/x\\n\\x1b[31mforged" in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b'{"record":"outcome"}',
+        b'{"record":"outcome","call":[],"at":1}',
+        b'{"record":"outcome","call":"c","usage":"x"}',
+        b'{"record":"outcome","call":"c","usage":{"input_tokens":[]},"seconds":[],"path":{},"code":null}',
+        b'{"record":"outcome","call":"c","seconds":1e308}',
+        b'{"record":[],"at":[]}',
+        b'{"record":"x","at":"y"}',
+        b'{"record":"x","at":1e300}',
+        b'{"record":"x","at":-1e300}',
+        b'{"record":"x","deep":' + b"[" * 1000 + b"]" * 1000 + b"}",
+        b'{"record":"x","long":"' + b"x" * 3_000_000 + b'"}',
+        b"\x00" * 3_000_000,
+    ],
+    ids=lambda line: line[:60].decode(),
+)
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_line_that_is_no_record_does_not_stop_the_tail(
+    line: bytes, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, line, b'{"record":"reload","at":1,"what":"policy"}')
+    assert main(["ledger", "tail", "--path", str(tmp_path), *options]) == OK
+    assert "policy" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("count", "shown"), [("0", []), ("1", ["c"]), ("2", ["b", "c"]), ("9", ["a", "b", "c"])])
+def test_ledger_tail_shows_as_many_as_it_is_asked_for(
+    count: str, shown: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, *(b'{"record":"outcome","call":"%c"}' % letter for letter in b"abc"))
+    assert main(["ledger", "tail", "--path", str(tmp_path), "-n", count]) == OK
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == shown
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "", "9" * 5000])
+def test_ledger_tail_of_no_number_of_lines_is_refused(
+    count: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ledger", "tail", "--path", str(tmp_path), f"--lines={count}"])
+    assert ended.value.code == UNUSABLE
+    assert "write a number" in capsys.readouterr().err
+
+
+def test_ledger_tail_follows_what_comes_even_into_another_file(tmp_path: Path) -> None:
+    written(tmp_path, b'{"record":"outcome","call":"a"}')
+    command = [sys.executable, "-m", "gateway.cli", "ledger", "tail", "--path", str(tmp_path), "--follow"]
+    root = Path(__file__).parents[2]
+    tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    assert tail.stdout is not None
+    try:
+        assert tail.stdout.readline().split()[1] == "a"
+        with (tmp_path / FILE_NAME).open("a") as file:
+            file.write('{"record":"outcome","call":"b"}\n{"record":"intent"}\n')
+        assert tail.stdout.readline().split()[1] == "b"
+        (tmp_path / FILE_NAME).rename(tmp_path / "moved")
+        written(tmp_path, b'{"record":"outcome","call":"c"}')
+        assert tail.stdout.readline().split()[1] == "c"
+    finally:
+        tail.send_signal(signal.SIGINT)
+        assert tail.wait(10) == 130
+        tail.stdout.close()
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    written(tmp_path, *[b'{"record":"outcome","call":"c"}'] * 5000)
+    command = f"{sys.executable} -m gateway.cli ledger tail --path {tmp_path} -n 5000 | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_what_a_terminal_cannot_show_is_shown_as_its_number(tmp_path: Path) -> None:
+    written(tmp_path, '{"record":"x","what":"größe"}'.encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", "ledger", "tail", "--path", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout.endswith("what=gr\\xf6\\xdfe\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.mkdir(), "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+    ids=["a folder", "a pipe", "a link to itself"],
+)
+def test_what_is_no_ledger_is_one_sentence(
+    make: Callable[[Path], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / FILE_NAME)
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == UNUSABLE
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("check", "--config"), ("serve", "--config"), ("ledger", "tail", "--config"), ("ledger", "tail", "--path")],
+    ids=" ".join,
+)
+def test_too_long_a_name_is_one_sentence(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "x" * 5000]) == UNUSABLE
+    said = capsys.readouterr().err
+    assert said.endswith(": File name too long.\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("check",), ("serve",), ("ledger", "tail"), ("policy", "test")], ids=" ".join)
+def test_a_pipe_as_configuration_is_refused_and_not_waited_for(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "w.yaml")
+    assert main([*command, "--config", str(tmp_path / "w.yaml")]) == MISTAKEN
+    said = capsys.readouterr()
+    assert "not a regular file" in said.out + said.err
+
+
+def test_check_names_a_host_that_cannot_exist(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("127.0.0.1:9", f"{'a' * 70}.example"))
+    assert main(["check", "--config", str(config)]) == MISTAKEN
+    assert "targets[0].url" in capsys.readouterr().out
