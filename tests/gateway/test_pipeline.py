@@ -250,20 +250,44 @@ async def test_a_chunked_body_over_the_limit_is_refused() -> None:
         assert (await client.answer())[0] == 413
 
 
-async def test_fifty_megabytes_are_refused_and_nothing_is_kept() -> None:
-    async with gate() as g, connected(g.port) as client:
-        size = 50_000_000
-        await client.say(head(f"POST {CHAT}", f"content-length: {size}"))
+async def test_fifty_megabytes_are_refused_and_not_read() -> None:
+    async with gate() as g:
+        async with connected(g.port) as client:
+            size = 50_000_000
+            await client.say(head(f"POST {CHAT}", f"content-length: {size}"))
 
-        async def send() -> None:
-            for _ in range(size // 1_000_000):
-                await client.say(b"x" * 1_000_000)
+            async def send() -> None:
+                for _ in range(size // 1_000_000):
+                    await client.say(b"x" * 1_000_000)
 
-        sending = asyncio.create_task(send())
-        assert (await client.answer())[0] == 413
-        await sending
-        await client.say(post(CHAT, chat(), AUTHORIZED))
-        assert (await client.answer())[0] == 502
+            sending = asyncio.create_task(send())
+            status, headers, _ = await client.answer()
+            assert (status, headers[b"connection"]) == (413, b"close")
+            with pytest.raises(ConnectionError):
+                await sending
+        async with connected(g.port) as client:
+            assert (await ask(client, chat()))[0] == 502
+
+
+async def test_a_key_in_a_trailer_is_no_key() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        body = chat()
+        lines = [f"POST {CHAT} HTTP/1.1", "host: gateway", "transfer-encoding: chunked"]
+        sent = "\r\n".join(lines).encode() + b"\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+        await client.say(sent + AUTHORIZED.encode() + b"\r\n\r\n")
+        assert (await client.answer())[0] == 401
+        assert upstream.received == []
+
+
+async def test_calls_hidden_in_the_body_of_an_upgrade_are_only_a_body() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        hidden = post(CHAT, chat(), AUTHORIZED)
+        offer = post(CHAT, hidden, AUTHORIZED, "connection: upgrade", "upgrade: h2c")
+        await client.say(offer.removesuffix(hidden))
+        await client.say(hidden)
+        assert (await client.answer())[0] == 400
+        assert (await ask(client, chat()))[0] == 200
+        assert len(upstream.received) == 1
 
 
 @pytest.mark.parametrize(
