@@ -158,7 +158,7 @@ def test_a_gateway_waits_for_the_ledger_of_one_whose_calls_are_not_over(standins
     ledger = {"path": str(tmp_path / "ledger")}
     for folder in (old, new):
         folder.mkdir()
-    config = configuration(standins, old, listen={"drain": "2s"}, ledger=ledger)
+    config = configuration(standins, old, listen={"drain": "15s"}, ledger=ledger)
     config["targets"][0]["url"] = silent_target(holder := socket.socket())
     with holder, serving(config, old) as first:
         (worker,) = children(first.pid)
@@ -168,12 +168,22 @@ def test_a_gateway_waits_for_the_ledger_of_one_whose_calls_are_not_over(standins
         os.kill(first.pid, signal.SIGKILL)
         first.process.wait()
         first.process.returncode = 0
+        ender = threading.Thread(target=lambda: end_when_held(new, holder))
+        ender.start()
         with serving(configuration(standins, new, ledger=ledger), new) as second:
             assert gone(worker)
             assert ask(second.url) == 200
             assert "another process writes here" in second.stderr()
             assert "Traceback" not in second.stderr()
         caller.join()
+        ender.join()
+
+
+def end_when_held(folder: Path, holder: socket.socket) -> None:
+    """Ends the calls that wait for `holder` once the gateway in `folder` has found the ledger held."""
+    log = folder / "log" / "weighbridge.stderr"
+    until(lambda: log.exists() and "another process writes here" in log.read_text())
+    holder.close()
 
 
 def test_a_call_under_way_is_finished_before_the_gateway_stops(standins: Standins, tmp_path: Path) -> None:
