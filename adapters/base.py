@@ -201,6 +201,8 @@ def _usage_in_tail(tail: bytes) -> Mapping[str, Any]:
                 break
         elif token == _USAGE_BACKWARDS and depth == 1 and _COLON_BACKWARDS.fullmatch(backwards, opened, found.start()):
             size = len(tail)
+            if found.end() == size:  # the quote may be part of a text, with its backslash cut off
+                break
             try:
                 return member({"usage": orjson.loads(tail[size - opened : size - closed])}, "usage")
             except orjson.JSONDecodeError:

@@ -377,6 +377,15 @@ def test_counts_are_looked_for_in_a_time_that_no_answer_can_stretch(answer: byte
     assert time.process_time() - began < 0.5
 
 
+def test_wherever_the_tail_of_an_answer_begins_nothing_passes_for_its_usage() -> None:
+    """The last two members only look like one, and do so most where a backslash is cut off."""
+    last = {'say "usage': {"prompt_tokens": 1}, "x": ['"', '"usage":{}']}
+    answer = json.dumps({"usage": USAGE} | last).encode()
+    for start in range(len(answer)):
+        usage = Usage(9, 12) if start < answer.index(b'"usage"') else None
+        assert OpenAI().usage(CALL, answer[start:]) == usage
+
+
 def test_of_two_usages_in_a_long_answer_the_last_counts_as_for_every_reader() -> None:
     answer = b'{"usage":{"prompt_tokens":1},"x":"' + b"x" * 3000 + b'","usage" : {"prompt_tokens":2},"y":[{}]}'
     for padding in (b"", b" " * 2000):
