@@ -167,7 +167,8 @@ class FrontDoor(HttpToolsProtocol):
         self._pieces = 0
         self._chunked = False
         self._keep_alive = False
-        self._held: bytes | memoryview = b""
+        self._held: bytes | memoryview | None = None
+        """What was received and waits to be parsed; not None while the connection is not read."""
         self._turn: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._patience_phase = _IDLE
@@ -238,10 +239,11 @@ class FrontDoor(HttpToolsProtocol):
 
     def _go_on(self) -> None:
         self._turn = None
-        held, self._held = self._held, b""
-        self._take(held)
-        if self._turn is None and not self._held and not self._deaf:
-            self.transport.release()
+        held, self._held = self._held, None
+        if held is not None:
+            self._take(held)
+            if self._held is None and not self._deaf:
+                self.transport.release()
 
     def _parse(self, data: bytes | memoryview) -> None:
         before = self._phase
@@ -369,7 +371,7 @@ class FrontDoor(HttpToolsProtocol):
         self.task = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
-        if self._held:
+        if self._held is not None:
             self._go_on_soon()
 
     def on_body(self, body: bytes) -> None:
@@ -443,7 +445,7 @@ class FrontDoor(HttpToolsProtocol):
         sending = self._phase != _IDLE
         if sending:
             self._deaf = True
-            self._held = b""
+            self._held = None
             self._expect(_IDLE)
             self._patience = self.loop.call_later(_LINGER, self.transport.close)
         return sending
