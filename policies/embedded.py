@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Any, Final
 
 import orjson
@@ -18,7 +18,13 @@ from policies.sources import Sources
 SLICE: Final = 200
 """Keys of one top-level object that are handed to the interpreter at once: about 3 ms of work for envelopes."""
 
-_UNFIT: Final = "The call cannot be put before the policy: it nests too deep, or holds a number out of range."
+_UNFIT: Final = (
+    ("recursion limit", "it nests too deep"),
+    ("number out of range", "it holds a number out of range"),
+    ("", "it is not JSON"),
+)
+"""How the interpreter's complaint begins, and what the caller is told instead: that complaint counts our own bytes."""
+
 _REMEMBERED: Final = 2048
 _LONGEST_REMEMBERED: Final = 1024
 # Never an answer about a policy: someone wants this process or task to stop.
@@ -26,13 +32,13 @@ _STOPS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.Cancelled
 
 
 class EmbeddedEngine:
-    """Decides in 40 to 60 microseconds, holding the thread. Built by `build`; used only in the thread that built it."""
+    """Decides in 20 to 90 microseconds, holding the thread. Built by `build`; used only in the thread that built it."""
 
     def __init__(self, base: Interpreter, clock: Clock, revision: str) -> None:
         self.revision = revision
         self._base = base
         self._clock = clock
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._parsed: dict[str, Decision] = {}
 
     def __repr__(self) -> str:
@@ -40,7 +46,7 @@ class EmbeddedEngine:
 
     def evaluate(self, document: bytes, now_ns: int) -> Decision:
         """See `policies.engine.Engine`."""
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise EngineUnavailable("The policy engine belongs to another thread.")
         interpreter = self._base.clone()
         self._clock.now_ns = now_ns
@@ -49,7 +55,7 @@ class EmbeddedEngine:
         except _STOPS:
             raise
         except BaseException as error:
-            raise InputRefused(_UNFIT, str(error)) from None
+            raise _unfit(str(error)) from None
         try:
             result = interpreter.eval_rule_as_json(ENTRY)
         except _STOPS:
@@ -69,6 +75,11 @@ class EmbeddedEngine:
         if len(self._parsed) >= _REMEMBERED:
             self._parsed.clear()
         self._parsed[result] = decision
+
+
+def _unfit(complaint: str) -> InputRefused:
+    cause = next(cause for begins, cause in _UNFIT if complaint.startswith(begins))
+    return InputRefused(f"The call cannot be put before the policy: {cause}.", complaint)
 
 
 async def build(sources: Sources) -> EmbeddedEngine:

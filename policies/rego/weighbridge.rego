@@ -10,7 +10,33 @@ default decision := {
 	"explanation": "Nothing in the agent's envelope speaks of calls of this kind. Do not repeat the call.",
 }
 
-decision := {"decision": "DENY", "explanation": refusal} if {
+# The common case first: an active agent uses what its envelope grants without conditions. It allows nothing that the
+# rules below would not allow; it says it in one body because every further rule that is asked costs microseconds.
+decision := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within the agent's envelope."} if {
+	input.call.kind == "llm"
+	own := data.envelopes[input.agent.name]
+	own.models[input.call.target] == {}
+	input.agent.state == "active"
+	not own.daily_cost_cap_usd
+
+	# Without a limit there still is a number to compare with; who asks for more is judged below.
+	limit := object.get(own, "max_output_tokens", 1000000000)
+	tokens := object.get(input.call, ["arguments", "max_tokens"], 0)
+	tokens >= 0
+	tokens <= limit
+	completion_tokens := object.get(input.call, ["arguments", "max_completion_tokens"], 0)
+	completion_tokens >= 0
+	completion_tokens <= limit
+	output_tokens := object.get(input.call, ["arguments", "max_output_tokens"], 0)
+	output_tokens >= 0
+	output_tokens <= limit
+} else := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within the agent's envelope."} if {
+	input.call.kind != "llm"
+	own := data.envelopes[input.agent.name]
+	own[section][input.call.target].operations[input.call.operation] == {}
+	input.agent.state == "active"
+	not own.daily_cost_cap_usd
+} else := {"decision": "DENY", "explanation": refusal} if {
 	refusal
 } else := {"decision": "ALLOW", "risk_level": risk, "explanation": "Within the agent's envelope."} if {
 	grant

@@ -41,23 +41,25 @@ async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_o
 
 
 @pytest.mark.parametrize(
-    "document",
+    ("document", "cause"),
     [
-        b"",
-        b"{",
-        b"\xff",
-        b'{"a": "\\ud800"}',
-        b'{"a": NaN}',
-        b'{"a": 1e999}',
-        b'{"a":' * 200 + b"1" + b"}" * 200,
-        b"[" * 100_000,
+        (b"", "it is not JSON"),
+        (b"{", "it is not JSON"),
+        (b"\xff", "it is not JSON"),
+        (b'{"a": "\\ud800"}', "it is not JSON"),
+        (b'{"a": NaN}', "it is not JSON"),
+        (b'{"number out of range": recursion limit}', "it is not JSON"),
+        (b'{"a": 1e999}', "it holds a number out of range"),
+        (b'{"a": -1' + b"0" * 400 + b"}", "it holds a number out of range"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "it nests too deep"),
+        (b"[" * 100_000, "it nests too deep"),
     ],
 )
-async def test_a_document_that_cannot_be_represented_is_refused(document: bytes) -> None:
+async def test_a_document_that_cannot_be_represented_is_refused_with_its_cause(document: bytes, cause: str) -> None:
     made = await engine('decision := {"decision": "ALLOW"}')
     with pytest.raises(InputRefused) as caught:
         made.evaluate(document, NOW)
-    assert "-->" not in str(caught.value)
+    assert str(caught.value) == f"The call cannot be put before the policy: {cause}."
 
 
 @pytest.mark.parametrize(
