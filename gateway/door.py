@@ -40,10 +40,10 @@ _CRUMBS = 50_000
 _CRUMB = 16
 """A body of more than so many pieces that have fewer bytes than this on average is refused."""
 
-_LINGER = 1.0
-_LINGER_BYTES = 2**20
+_LINGER = 2.0
+_LINGER_BYTES = 64 * 2**20
 """Seconds and bytes for which an ended connection takes and forgets what its client is still sending. Closed at once,
-it would be reset, and the answer lost before the client has read it."""
+it would be reset, and the answer lost: clients on asyncio read nothing any more once they cannot send."""
 
 _NOTED = frozenset({b"expect", b"transfer-encoding"})
 _UPGRADING = frozenset({b"upgrade", b"http2-settings"})
