@@ -669,19 +669,23 @@ async def test_a_thousand_calls_cut_at_random_moments_leave_nothing_behind() -> 
     async with target() as upstream, gate(target_url=upstream.url + "/pace") as g:
         before = asyncio.all_tasks()
 
-        async def one() -> bool:
+        async def one(patience: float) -> bool:
             async with connected(g.port) as client:
                 await client.say(post(CHAT, chat(stream=dice.random() < 0.5), AUTHORIZED))
                 try:
-                    async with asyncio.timeout(dice.random() * 0.03):
+                    async with asyncio.timeout(dice.random() * patience):
                         await client.answer()
                 except TimeoutError:
                     return False
                 return True
 
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*(one(1000) for _ in range(50)))
+        pace = loop.time() - began  # so that, on any machine, moments of a call are what is drawn
         finished = []
         for _ in range(20):
-            finished += await asyncio.gather(*(one() for _ in range(50)))
+            finished += await asyncio.gather(*(one(2 * pace) for _ in range(50)))
         assert 0 < sum(finished) < 1000, "some calls must be cut and some must not, or this test shows nothing"
         await settled(g, before, upstream)
         outcomes = [record["call"] for record in g.ledger.outcomes()]
