@@ -3,16 +3,18 @@
 `python -m benchmarks.bare UPSTREAM_PORT` prints `bare: PORT` and serves until it is terminated.
 """
 
+import asyncio
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import uvicorn
 import uvloop
 
+from config.settings import ListenSettings
 from gateway.carrier import Carrier, Limits, Origin
+from gateway.server import server
 
 READY = "bare: "
 
@@ -56,27 +58,15 @@ class PassThrough:
 
 async def serve(upstream: int) -> None:
     carrier = Carrier(Origin("http", "127.0.0.1", upstream), limits=Limits(connections=1024))
-    config = uvicorn.Config(
-        PassThrough(carrier),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=1,
-    )
+    built = server(PassThrough(carrier), ListenSettings(drain=1.0))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, built.stop)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
     print(f"{READY}{listener.getsockname()[1]}", flush=True)
-    await uvicorn.Server(config).serve([listener])
+    await built.serve([listener])
     await carrier.close()
 
 
 if __name__ == "__main__":
-    # uvicorn raises the signal that ended it once more when it is done; that is the end we want.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     uvloop.run(serve(int(sys.argv[1])))

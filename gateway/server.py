@@ -31,6 +31,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    def stop(self) -> None:
+        self.should_exit = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield

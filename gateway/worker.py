@@ -67,7 +67,7 @@ async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor
 
         def stop() -> None:
             for each in servers:
-                each.should_exit = True
+                each.stop()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

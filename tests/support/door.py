@@ -26,7 +26,7 @@ async def door(application: Any, **limits: Any) -> AsyncIterator[int]:
             try:
                 yield listener.getsockname()[1]
             finally:
-                server.should_exit = True
+                server.stop()
 
 
 @dataclass
