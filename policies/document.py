@@ -45,6 +45,7 @@ def render(
 ) -> bytes:
     """The whole input as JSON text in UTF-8.
 
+    An empty `target` is none, as in a call that only lists models, and is left out.
     `agent`, `arguments`, `budgets` and `approval` are JSON texts, already checked, and go in as they are; `target`,
     `operation` and `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a
     text that UTF-8 cannot hold (a lone surrogate).
@@ -52,8 +53,8 @@ def render(
     parts = [
         b'{"agent":',
         agent,
-        _protocol(kind, protocol),
-        _quoted(target),
+        _protocol(kind, protocol, target != ""),
+        _quoted(target) if target else b"",
         b',"operation":',
         _quoted(operation),
     ]
@@ -71,8 +72,9 @@ def render(
 
 
 @lru_cache(maxsize=64)
-def _protocol(kind: str, protocol: str) -> bytes:
-    return b',"call":{"kind":%s,"protocol":%s,"target":' % (orjson.dumps(kind), orjson.dumps(protocol))
+def _protocol(kind: str, protocol: str, targeted: bool) -> bytes:
+    target = b',"target":' if targeted else b""
+    return b',"call":{"kind":%s,"protocol":%s%s' % (orjson.dumps(kind), orjson.dumps(protocol), target)
 
 
 def _quoted(text: str) -> bytes:

@@ -41,7 +41,9 @@ def test_the_document_is_the_plain_dict(
     approval: dict[str, Any] | None,
     now: int,
 ) -> None:
-    call: dict[str, Any] = {"kind": "llm", "protocol": "openai", "target": target, "operation": operation}
+    call: dict[str, Any] = {"kind": "llm", "protocol": "openai", "operation": operation}
+    if target:
+        call["target"] = target
     call |= {"arguments": arguments}
     call |= {} if stream is None else {"stream": stream}
     call |= {} if session is None else {"session": session}
@@ -102,7 +104,7 @@ def test_a_lone_surrogate_is_refused(where: str) -> None:
 def test_what_does_not_apply_is_absent() -> None:
     read = orjson.loads(render(b"{}", "llm", "openai", "", "models", None, b"", None, NOW))
     assert set(read) == {"agent", "call", "time"}
-    assert read["call"] == {"kind": "llm", "protocol": "openai", "target": "", "operation": "models", "arguments": {}}
+    assert read["call"] == {"kind": "llm", "protocol": "openai", "operation": "models", "arguments": {}}
 
 
 def test_arguments_go_in_as_they_are() -> None:
