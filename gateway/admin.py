@@ -154,7 +154,7 @@ class Admin:
         if engine is None:
             raise HTTPException(503, "No policy is loaded; GET /policy says why.")
         try:
-            decision = engine.evaluate(document, time.time_ns())
+            decision = await engine.evaluate(document, time.time_ns())
         except InputRefused as error:
             raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
         except Undecided as error:

@@ -127,7 +127,7 @@ def policy_eval(given: argparse.Namespace) -> int:
     try:
         engine = asyncio.run(policy.load(_policy_paths(given), timeout=_PROVE))
         text = (sys.stdin.buffer.read() if str(given.input) == "-" else given.input.read_bytes()) or b"{}"
-        decision = engine.evaluate(text, time.time_ns())
+        decision = engine.answer(text, time.time_ns())
     except PolicyError as error:
         _complain("\n".join(map(str, error.problems)))
         return MISTAKEN

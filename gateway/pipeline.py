@@ -30,10 +30,10 @@ from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.telemetry import Telemetry
-from policies import document
 from policies.approvals import Approvals
 from policies.budgets import Budgets
 from policies.decision import Decision, Effect
+from policies.document import Question
 from policies.engine import Engine
 from policies.errors import Denied, EngineUnavailable
 from routing.errors import NoRoute
@@ -84,7 +84,7 @@ class Pipeline:
         """The product, in the order that its promises need."""
         self.identify(x)
         await self.read(x, receive)
-        self.decide(x)
+        await self.decide(x)
         await self.hold(x)
         await self.reserve(x)
         await self.claim(x)
@@ -140,26 +140,27 @@ class Pipeline:
         x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
         x.read_at = time.monotonic()
 
-    def decide(self, x: Exchange) -> None:
+    async def decide(self, x: Exchange) -> None:
         """The policy's answer. Raises Denied, Undecided, InputRefused, EngineUnavailable."""
         agent, call, engine = x.agent, x.call, self.engine
         assert agent is not None, "a call is identified before it is decided"
         assert call is not None, "a call is read before it is decided"
         if engine is None:
             raise EngineUnavailable("No policy is loaded, so every call is refused.")
-        text = document.render(
+        question = Question(
             agent.fragment,
             call.kind,
             call.protocol,
             call.target,
             call.operation,
             call.stream,
-            call.body,
             x.session,
+            call.body,
+            call.arguments,
             x.arrived_ns,
             approval=x.approval.document if x.approval is not None else None,
         )
-        x.decision = decision = engine.evaluate(text, x.arrived_ns)
+        x.decision = decision = await engine.decide(question)
         if decision.effect is Effect.DENY:
             raise Denied(decision)
         if decision.obligations:
@@ -172,7 +173,7 @@ class Pipeline:
         assert x.decision is not None, "a call is decided before it is held"
         x.approval = await self._approvals.answer(x.id, x.decision)
         if x.approval is not None:
-            self.decide(x)
+            await self.decide(x)
 
     async def reserve(self, x: Exchange) -> None:
         """The money, before it is spent."""

@@ -10,9 +10,10 @@ A field that does not apply is absent, never null: a rule `not input.approval` w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -21,6 +22,44 @@ from policies.errors import InputRefused
 Kind = Literal["llm", "tool", "message", "environment"]
 
 _LONGEST_CACHED: Final = 256
+
+
+@dataclass(slots=True)
+class Question:
+    """One call as it is put before the policy, in parts: an engine renders of them what its policy can read.
+
+    `agent`, `budgets` and `approval` are JSON texts, already checked. `body` is the call's arguments as JSON text and
+    `arguments` the same, parsed. `now_ns` is in Unix nanoseconds.
+    """
+
+    agent: bytes
+    kind: Kind
+    protocol: str
+    target: str
+    operation: str
+    stream: bool | None
+    session: str | None
+    body: bytes = field(repr=False)
+    arguments: Mapping[str, Any] = field(repr=False)
+    now_ns: int
+    budgets: bytes | None = None
+    approval: bytes | None = None
+
+    def document(self) -> bytes:
+        """The whole input as JSON text in UTF-8. Raises InputRefused."""
+        return render(
+            self.agent,
+            self.kind,
+            self.protocol,
+            self.target,
+            self.operation,
+            self.stream,
+            self.body,
+            self.session,
+            self.now_ns,
+            self.budgets,
+            self.approval,
+        )
 
 
 def agent_fragment(name: str, tenant: str, roles: Sequence[str], autonomy_tier: int, state: str) -> bytes:

@@ -3,24 +3,29 @@
 from typing import Final, Protocol
 
 from policies.decision import Decision
+from policies.document import Question
 
 ENTRY: Final = "data.weighbridge.decision"
 """The rule that is asked."""
 
 
 class Engine(Protocol):
-    """Evaluates one revision of the policies."""
+    """Evaluates one revision of the policies.
+
+    The same question at the same time gets the same decision; nothing of one call is visible to the next. Both ways to
+    ask raise Undecided when the policy gave no valid answer, InputRefused when the input cannot be represented,
+    EngineUnavailable when nobody could be asked, and nothing else.
+    """
 
     @property
     def revision(self) -> str:
-        """Names the policy text and data that decide: 64 hexadecimal digits."""
+        """Names the policy text and data that decide now: 64 hexadecimal digits."""
         ...
 
-    def evaluate(self, document: bytes, now_ns: int) -> Decision:
-        """Decides on `document`, the policy's input as JSON text in UTF-8, as of `now_ns` (Unix nanoseconds).
+    async def decide(self, question: Question) -> Decision:
+        """Decides one call. Only what the policy can read of it need be looked at."""
+        ...
 
-        The same document and time give the same decision; nothing of one call is visible to the next. Raises Undecided
-        when the policy gave no valid answer, InputRefused when the document cannot be represented, EngineUnavailable
-        when nobody could be asked, and nothing else.
-        """
+    async def evaluate(self, document: bytes, now_ns: int) -> Decision:
+        """Decides on `document`, a whole input as JSON text in UTF-8, as of `now_ns` (Unix nanoseconds), afresh."""
         ...

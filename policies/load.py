@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from policies.embedded import EmbeddedEngine, build
+from policies.build import build
+from policies.embedded import EmbeddedEngine
 from policies.prove import prove
 from policies.sources import read
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import orjson
 
 from policies import child
+from policies.build import slices
 from policies.decision import parse
 from policies.document import agent_fragment, render
-from policies.embedded import slices
 from policies.engine import ENTRY
 from policies.errors import PolicyError, Problem, Undecided
 from policies.interpreter import Clock, Interpreter, builtins, create, problem

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from policies import child
-from policies.embedded import slices
+from policies.build import slices
 from policies.errors import PolicyError, Problem
 from policies.interpreter import Clock, create, problem
 from policies.lint import rules, wide_lookups

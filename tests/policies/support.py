@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import orjson
 
+from policies.build import build
 from policies.document import Kind, agent_fragment, render
-from policies.embedded import EmbeddedEngine, build
+from policies.embedded import EmbeddedEngine
 from policies.sources import Module, Sources
 
 ROOT: Final = Path(__file__).resolve().parents[2]

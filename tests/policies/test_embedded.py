@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.build import SLICE, build
 from policies.decision import Decision, Effect
-from policies.embedded import SLICE, EmbeddedEngine, build
+from policies.embedded import EmbeddedEngine
 from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from tests.policies.support import NOW, engine, llm, rego, sources
 
@@ -22,22 +23,22 @@ _ECHO = """
 
 async def test_a_decision_carries_the_revision_that_made_it() -> None:
     made = await engine('decision := {"decision": "ALLOW"}')
-    assert made.evaluate(llm(), NOW) == Decision(Effect.ALLOW, None, (), "", {}, made.revision)
+    assert made.answer(llm(), NOW) == Decision(Effect.ALLOW, None, (), "", {}, made.revision)
 
 
 async def test_the_same_document_gives_the_same_decision() -> None:
     made = await engine(_ECHO)
-    first = made.evaluate(llm(arguments={"say": "one"}), NOW)
-    assert made.evaluate(llm(arguments={"say": "two"}), NOW) != first
-    assert made.evaluate(llm(arguments={"say": "one"}), NOW) == first
+    first = made.answer(llm(arguments={"say": "one"}), NOW)
+    assert made.answer(llm(arguments={"say": "two"}), NOW) != first
+    assert made.answer(llm(arguments={"say": "one"}), NOW) == first
 
 
 async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_one() -> None:
     made = await engine(_ECHO)
-    assert made.evaluate(llm(arguments={"say": "secret"}), NOW).explanation == "secret"
+    assert made.answer(llm(arguments={"say": "secret"}), NOW).explanation == "secret"
     with pytest.raises(InputRefused):
-        made.evaluate(b"{", NOW)
-    assert made.evaluate(b"{}", NOW).explanation == "nothing said"
+        made.answer(b"{", NOW)
+    assert made.answer(b"{}", NOW).explanation == "nothing said"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_o
 async def test_a_document_that_cannot_be_represented_is_refused_with_its_cause(document: bytes, cause: str) -> None:
     made = await engine('decision := {"decision": "ALLOW"}')
     with pytest.raises(InputRefused) as caught:
-        made.evaluate(document, NOW)
+        made.answer(document, NOW)
     assert str(caught.value) == f"The call cannot be put before the policy: {cause}."
 
 
@@ -89,7 +90,7 @@ async def test_a_document_that_cannot_be_represented_is_refused_with_its_cause(d
 async def test_a_policy_without_a_valid_answer_is_undecided_and_says_nothing_of_itself(policy: str) -> None:
     made = await engine(policy)
     with pytest.raises(Undecided) as caught:
-        made.evaluate(orjson.dumps({"zero": 0, "text": "abc", "long": "a" * 10_000}), NOW)
+        made.answer(orjson.dumps({"zero": 0, "text": "abc", "long": "a" * 10_000}), NOW)
     assert caught.value.internal
     assert str(caught.value) == "The policy gave no valid decision, so the call is refused."
 
@@ -114,9 +115,9 @@ async def test_a_panic_of_the_interpreter_is_undecided_and_the_engine_stays_usab
 
     base, made._base = made._base, Panicking(None)  # type: ignore[assignment]  # only what `evaluate` uses
     with pytest.raises(Undecided):
-        made.evaluate(b"{}", NOW)
+        made.answer(b"{}", NOW)
     made._base = base
-    assert made.evaluate(b'{"a": "abc", "from": 1}', NOW).explanation == "bc"
+    assert made.answer(b'{"a": "abc", "from": 1}', NOW).explanation == "bc"
 
 
 class _Panic(BaseException):
@@ -141,13 +142,13 @@ async def test_a_wish_to_stop_is_no_answer_of_the_policy(stop: type[BaseExceptio
 
     made._base = Stopping()  # type: ignore[assignment]  # only what `evaluate` uses
     with pytest.raises(stop):
-        made.evaluate(b"{}", NOW)
+        made.answer(b"{}", NOW)
 
 
 async def test_the_time_is_that_of_the_call() -> None:
     made = await engine('decision := {"decision": "ALLOW", "explanation": format_int(time.now_ns(), 10)}')
-    assert made.evaluate(b"{}", NOW).explanation == str(NOW)
-    assert made.evaluate(b"{}", NOW + 1).explanation == str(NOW + 1)
+    assert made.answer(b"{}", NOW).explanation == str(NOW)
+    assert made.answer(b"{}", NOW + 1).explanation == str(NOW + 1)
 
 
 async def test_another_thread_gets_no_answer() -> None:
@@ -156,7 +157,7 @@ async def test_another_thread_gets_no_answer() -> None:
 
     def ask() -> None:
         try:
-            answers.append(made.evaluate(b"{}", NOW))
+            answers.append(made.answer(b"{}", NOW))
         except EngineUnavailable as error:
             answers.append(str(error))
 
@@ -189,12 +190,12 @@ async def test_data_in_many_slices_is_whole_and_the_loop_runs_between_them() -> 
         other.cancel()
     assert turns >= math.ceil(len(names) / SLICE)
     for name in ("agent-0", f"agent-{SLICE}", f"agent-{5 * SLICE}"):
-        assert made.evaluate(orjson.dumps({"name": name}), NOW).effect is Effect.ALLOW
+        assert made.answer(orjson.dumps({"name": name}), NOW).effect is Effect.ALLOW
 
 
 async def test_decisions_with_obligations_are_not_shared_between_calls() -> None:
     made = await engine('decision := {"decision": "ALLOW", "obligations": {"redact": ["/a"]}}')
-    one, two = made.evaluate(b"{}", NOW), made.evaluate(b"{}", NOW)
+    one, two = made.answer(b"{}", NOW), made.answer(b"{}", NOW)
     assert one == two
     assert one.obligations["redact"] is not two.obligations["redact"]
 
@@ -202,15 +203,15 @@ async def test_decisions_with_obligations_are_not_shared_between_calls() -> None
 async def test_what_is_remembered_of_answers_is_bounded() -> None:
     made = await engine(_ECHO)
     for number in range(5_000):
-        made.evaluate(llm(arguments={"say": str(number)}), NOW)
-    made.evaluate(llm(arguments={"say": "long" * 1000}), NOW)
+        made.answer(llm(arguments={"say": str(number)}), NOW)
+    made.answer(llm(arguments={"say": "long" * 1000}), NOW)
     assert len(made._parsed) <= 2048
     assert max(map(len, made._parsed)) <= 1024
 
 
 def test_printing_policies_do_not_write_to_our_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     made: EmbeddedEngine = asyncio.run(engine('decision := {"decision": "ALLOW"} if print(input.secret)'))
-    assert made.evaluate(b'{"secret": "hunter2"}', NOW).effect is Effect.ALLOW
+    assert made.answer(b'{"secret": "hunter2"}', NOW).effect is Effect.ALLOW
     assert capfd.readouterr() == ("", "")
 
 
@@ -219,7 +220,7 @@ def test_printing_policies_do_not_write_to_our_standard_error(capfd: pytest.Capt
 def test_any_bytes_are_decided_or_refused(document: bytes) -> None:
     made = _constant()
     try:
-        assert made.evaluate(document, NOW).effect is Effect.ALLOW
+        assert made.answer(document, NOW).effect is Effect.ALLOW
     except InputRefused:
         with pytest.raises(orjson.JSONDecodeError):
             orjson.loads(document)

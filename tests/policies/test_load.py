@@ -13,8 +13,8 @@ from tests.policies.support import ENVELOPES, NOW, ROOT, SHIPPED, llm, rego
 
 async def test_the_shipped_policy_and_the_example_envelopes_load_and_decide() -> None:
     engine = await load([SHIPPED, ENVELOPES], timeout=20)
-    assert engine.evaluate(llm(), NOW).effect is Effect.ALLOW
-    assert engine.evaluate(llm(agent="nobody"), NOW).effect is Effect.DENY
+    assert engine.answer(llm(), NOW).effect is Effect.ALLOW
+    assert engine.answer(llm(agent="nobody"), NOW).effect is Effect.DENY
     again = await load([str(ENVELOPES), str(SHIPPED)], timeout=20)
     assert again.revision == engine.revision
     assert again is not engine

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.build import build
 from policies.decision import Effect
 from policies.document import agent_fragment, render
-from policies.embedded import EmbeddedEngine, build
+from policies.embedded import EmbeddedEngine
 from policies.errors import Undecided
 from policies.sources import read
 from tests.policies.support import ENVELOPES, NOW, SHIPPED, call, llm
@@ -69,7 +70,7 @@ PR = {"title": "Fix", "base": "main"}
     ],
 )
 def test_who_may_do_what(shipped: EmbeddedEngine, document: bytes, effect: Effect, said: str) -> None:
-    decision = shipped.evaluate(document, NOW)
+    decision = shipped.answer(document, NOW)
     assert decision.effect is effect, decision
     assert said in decision.explanation
     assert decision.explanation.endswith(".")
@@ -83,7 +84,7 @@ def test_an_approval_by_those_asked_lets_the_call_pass(shipped: EmbeddedEngine) 
     def decided(approval: Any) -> Effect:
         given_approval = None if approval is None else orjson.dumps(approval)
         document = render(agent, "tool", "mcp", "github", "merge_pr", None, b"{}", None, NOW, approval=given_approval)
-        return shipped.evaluate(document, NOW).effect
+        return shipped.answer(document, NOW).effect
 
     assert decided(None) is ASK
     assert decided({"id": "01A", "roles": ["finance"], "approvers": ["dana"]}) is ASK
@@ -124,13 +125,13 @@ def test_a_missing_or_mistyped_field_never_turns_a_no_into_a_yes(
         llm("gpt-4o", agent="intern-bot", tier=1),
         call("tool", "github", "drop", {}),
     ):
-        before = shipped.evaluate(document, NOW).effect
+        before = shipped.answer(document, NOW).effect
         assert before is not ALLOW
         changed = _mutilated(orjson.loads(document), path, value)
         if path == ("agent", "autonomy_tier") and value == 5 and type(value) is int:
             continue  # a higher tier is the one thing that rightly makes a yes
         try:
-            assert shipped.evaluate(changed, NOW).effect is not ALLOW
+            assert shipped.answer(changed, NOW).effect is not ALLOW
         except Undecided:
             pass
 
@@ -147,7 +148,7 @@ json = st.recursive(
 def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(given_arguments: Any) -> None:
     engine = _engine()
     try:
-        tool = engine.evaluate(call("tool", "github", "create_pr", given_arguments), NOW)
+        tool = engine.answer(call("tool", "github", "create_pr", given_arguments), NOW)
     except Undecided:
         return
     fits = (
@@ -157,7 +158,7 @@ def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(give
         and given_arguments.get("base", "main") in ("main", "develop")
     )
     assert (tool.effect is ALLOW) is fits
-    model = engine.evaluate(llm("gpt-4o-mini", given_arguments, agent="intern-bot"), NOW)
+    model = engine.answer(llm("gpt-4o-mini", given_arguments, agent="intern-bot"), NOW)
     asked = given_arguments.get("max_tokens") if isinstance(given_arguments, dict) else None
     # Rego, like JSON, knows true and 1 apart; Python does not.
     within = asked is None or (isinstance(asked, int) and not isinstance(asked, bool) and asked <= 256)

@@ -25,7 +25,7 @@ async def serve():
     ''')
     watchdog.start()
     print("deciding", flush=True)
-    spinning.evaluate(llm(), NOW)
+    spinning.answer(llm(), NOW)
 
 asyncio.run(serve())
 """
@@ -69,7 +69,7 @@ def test_a_policy_that_spins_ends_the_process_and_leaves_a_trace() -> None:
     ended = subprocess.run([sys.executable, "-c", _SPINNING], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert ended.stdout == "deciding\n"
     assert ended.returncode == -RUNAWAY
-    assert "in evaluate" in ended.stderr
+    assert "in answer" in ended.stderr
     assert time.monotonic() - began < 20
 
 

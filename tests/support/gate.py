@@ -16,6 +16,7 @@ from gateway.telemetry import Telemetry
 from policies.approvals import Approvals, NobodyToAsk
 from policies.budgets import Budgets, Unbudgeted
 from policies.decision import Decision
+from policies.document import Question
 from policies.engine import Engine
 from tests.support.door import door
 from tests.support.exchanges import AGENT_KEY, ALLOWED, assembly
@@ -32,7 +33,10 @@ class ScriptedEngine:
         self.script = script
         self.documents: list[Mapping[str, Any]] = []
 
-    def evaluate(self, document: bytes, now_ns: int) -> Decision:
+    async def decide(self, question: Question) -> Decision:
+        return await self.evaluate(question.document(), question.now_ns)
+
+    async def evaluate(self, document: bytes, now_ns: int) -> Decision:
         self.documents.append(orjson.loads(document))
         if isinstance(self.script, Exception):
             raise self.script
