@@ -94,6 +94,8 @@ class App:
         reasons = []
         if self.pipeline.engine is None:
             reasons.append("no policy is loaded")
+        elif self.pipeline.engine.failure is not None:
+            reasons.append(f"the policy cannot be asked: {self.pipeline.engine.failure}")
         if self.ledger.failure is not None:
             reasons.append("the ledger cannot be written")
         return reasons
@@ -159,7 +161,9 @@ class App:
             except Exception as error:
                 self._refused("policy", who, self.policy, [_unforeseen(error)])
                 return
-            self.pipeline.engine = engine
+            before, self.pipeline.engine = self.pipeline.engine, engine
+            if before is not None:
+                await before.retire()
             self.telemetry.revision = engine.revision
             self.policy.succeeded()
             self._record("policy", who, "ok")

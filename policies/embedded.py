@@ -28,6 +28,8 @@ STOPS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledE
 class EmbeddedEngine:
     """Decides in 20 to 90 microseconds, holding the thread. Used only in the thread that built it."""
 
+    failure: str | None = None
+
     def __init__(self, base: Interpreter, clock: Clock, revision: str) -> None:
         self.revision = revision
         self._base = base
@@ -69,6 +71,9 @@ class EmbeddedEngine:
             decision = parse(result, self.revision)
             self._remember(result, decision)
         return decision
+
+    async def retire(self) -> None:
+        """See `policies.engine.Engine`."""
 
     def _remember(self, result: str, decision: Decision) -> None:
         # A decision with obligations holds objects that someone may change, so it is never shared between calls.

@@ -22,10 +22,19 @@ class Engine(Protocol):
         """Names the policy text and data that decide now: 64 hexadecimal digits."""
         ...
 
+    @property
+    def failure(self) -> str | None:
+        """Why calls cannot be decided now, for the operator; None when they can."""
+        ...
+
     async def decide(self, question: Question) -> Decision:
         """Decides one call. Only what the policy can read of it need be looked at."""
         ...
 
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
         """Decides on `document`, a whole input as JSON text in UTF-8, as of `now_ns` (Unix nanoseconds), afresh."""
+        ...
+
+    async def retire(self) -> None:
+        """Ends what the engine holds, giving way to calls meanwhile. Nobody asks it afterwards."""
         ...

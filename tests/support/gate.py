@@ -28,6 +28,7 @@ class ScriptedEngine:
     """Decides as it is told: a decision, an error to raise, or a function of the input."""
 
     revision = "r1"
+    failure: str | None = None
 
     def __init__(self, script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED) -> None:
         self.script = script
@@ -41,6 +42,9 @@ class ScriptedEngine:
         if isinstance(self.script, Exception):
             raise self.script
         return self.script if isinstance(self.script, Decision) else self.script(self.documents[-1])
+
+    async def retire(self) -> None:
+        return None
 
 
 class MemoryLedger:
