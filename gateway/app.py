@@ -154,7 +154,7 @@ class App:
         async with self._lock:
             settings = self.settings.policy
             try:
-                engine = await policy.load(settings.paths, timeout=settings.prove_timeout)
+                engine = await policy.load(settings)
             except PolicyError as error:
                 self._refused("policy", who, self.policy, [str(problem) for problem in error.problems])
                 return

@@ -17,13 +17,15 @@ from typing import Any
 
 from config.errors import ConfigError, Mistake
 from config.load import Loaded, load
+from config.settings import PolicySettings
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME, Reader
 from gateway.logs import configure, printable
 from gateway.supervise import AddressUnavailable, Supervisor
 from policies import load as policy
 from policies import sources, testing
-from policies.errors import InputRefused, PolicyError, Undecided
+from policies.decision import Decision
+from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 
 OK, MISTAKEN, UNUSABLE = 0, 1, 2
 """Exit codes: all well; what was checked has mistakes; the command itself could not be carried out."""
@@ -89,7 +91,7 @@ def check(given: argparse.Namespace) -> int:
     else:
         warnings = [str(warning) for warning in loaded.warnings]
         try:
-            asyncio.run(policy.load(loaded.settings.policy.paths, timeout=loaded.settings.policy.prove_timeout))
+            asyncio.run(policy.load(loaded.settings.policy))
         except PolicyError as error:
             mistakes = [str(problem) for problem in error.problems]
         warnings += asyncio.run(_unreachable(loaded))
@@ -125,16 +127,15 @@ async def _unreachable(loaded: Loaded) -> list[str]:
 def policy_eval(given: argparse.Namespace) -> int:
     """The decision of a policy on an input, as the gateway would take it."""
     try:
-        engine = asyncio.run(policy.load(_policy_paths(given), timeout=_PROVE))
         text = (sys.stdin.buffer.read() if str(given.input) == "-" else given.input.read_bytes()) or b"{}"
-        decision = engine.answer(text, time.time_ns())
+        decision = asyncio.run(_decided(_policy(given), text))
     except PolicyError as error:
         _complain("\n".join(map(str, error.problems)))
         return MISTAKEN
     except OSError as error:
         _complain(f"{given.input}: {error.strerror}.")
         return UNUSABLE
-    except (InputRefused, Undecided) as error:
+    except (InputRefused, Undecided, EngineUnavailable) as error:
         _complain(f"{error} {error.internal}".rstrip())
         return MISTAKEN
     facts = {
@@ -157,7 +158,7 @@ def policy_eval(given: argparse.Namespace) -> int:
 def policy_test(given: argparse.Namespace) -> int:
     """Runs the `test_` rules of `*_test.rego` files."""
     try:
-        report = asyncio.run(testing.test(sources.read(_policy_paths(given)), given.timeout))
+        report = asyncio.run(testing.test(sources.read(_policy(given).paths), given.timeout))
     except PolicyError as error:
         _complain("\n".join(map(str, error.problems)))
         return MISTAKEN
@@ -168,9 +169,19 @@ def policy_test(given: argparse.Namespace) -> int:
     return OK if report.passed else MISTAKEN
 
 
-def _policy_paths(given: argparse.Namespace) -> Sequence[Path]:
+def _policy(given: argparse.Namespace) -> PolicySettings:
+    """What the command line names, with the paths as they were typed; otherwise what the configuration does."""
     paths: list[Path] = given.paths
-    return paths or _configuration(given.config, resolve=False).settings.policy.paths
+    settings = PolicySettings() if paths else _configuration(given.config, resolve=False).settings.policy
+    return settings.model_copy(update={"paths": tuple(paths) or settings.paths, "prove_timeout": _PROVE})
+
+
+async def _decided(settings: PolicySettings, document: bytes) -> Decision:
+    engine = await policy.load(settings)
+    try:
+        return await engine.evaluate(document, time.time_ns())
+    finally:
+        await engine.retire()
 
 
 def _configuration(path: Path, *, resolve: bool = True) -> Loaded:

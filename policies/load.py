@@ -1,27 +1,31 @@
-"""From the operator's paths to an engine that may be put to use: read, proven in a child process, built, warmed."""
+"""From the operator's settings to an engine that may be put to use: read, proven in a child process, built, warmed."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Sequence
 
+from config.settings import PolicySettings
 from policies.build import build
-from policies.embedded import EmbeddedEngine
+from policies.engine import Engine
+from policies.errors import PolicyError, Problem
 from policies.prove import prove
 from policies.sources import read
 
 
-async def load(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    timeout: float,  # noqa: ASYNC109  # the proof's child is killed then, and the policy judged by that
-) -> EmbeddedEngine:
-    """An engine for the policies and data at `paths`, bound to the calling thread.
+async def load(settings: PolicySettings) -> Engine:
+    """An engine for the policies that `settings` name, bound to the calling thread and its event loop.
 
-    The proof may take `timeout` seconds. The event loop is held up for at most some 20 ms (100 ms with ten thousand
-    envelopes). Raises PolicyError; whatever served before is untouched.
+    Raises PolicyError; whatever served before is untouched.
     """
-    sources = await asyncio.to_thread(read, paths)
-    await prove(sources, timeout)
+    match settings.engine:
+        case "embedded":
+            return await _embedded(settings)
+        case "opa":
+            raise PolicyError([Problem("policy", None, "an OPA server cannot be asked yet", "Write engine: embedded.")])
+
+
+async def _embedded(settings: PolicySettings) -> Engine:
+    """Holds the event loop up for at most some 20 ms (100 ms with ten thousand envelopes)."""
+    sources = await asyncio.to_thread(read, settings.paths)
+    await prove(sources, settings.prove_timeout)
     return await build(sources)

@@ -5,27 +5,32 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import PolicySettings
 from policies.decision import Effect
 from policies.errors import PolicyError
 from policies.load import load
 from tests.policies.support import ENVELOPES, NOW, ROOT, SHIPPED, llm, rego
 
 
+def policy(*paths: Path) -> PolicySettings:
+    return PolicySettings(paths=paths, prove_timeout=20)
+
+
 async def test_the_shipped_policy_and_the_example_envelopes_load_and_decide() -> None:
-    engine = await load([SHIPPED, ENVELOPES], timeout=20)
-    assert engine.answer(llm(), NOW).effect is Effect.ALLOW
-    assert engine.answer(llm(agent="nobody"), NOW).effect is Effect.DENY
-    again = await load([str(ENVELOPES), str(SHIPPED)], timeout=20)
+    engine = await load(policy(SHIPPED, ENVELOPES))
+    assert (await engine.evaluate(llm(), NOW)).effect is Effect.ALLOW
+    assert (await engine.evaluate(llm(agent="nobody"), NOW)).effect is Effect.DENY
+    again = await load(policy(ENVELOPES, SHIPPED))
     assert again.revision == engine.revision
     assert again is not engine
 
 
 async def test_problems_of_files_and_of_policies_end_the_same_way(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no such file"):
-        await load([tmp_path / "nowhere"], timeout=20)
+        await load(policy(tmp_path / "nowhere"))
     (tmp_path / "p.rego").write_text(rego("decision := http.send({})"))
     with pytest.raises(PolicyError, match=r"p\.rego:5: `http\.send` may not be called"):
-        await load([tmp_path], timeout=20)
+        await load(policy(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ async def test_an_envelope_that_would_limit_nothing_is_refused(tmp_path: Path, e
     file = tmp_path / "envelopes.yaml"
     file.write_text(envelopes)
     with pytest.raises(PolicyError) as caught:
-        await load([SHIPPED, file], timeout=20)
+        await load(policy(SHIPPED, file))
     assert message in str(caught.value)
 
 
@@ -74,7 +79,7 @@ async def test_the_loop_keeps_running_while_a_policy_is_loaded() -> None:
 
     async with asyncio.TaskGroup() as group:
         beating = group.create_task(heartbeat())
-        await load([SHIPPED, ENVELOPES], timeout=20)
+        await load(policy(SHIPPED, ENVELOPES))
         beating.cancel()
     assert longest < 1, "the proof runs elsewhere"
 
