@@ -263,6 +263,38 @@ class OpaSettings(Section):
     timeout: Seconds = Field(default=0.25, gt=0, description="How long one decision may take; a later one is DENY.")
 
 
+class RollbackSettings(Section):
+    """When a promoted policy takes itself back: both rates are taken over the same calls, decided by both policies."""
+
+    max_deny_change: Number = Field(
+        default=0.01, ge=0, le=1, description="Tolerated difference in the share of calls refused, from 0 to 1."
+    )
+    max_approval_change: Number = Field(default=0.01, ge=0, le=1, description="The same for calls that need approval.")
+    min_calls: int = Field(default=200, ge=1, le=1_000_000, description="Compared calls before the rates say anything.")
+    window: int = Field(
+        default=1000, ge=1, le=1_000_000, description="Last compared calls that the rates are taken over."
+    )
+    watch_for: Seconds = Field(default=3600.0, gt=0, description="How long a promoted policy is watched.")
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.min_calls > self.window:
+            raise mistaken("min_calls is more than window", "Lower min_calls, or raise window.")
+        return self
+
+
+class ShadowSettings(Section):
+    """A second policy set: asked beside the one that decides, never deciding, until somebody promotes it."""
+
+    paths: Several[InputPath] = Field(
+        min_length=1, description="Like `policy.paths`; always evaluated by the embedded engine."
+    )
+    share: Number = Field(default=100.0, ge=0, le=100, description="Per cent of calls that it is asked about, too.")
+    rollback: RollbackSettings = Field(
+        default=RollbackSettings(), description="When a promoted policy takes itself back."
+    )
+
+
 class PolicySettings(Section):
     """Which rules decide."""
 
@@ -273,6 +305,10 @@ class PolicySettings(Section):
         "file's folder. Without any, every call is refused.",
     )
     opa: OpaSettings | None = Field(default=None, description="The OPA server, for `engine: opa`.")
+    shadow: ShadowSettings | None = Field(
+        default=None,
+        description="A policy set on trial: compared with the one that decides, and promoted when it is good.",
+    )
     watchdog: Seconds = Field(
         default=5.0, gt=0, description="A decision that takes more processor time than this ends the worker process."
     )
