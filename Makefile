@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+OPA    := .tools/opa-v1.22.2.stamp
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check format lock clean
+.PHONY: run test check format lock clean opa
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python -m deploy.demo.run
 
 test: $(VENV)/dev.stamp
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory opa || echo "opa could not be built; its tests are skipped"; fi
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp
@@ -35,6 +37,15 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 	$(PIP) install --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
+# The real OPA, for the tests that compare with it. Needs Go.
+opa: $(OPA)
+
+$(OPA):
+	@echo "building opa for the tests ..."
+	@mkdir -p .tools
+	GOBIN="$(CURDIR)/.tools/bin" go install github.com/open-policy-agent/opa@$(patsubst .tools/opa-%.stamp,%,$@)
+	@touch $@
+
 # Needs uv; hashes come from the index, its address never enters the files.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build
 lock:
@@ -42,4 +53,4 @@ lock:
 	$(LOCK) --group dev --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) var
+	rm -rf $(VENV) .tools var
