@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.base import Adapter, AgentCall, Headers, Usage
 from policies.decision import Decision
+from policies.document import Question
 from routing.table import Arm, Route
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Exchange:
     read_at: float = 0.0
     session: str | None = None
     call: AgentCall | None = None
+    question: Question | None = field(default=None, repr=False)
+    """As it was last put before the policy."""
     decision: Decision | None = None
     approval: Any = None
     reservation: Any = None
