@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import io
 import json
 import logging
@@ -15,23 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from config.errors import ConfigError, Mistake
-from config.load import Loaded, load
-from config.settings import PolicySettings
+from config.errors import ConfigError
+from config.load import Loaded
+from gateway import policy_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME, Reader
 from gateway.logs import configure, printable
 from gateway.supervise import AddressUnavailable, Supervisor
+from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from policies import load as policy
-from policies import sources, testing
-from policies.decision import Decision
-from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
-
-OK, MISTAKEN, UNUSABLE = 0, 1, 2
-"""Exit codes: all well; what was checked has mistakes; the command itself could not be carried out."""
-
-_PROVE = 30.0
-"""Seconds in which a policy given on the command line has to prove itself."""
+from policies.errors import PolicyError
 
 _GLANCE = 0.2
 """Seconds between two glances at a ledger that is followed."""
@@ -49,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
     except ConfigError as error:
-        _complain(str(error))
+        complain(str(error))
         return MISTAKEN
     except BrokenPipeError:
         # Whoever read has left; what is still buffered for them must not be an error when the process ends.
@@ -57,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        _complain(f"{place}{error.strerror or type(error).__name__}.")
+        complain(f"{place}{error.strerror or type(error).__name__}.")
         return UNUSABLE
     except KeyboardInterrupt:
         return 130
@@ -66,16 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(given: argparse.Namespace) -> int:
     if given.workers != 1:
-        _complain("--workers: several workers need shared state, which this version does not have; run one.")
+        complain("--workers: several workers need shared state, which this version does not have; run one.")
         return UNUSABLE
-    loaded = _configuration(given.config)
+    loaded = configuration(given.config)
     configure(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logging.getLogger("weighbridge.config").warning("%s", warning)
     try:
         supervisor = Supervisor(given.config.resolve(), loaded.settings)
     except AddressUnavailable as error:
-        _complain(f"{error} Free the address, or write another under `listen` or `admin.listen`.")
+        complain(f"{error} Free the address, or write another under `listen` or `admin.listen`.")
         return UNUSABLE
     return supervisor.run()
 
@@ -85,7 +77,7 @@ def check(given: argparse.Namespace) -> int:
     mistakes: list[str] = []
     warnings: list[str] = []
     try:
-        loaded = _configuration(given.config)
+        loaded = configuration(given.config)
     except ConfigError as error:
         mistakes = [str(mistake) for mistake in error.mistakes]
     else:
@@ -124,82 +116,15 @@ async def _unreachable(loaded: Loaded) -> list[str]:
     return [answer for answer in answers if answer is not None]
 
 
-def policy_eval(given: argparse.Namespace) -> int:
-    """The decision of a policy on an input, as the gateway would take it."""
-    try:
-        text = (sys.stdin.buffer.read() if str(given.input) == "-" else given.input.read_bytes()) or b"{}"
-        decision = asyncio.run(_decided(_policy(given), text))
-    except PolicyError as error:
-        _complain("\n".join(map(str, error.problems)))
-        return MISTAKEN
-    except OSError as error:
-        _complain(f"{given.input}: {error.strerror}.")
-        return UNUSABLE
-    except (InputRefused, Undecided, EngineUnavailable) as error:
-        _complain(f"{error} {error.internal}".rstrip())
-        return MISTAKEN
-    facts = {
-        "decision": decision.effect,
-        "risk_level": decision.risk_level,
-        "required_approvals": list(decision.required_approvals),
-        "explanation": decision.explanation,
-        "obligations": dict(decision.obligations),
-        "revision": decision.revision,
-    }
-    if given.json:
-        print(json.dumps(facts))
-        return OK
-    for name, value in facts.items():
-        if value not in (None, [], {}, ""):
-            print(printable(f"{name:<19} {', '.join(value) if isinstance(value, list) else value}"))
-    return OK
-
-
-def policy_test(given: argparse.Namespace) -> int:
-    """Runs the `test_` rules of `*_test.rego` files."""
-    try:
-        report = asyncio.run(testing.test(sources.read(_policy(given).paths), given.timeout))
-    except PolicyError as error:
-        _complain("\n".join(map(str, error.problems)))
-        return MISTAKEN
-    if given.json:
-        print(json.dumps([dataclasses.asdict(result) for result in report.results]))
-    else:
-        print(report.text(verbose=given.verbose))
-    return OK if report.passed else MISTAKEN
-
-
-def _policy(given: argparse.Namespace) -> PolicySettings:
-    """What the command line names, with the paths as they were typed; otherwise what the configuration does."""
-    paths: list[Path] = given.paths
-    settings = PolicySettings() if paths else _configuration(given.config, resolve=False).settings.policy
-    return settings.model_copy(update={"paths": tuple(paths) or settings.paths, "prove_timeout": _PROVE})
-
-
-async def _decided(settings: PolicySettings, document: bytes) -> Decision:
-    engine = await policy.load(settings)
-    try:
-        return await engine.evaluate(document, time.time_ns())
-    finally:
-        await engine.retire()
-
-
-def _configuration(path: Path, *, resolve: bool = True) -> Loaded:
-    """Raises ConfigError, also for a pipe, which might keep its reader waiting for ever."""
-    if path.is_fifo() or path.is_char_device() or path.is_socket():
-        raise ConfigError([Mistake(path, 1, 1, "", "is not a regular file", "Name a file.")], frozenset())
-    return load(path, resolve=resolve)
-
-
 def tail(given: argparse.Namespace) -> int:
     """The last records, and with --follow those that come."""
-    path = given.path if given.path is not None else _configuration(given.config, resolve=False).settings.ledger.path
+    path = given.path if given.path is not None else configuration(given.config, resolve=False).settings.ledger.path
     path = path / FILE_NAME if path.is_dir() else path
     shown: Callable[[dict[str, Any]], str] = _as_json if given.json else _row
     try:
         reader = Reader(path)
     except FileNotFoundError:
-        _complain(f"{path}: there is no ledger here yet.")
+        complain(f"{path}: there is no ledger here yet.")
         return UNUSABLE
     with contextlib.ExitStack() as opened:
         opened.enter_context(reader)
@@ -265,11 +190,6 @@ def _time_of_day(at: object) -> str:
         return "--:--:--"
 
 
-def _complain(text: str) -> None:
-    for line in text.split("\n"):
-        print(printable(line), file=sys.stderr)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="weighbridge", description="The gate between AI agents and what they touch.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -284,16 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for scripts")
     command.set_defaults(run=check)
 
-    rules = commands.add_parser("policy", help="try and test policies").add_subparsers(required=True, metavar="COMMAND")
-    command = rules.add_parser("eval", help="the decision on an input")
-    command.add_argument("input", type=Path, metavar="INPUT.json", help="the input as JSON; - for standard input")
-    _takes_policy(command, "--policy", dest="paths", action="append", default=[])
-    command.set_defaults(run=policy_eval)
-    command = rules.add_parser("test", help="run test_ rules of *_test.rego files")
-    _takes_policy(command, "paths", nargs="*")
-    command.add_argument("-v", "--verbose", action="store_true", help="show tests that pass, too")
-    command.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for all tests (default 60)")
-    command.set_defaults(run=policy_test)
+    policy_commands.add(commands)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")
@@ -312,15 +223,6 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 9:
         raise argparse.ArgumentTypeError("write a number from 0 to 999999999")
     return int(text)
-
-
-def _takes_policy(command: argparse.ArgumentParser, *names: str, **options: Any) -> None:
-    text = "a .rego file, a folder, or data as YAML or JSON"
-    command.add_argument(*names, type=Path, metavar="PATH", help=text, **options)
-    command.add_argument(
-        "--config", type=Path, default=Path("weighbridge.yaml"), metavar="FILE", help="or take its paths"
-    )
-    command.add_argument("--json", action="store_true", help="for scripts")
 
 
 def _takes_config(command: argparse.ArgumentParser) -> None:

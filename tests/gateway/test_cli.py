@@ -12,8 +12,9 @@ import orjson
 import pytest
 import yaml
 
-from gateway.cli import MISTAKEN, OK, UNUSABLE, main
+from gateway.cli import main
 from gateway.ledger import FILE_NAME, FileLedger
+from gateway.terminal import MISTAKEN, OK, UNUSABLE
 from tests.support.exchanges import exchange
 
 ALLOW = 'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "explanation": "fine"}\n'
