@@ -118,7 +118,7 @@ def _start(
     command += ["--addr", f"127.0.0.1:{port}", "--addr", f"unix://{address}", "--shutdown-grace-period", "1"]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*command, *arguments, *map(str, paths)],
+            [*command, *arguments, *(str(path.absolute()) for path in paths)],
             cwd=log.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
