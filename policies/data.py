@@ -37,17 +37,22 @@ class _Refused(Exception):
 
 def read(file: str, content: bytes) -> tuple[dict[str, Any], list[Problem]]:
     """The object in a data file called `file` (its ending tells how to read it); empty when there are problems."""
+    value, wrong = anything(file, content)
+    if value is None or wrong:
+        return {}, wrong
+    if not isinstance(value, dict):
+        remedy = "Write keys at the top, such as `envelopes:`; each is mounted as data.KEY."
+        return {}, [Problem(file, 1, "holds no object", remedy)]
+    return value, []
+
+
+def anything(file: str, content: bytes) -> tuple[Any, list[Problem]]:
+    """The value in a data file, of whatever type; None when there are problems, or nothing in it."""
     try:
         value = _json(content) if file.endswith(".json") else _yaml(content)
-        if value is None:
-            return {}, []
-        if not isinstance(value, dict):
-            raise _Refused(
-                1, "holds no object", "Write keys at the top, such as `envelopes:`; each is mounted as data.KEY."
-            )
         _check(value)
     except _Refused as refused:
-        return {}, [Problem(file, refused.line, refused.message, refused.remedy)]
+        return None, [Problem(file, refused.line, refused.message, refused.remedy)]
     return value, []
 
 
