@@ -1,4 +1,4 @@
-"""A policy set on trial: asked after each call beside the one that decides, promoted by a person, turned back by itself.
+"""A policy set on trial: asked after each call, never deciding until a person promotes it, turned back by itself.
 
 What has been promoted survives a restart: the stage stands in a file before it takes effect, and after it only where
 the effect is to turn back, which must not wait for a disk.

@@ -1,0 +1,292 @@
+"""A policy on trial never decides before it is promoted, and goes by itself when it decides otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from config.settings import ShadowSettings
+from gateway.exchange import Exchange
+from gateway.trial import Trial, TrialRefused
+from policies.decision import Decision, Effect
+from policies.document import Question
+from policies.engine import Engine
+from policies.errors import Undecided
+from policies.shadow import Stage
+from tests.policies.support import NOW
+from tests.support.exchanges import ALLOWED, exchange
+from tests.support.gate import ScriptedEngine
+
+PATHS: Final = (Path("/etc/weighbridge/policy"),)
+DENIED: Final = dataclasses.replace(ALLOWED, effect=Effect.DENY)
+
+
+class Numbered(ScriptedEngine):
+    """An engine with a revision of its own, which its decisions carry."""
+
+    def __init__(self, revision: str, script: Decision | Exception = ALLOWED) -> None:
+        super().__init__(dataclasses.replace(script, revision=revision) if isinstance(script, Decision) else script)
+        self.revision = revision
+
+
+@dataclasses.dataclass
+class Bench:
+    """A trial on a desk: what it put in charge, what it noted, and the time that it believes it is."""
+
+    file: Path
+    settings: ShadowSettings
+    notes: list[tuple[str, Mapping[str, Any]]] = dataclasses.field(default_factory=list)
+    deciding: list[Engine | None] = dataclasses.field(default_factory=list)
+    swapped: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    now: float = 1000.0
+
+    def _swap(self, engine: Engine | None) -> None:
+        self.deciding.append(engine)
+        self.swapped.set()
+
+    def trial(self, paths: tuple[Path, ...] = PATHS) -> Trial:
+        return Trial(
+            self.settings,
+            paths,
+            self.file,
+            note=lambda kind, facts: self.notes.append((kind, facts)),
+            swap=self._swap,
+            now=lambda: self.now,
+            chance=lambda: 0.5,
+        )
+
+    @asynccontextmanager
+    async def running(self, old: Engine, new: Engine, paths: tuple[Path, ...] = PATHS) -> AsyncIterator[Trial]:
+        trial = self.trial(paths)
+        trial.replace(configured=old, on_trial=new)
+        try:
+            yield trial
+        finally:
+            await trial.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    rollback = {"max_deny_change": 0.1, "min_calls": 5, "window": 10, "watch_for": 3600.0}
+    settings = ShadowSettings.model_validate(
+        {"paths": ["/etc/weighbridge/next"], "rollback": rollback}, context={"folder": tmp_path}
+    )
+    return Bench(tmp_path / "kept" / "trial.json", settings)
+
+
+async def call(trial: Trial) -> Exchange:
+    """One call as the pipeline leaves it: decided by whoever decides, then considered."""
+    x = exchange()
+    assert x.agent is not None
+    assert x.call is not None
+    x.question = Question(
+        x.agent.fragment, "llm", "openai", x.call.target, "chat", False, None, x.call.body, x.call.arguments, NOW
+    )
+    assert trial.deciding is not None
+    try:
+        x.decision = await trial.deciding.decide(x.question)
+    except Undecided:
+        x.decision = None
+    await trial.consider(x)
+    return x
+
+
+async def test_the_configured_policy_decides_and_its_shadow_is_only_counted(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new", DENIED)
+    async with bench.running(old, new) as trial:
+        for _ in range(20):
+            await call(trial)
+        assert bench.deciding == [old]
+        assert trial.counts == {("ALLOW", "DENY"): 20}
+        assert (trial.stage, trial.comparison.differences) == (Stage.SHADOWING, 20)
+
+
+async def test_a_difference_is_recorded_with_both_verdicts_and_agreement_is_not(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        await call(trial)
+        assert bench.notes == []
+        new.script = dataclasses.replace(DENIED, explanation="Not any more.", revision="new")
+        x = await call(trial)
+        ((kind, facts),) = bench.notes
+        assert (kind, facts["call"], facts["agent"]) == ("policy_difference", x.id, "support-bot")
+        assert facts["configured"] == {"decision": "ALLOW", "explanation": "", "revision": "old"}
+        assert facts["on_trial"] == {"decision": "DENY", "explanation": "Not any more.", "revision": "new"}
+        assert [each.call for each in trial.recent] == [x.id]
+
+
+async def test_records_of_differences_are_bounded_and_their_count_is_not(bench: Bench) -> None:
+    async with bench.running(Numbered("old"), Numbered("new", DENIED)) as trial:
+        for _ in range(200):
+            await call(trial)
+        assert (len(bench.notes), len(trial.recent), trial.comparison.differences) == (60, 100, 200)
+        bench.now += 60
+        await call(trial)
+        assert len(bench.notes) == 61
+
+
+@pytest.mark.parametrize(("share", "asked"), [(0.0, 0), (50.0, 0), (50.1, 3), (100.0, 3)])
+async def test_only_its_share_of_the_calls_is_put_before_the_shadow(bench: Bench, share: float, asked: int) -> None:
+    bench.settings = bench.settings.model_copy(update={"share": share})
+    new = Numbered("new")
+    async with bench.running(Numbered("old"), new) as trial:
+        for _ in range(3):
+            await call(trial)
+    assert len(new.documents) == asked
+
+
+async def test_a_shadow_that_cannot_decide_counts_as_a_refusal(bench: Bench) -> None:
+    async with bench.running(Numbered("old"), Numbered("new", Undecided())) as trial:
+        await call(trial)
+        assert trial.counts == {("ALLOW", "UNDECIDED"): 1}
+
+
+async def test_a_shadow_that_breaks_breaks_no_call(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    async with bench.running(Numbered("old"), Numbered("new", RuntimeError("a bug"))) as trial:
+        await call(trial)
+        assert trial.comparison.calls == 0
+    assert "does not decide failed" in caplog.text
+
+
+async def test_promotion_is_durable_and_then_the_policy_on_trial_decides(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+        assert (trial.stage, trial.deciding, bench.deciding[-1]) == (Stage.WATCHING, new, new)
+        assert orjson.loads(bench.file.read_bytes())["stage"] == "watching"
+        ((kind, facts),) = bench.notes
+        assert (kind, facts["event"], facts["who"], facts["on_trial"]) == ("policy_trial", "promote", "dana", "new")
+
+
+async def test_a_promotion_that_cannot_be_kept_does_not_happen(bench: Bench) -> None:
+    bench.file.parent.parent.joinpath("kept").write_text("a file where the folder should be")
+    old = Numbered("old")
+    async with bench.running(old, Numbered("new")) as trial:
+        with pytest.raises(OSError, match="exists"):
+            await trial.promote("dana")
+        assert (trial.stage, trial.deciding) == (Stage.SHADOWING, old)
+        assert bench.notes == []
+
+
+@pytest.mark.parametrize("effect", [Effect.DENY, Effect.NEEDS_APPROVAL])
+async def test_a_promoted_policy_that_departs_is_turned_back_at_once_and_stays_back(
+    bench: Bench, effect: Effect
+) -> None:
+    old, new = Numbered("old"), Numbered("new", dataclasses.replace(ALLOWED, effect=effect))
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+        for _ in range(5):
+            assert trial.deciding is new
+            await call(trial)
+        assert (trial.stage, trial.deciding, bench.deciding[-1]) == (Stage.ROLLED_BACK, old, old)
+        assert "100.00% of the last 5 calls" in trial.reason
+        event = [facts for kind, facts in bench.notes if kind == "policy_trial"][-1]
+        assert (event["event"], event["who"], event["stage"]) == ("depart", "weighbridge", "rolled_back")
+        for _ in range(20):
+            await call(trial)
+        assert trial.deciding is old
+    assert orjson.loads(bench.file.read_bytes())["stage"] == "rolled_back"
+    async with bench.running(old, new) as after_restart:
+        assert (after_restart.stage, after_restart.deciding) == (Stage.ROLLED_BACK, old)
+
+
+async def test_turning_back_does_not_wait_for_a_disk_that_refuses(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new", DENIED)
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+        bench.file.unlink()
+        bench.file.with_name(bench.file.name + ".new").mkdir()
+        for _ in range(5):
+            await call(trial)
+        assert trial.deciding is old
+
+
+async def test_what_was_refused_before_the_promotion_does_not_count_against_it(bench: Bench) -> None:
+    new = Numbered("new", DENIED)
+    async with bench.running(Numbered("old"), new) as trial:
+        for _ in range(50):
+            await call(trial)
+        new.script = dataclasses.replace(ALLOWED, revision="new")
+        await trial.promote("dana")
+        for _ in range(50):
+            await call(trial)
+        assert trial.stage is Stage.WATCHING
+
+
+async def test_a_promoted_policy_that_agrees_is_kept_when_the_watch_is_over(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(
+        update={"rollback": bench.settings.rollback.model_copy(update={"watch_for": 0.01})}
+    )
+    new = Numbered("new")
+    async with bench.running(Numbered("old"), new) as trial:
+        await trial.promote("dana")
+        bench.swapped.clear()
+        await asyncio.wait_for(bench.swapped.wait(), 10)
+        assert (trial.stage, trial.deciding) == (Stage.KEPT, new)
+        new.script = dataclasses.replace(DENIED, revision="new")
+        for _ in range(50):
+            await call(trial)
+        assert trial.deciding is new
+        await trial.roll_back("dana")
+        assert trial.stage is Stage.SHADOWING
+
+
+@pytest.mark.parametrize(("promote", "then"), [(True, "promote"), (False, "roll_back")])
+async def test_what_does_nothing_now_is_refused(bench: Bench, promote: bool, then: str) -> None:
+    async with bench.running(Numbered("old"), Numbered("new")) as trial:
+        if promote:
+            await trial.promote("dana")
+        stage = trial.stage
+        with pytest.raises(TrialRefused, match=str(stage)):
+            await getattr(trial, then)("dana")
+        assert trial.stage is stage
+
+
+async def test_a_policy_that_cannot_decide_is_not_promoted(bench: Bench) -> None:
+    new = Numbered("new")
+    new.failure = "the OPA server does not answer"
+    async with bench.running(Numbered("old"), new) as trial:
+        with pytest.raises(TrialRefused, match="cannot decide"):
+            await trial.promote("dana")
+
+
+async def test_without_a_share_there_is_no_promotion_because_nothing_could_turn_it_back(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"share": 0.0})
+    async with bench.running(Numbered("old"), Numbered("new")) as trial:
+        with pytest.raises(TrialRefused, match="share is 0"):
+            await trial.promote("dana")
+
+
+async def test_a_restart_goes_on_where_it_stopped_and_other_paths_begin_anew(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+    async with bench.running(old, new) as again:
+        assert (again.stage, again.deciding) == (Stage.WATCHING, new)
+    async with bench.running(old, new, paths=(Path("/etc/weighbridge/other"),)) as other:
+        assert (other.stage, other.deciding) == (Stage.SHADOWING, old)
+
+
+@pytest.mark.parametrize("kept", [b"", b"{", b"[]", b'{"stage": "promoted"}', b'{"stage": 5}', b"\xff"])
+async def test_a_damaged_file_leaves_the_configured_policy_deciding(bench: Bench, kept: bytes) -> None:
+    bench.file.parent.mkdir()
+    bench.file.write_bytes(kept)
+    old = Numbered("old")
+    async with bench.running(old, Numbered("new")) as trial:
+        assert trial.deciding is old
+
+
+async def test_a_call_decided_before_an_edit_is_not_compared_after_it(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        x = await call(trial)
+        trial.replace(configured=Numbered("edited"), on_trial=new)
+        await trial.consider(x)
+        assert trial.comparison.calls == 0
