@@ -165,7 +165,7 @@ class Admin:
                 risk_level=decision.risk_level,
                 required_approvals=list(decision.required_approvals),
                 explanation=decision.explanation,
-                obligations=dict(decision.obligations),
+                obligations=decision.obligations.facts(),
                 revision=decision.revision,
             )
         )

@@ -274,7 +274,7 @@ def _length(value: bytes) -> int:
 
 def unmet(decision: Decision) -> Decision:
     """The refusal that an allowance becomes when its obligations cannot be fulfilled."""
-    names = ", ".join(sorted(decision.obligations))
+    names = ", ".join(sorted(decision.obligations.facts()))
     text = f"The policy allows this only with obligations that this gateway cannot fulfil yet: {names}."
     return dataclasses.replace(decision, effect=Effect.DENY, explanation=text)
 

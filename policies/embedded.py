@@ -76,8 +76,7 @@ class EmbeddedEngine:
         """See `policies.engine.Engine`."""
 
     def _remember(self, result: str, decision: Decision) -> None:
-        # A decision with obligations holds objects that someone may change, so it is never shared between calls.
-        if decision.obligations or len(result) > _LONGEST_REMEMBERED:
+        if len(result) > _LONGEST_REMEMBERED:
             return
         if len(self._parsed) >= _REMEMBERED:
             self._parsed.clear()

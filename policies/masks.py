@@ -14,7 +14,7 @@ class Mask:
 
     def __init__(self, pointers: Sequence[str]) -> None:
         """Raises ValueError for a text that is no pointer."""
-        paths = [(pointer, _segments(pointer)) for pointer in pointers]
+        paths = [(pointer, segments(pointer)) for pointer in pointers]
         self._whole = [pointer for pointer, path in paths if not path]
         deep = [(pointer, path) for pointer, path in paths if path]
         self._top = {path[0]: pointer for pointer, path in deep} if _all_plain_and_top(deep) else None
@@ -45,7 +45,8 @@ def _all_plain_and_top(paths: list[tuple[str, tuple[str, ...]]]) -> bool:
     return all(len(path) == 1 and path[0] != _EVERY for _, path in paths)
 
 
-def _segments(pointer: str) -> tuple[str, ...]:
+def segments(pointer: str) -> tuple[str, ...]:
+    """The names in an RFC 6901 pointer, unescaped; none for the whole. Raises ValueError for a text that is none."""
     if pointer == "":
         return ()
     if not pointer.startswith("/"):

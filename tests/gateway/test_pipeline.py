@@ -14,6 +14,7 @@ from policies.approvals import Approval
 from policies.budgets import Reservation
 from policies.decision import Decision, Effect
 from policies.errors import EngineUnavailable, InputRefused, Undecided
+from policies.obligations import read
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import AUTHORIZED, Gate, gate
@@ -161,7 +162,7 @@ async def test_a_known_key_is_accepted_in_either_header(header: str) -> None:
     ("script", "status", "code"),
     [
         (DENIED, 403, "policy_denied"),
-        (dataclasses.replace(ALLOWED, obligations={"max_tokens": 5}), 403, "policy_denied"),
+        (dataclasses.replace(ALLOWED, obligations=read({"sing": 5})), 403, "policy_denied"),
         (ASKED, 403, "approval_pending"),
         (Undecided("weighbridge.rego:3: secret source"), 403, "policy_unavailable"),
         (EngineUnavailable("The policy could not be asked."), 403, "policy_unavailable"),

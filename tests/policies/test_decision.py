@@ -1,5 +1,6 @@
 """The one parser of decisions: a table of what is one, and a longer table of what is none."""
 
+import dataclasses
 from typing import Any
 
 import orjson
@@ -16,7 +17,7 @@ def test_each_of_the_three_words_is_a_decision(effect: Effect) -> None:
     decision = parse(f'{{"decision": "{effect}"}}', "r1")
     assert (decision.effect, decision.revision) == (effect, "r1")
     assert (decision.risk_level, decision.required_approvals, decision.explanation) == (None, (), "")
-    assert dict(decision.obligations) == {}
+    assert not decision.obligations
 
 
 def test_every_field_is_read() -> None:
@@ -34,11 +35,28 @@ def test_every_field_is_read() -> None:
     assert decision.risk_level == "high"
     assert decision.required_approvals == ("finance", "security")
     assert decision.explanation == "a large amount"
-    assert decision.obligations["redact"] == ["/a/b"]
+    assert decision.obligations.facts() == orjson.loads(text)["obligations"]
 
 
 def test_an_obligation_this_version_does_not_know_is_kept_for_whoever_must_fulfil_it() -> None:
-    assert parse('{"decision": "ALLOW", "obligations": {"sing": 3}}', "r1").obligations == {"sing": 3}
+    assert parse('{"decision": "ALLOW", "obligations": {"sing": [3]}}', "r1").obligations.unknown == (("sing", b"[3]"),)
+
+
+def test_nothing_in_a_decision_can_be_changed() -> None:
+    decision = parse('{"decision": "ALLOW", "obligations": {"redact": ["/a"], "replace": {"/b": [1]}}}', "r1")
+    decision.obligations.facts()["replace"]["/b"].append(2)
+    assert decision.obligations.facts()["replace"] == {"/b": [1]}
+    assert hash(decision) == hash(dataclasses.replace(decision))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        decision.obligations.sample = True  # type: ignore[misc]  # what cannot be done is what is tested
+
+
+def test_a_decision_is_recorded_as_what_it_says_and_no_more() -> None:
+    said = {"decision": "DENY", "explanation": "No.", "obligations": {"sample": True}}
+    decision = parse(orjson.dumps({**said, "required_approvals": []}), "r1")
+    assert orjson.loads(decision.answer) == said
+    allowed = dataclasses.replace(decision, effect=Effect.ALLOW)
+    assert orjson.loads(allowed.answer) == {**said, "decision": "ALLOW"}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +80,7 @@ def test_an_obligation_this_version_does_not_know_is_kept_for_whoever_must_fulfi
         b"\xff",
         '{"decision": "ALLOW", "x": NaN}',
         '{"decision": "ALLOW", "explanation": "' + "a" * LARGEST + '"}',
+        '{"decision": "ALLOW", "obligations": {"sing": ' + "[" * 300 + "]" * 300 + "}}",
     ],
 )
 def test_anything_else_is_undecided(result: str | bytes) -> None:
@@ -97,6 +116,12 @@ def test_anything_else_is_undecided(result: str | bytes) -> None:
         ("obligations", {"headers": ["x"]}),
         ("obligations", {"route": ""}),
         ("obligations", {"route": 5}),
+        ("obligations", {"redact": ["/a~2"]}),
+        ("obligations", {"redact": [5]}),
+        ("obligations", {"replace": ["/a"]}),
+        ("obligations", {"replace": {"a": 1}}),
+        ("obligations", {"headers": {"x-a": "1", "X-A": "2"}}),
+        ("obligations", {"sample": 1}),
     ],
 )
 def test_a_known_field_of_the_wrong_type_makes_the_answer_invalid(field: str, value: Any) -> None:

@@ -12,10 +12,11 @@ from config.settings import Settings
 from gateway.assembly import Assembly, assemble
 from gateway.exchange import Exchange
 from policies.decision import Decision, Effect
+from policies.obligations import NONE
 
 AGENT_KEY = "support-bots-own-key"
 TOKEN = "danas-own-token"
-ALLOWED = Decision(Effect.ALLOW, None, (), "", {}, "r1")
+ALLOWED = Decision(Effect.ALLOW, None, (), "", NONE, "r1")
 
 
 def settings(**sections: Any) -> Settings:
