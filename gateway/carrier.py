@@ -21,8 +21,8 @@ by the end of the connection ends where the target closed: over plain TCP a trun
 from its end; over TLS it can, and an end without close_notify raises.
 
 A request is written at most once, unless a reused connection turns out to have been closed before any byte of a reply
-and the method is safe (GET, HEAD, OPTIONS, TRACE). RFC 9110 section 9.2.2 would also allow PUT and DELETE; an approved
-action is sent at most once, so they are not repeated.
+and the method is safe (GET, HEAD, OPTIONS, TRACE) or the caller says that it is `repeatable`. RFC 9110 section 9.2.2
+would also allow PUT and DELETE; an approved action is sent at most once, so they are not repeated.
 """
 
 from __future__ import annotations
@@ -78,19 +78,25 @@ _LENGTH_EVEN_IF_EMPTY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a target listens: scheme (`http` or `https`), host (lower case, no brackets) and port."""
+    """Where a target listens: scheme (`http` or `https`), host (lower case, no brackets) and port.
+
+    With `socket`, the path of a Unix socket, connections are made there, and host and port are only spoken of.
+    """
 
     scheme: str
     host: str
     port: int
+    socket: str = ""
 
     @classmethod
     def parse(cls, url: str) -> tuple[Origin, str]:
         """Split a URL into its origin and its base path (no trailing slash; empty for the root).
 
         Raises ValueError, without repeating the URL (it may hold a credential), for anything but
-        `http[s]://host[:port][/path]`.
+        `http[s]://host[:port][/path]` and `unix:///path/of/a/socket`.
         """
+        if url.startswith("unix:///"):
+            return cls("http", "localhost", 80, url.removeprefix("unix://")), ""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -124,7 +130,7 @@ class Origin:
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        return f"unix://{self.socket}" if self.socket else f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -764,6 +770,8 @@ class Carrier:
         path: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes | AsyncIterable[bytes] = b"",
+        *,
+        repeatable: bool = False,
     ) -> Reply:
         """Write one request and return its reply as soon as the head is there.
 
@@ -809,7 +817,8 @@ class Carrier:
             fault = reply._fault
             assert fault is not None  # a wait ends by a head or a fault
             reused = connection.used
-            if reused and whole and method in SAFE_METHODS and isinstance(fault, ReplyBroken) and fault.unanswered:
+            may_repeat = whole and (repeatable or method in SAFE_METHODS)
+            if reused and may_repeat and isinstance(fault, ReplyBroken) and fault.unanswered:
                 connection = await self._acquire()  # opened now, or used a moment ago
                 connection.used = False  # so that the second attempt is the last one
                 continue
@@ -960,7 +969,9 @@ class Carrier:
     async def _connect(self, connection: _Connection) -> None:
         origin = self.origin
         try:
-            if self.tls is None:
+            if origin.socket:
+                await self.loop.create_unix_connection(lambda: connection, origin.socket)
+            elif self.tls is None:
                 await self.loop.create_connection(lambda: connection, origin.host, origin.port)
             else:
                 await self.loop.create_connection(

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -780,6 +781,38 @@ async def test_an_unsafe_call_is_sent_once_even_when_a_reused_connection_ends_un
     assert caught.value.sent
     assert caught.value.unanswered
     assert upstream.requests == ["/second"] * 2
+
+
+async def test_a_call_that_is_said_to_be_repeatable_is_repeated_as_a_safe_one(
+    carrier: Carrier, upstream: Misbehaving
+) -> None:
+    upstream.on("/second", close_on_second)
+    await get(carrier, "/second")
+    reply = await carrier.send(b"POST", b"/second", [], b"x", repeatable=True)
+    assert reply.status == 200
+    reply.close()
+    assert upstream.accepted == 2
+
+
+async def test_a_call_is_carried_over_a_unix_socket_on_kept_connections(tmp_path: Path) -> None:
+    at = tmp_path / "s"
+    async with Misbehaving(at=at) as upstream:
+        origin, base = Origin.parse(f"unix://{at}")
+        assert base == ""
+        carrier = Carrier(origin)
+        reply = await carrier.send(b"POST", b"/echo", [], b"hello")
+        assert await whole(reply) == b"hello"
+        assert await get(carrier, "/ok") == (200, b"ok")
+        assert upstream.accepted == 1
+        await carrier.close()
+
+
+async def test_a_unix_socket_where_nobody_listens_is_no_connection(tmp_path: Path) -> None:
+    carrier = Carrier(Origin.parse(f"unix://{tmp_path}/s")[0])
+    with pytest.raises(ConnectFailed, match="no connection: No such file or directory") as caught:
+        await carrier.send(b"GET", b"/", [])
+    assert not caught.value.sent
+    await carrier.close()
 
 
 async def test_a_safe_call_is_not_repeated_once_a_byte_of_the_reply_has_come(

@@ -137,6 +137,7 @@ def test_what_is_written_is_read_by_a_server_as_exactly_one_request_with_exactly
         ("http://[::1]:9/x/y", Origin("http", "::1", 9), "/x/y"),
         ("http://b\u00fccher.example", Origin("http", "xn--bcher-kva.example", 80), ""),
         ("http://model_server:80", Origin("http", "model_server", 80), ""),
+        ("unix:///run/opa.sock", Origin("http", "localhost", 80, "/run/opa.sock"), ""),
     ],
 )
 def test_a_url_is_split_into_origin_and_base_path(url: str, origin: Origin, path: str) -> None:
@@ -163,6 +164,7 @@ def test_a_url_is_split_into_origin_and_base_path(url: str, origin: Origin, path
         "http://[::1",
         "http://-x-",
         "http://a%0d%0ab",
+        "unix://run/opa.sock",
     ],
 )
 def test_a_url_that_is_no_target_is_refused_without_being_repeated(url: str) -> None:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -223,12 +224,14 @@ BEHAVIOURS: dict[str, Script] = {
 class Misbehaving:
     """The server. Counts what a test wants to know: connections `accepted` and still `open`, and `requests` by path."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, at: Path | None = None) -> None:
+        """Listens on a free loopback port, or on the Unix socket `at`."""
         self.accepted = 0
         self.open = 0
         self.requests: list[str] = []
         self.port = 0
         self._tls = tls
+        self._at = at
         self._scripts = dict(BEHAVIOURS)
         self._serving: set[asyncio.Task[None]] = set()
         self._all_gone = asyncio.Event()
@@ -244,6 +247,9 @@ class Misbehaving:
                 await self._all_gone.wait()
 
     async def __aenter__(self) -> Self:
+        if self._at is not None:
+            self._server = await asyncio.start_unix_server(self._serve, self._at)
+            return self
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
