@@ -3,6 +3,7 @@
 - `document`: the input, the contract with those who write policies
 - `decision`: the answer and its one parser; whatever is unclear is no answer
 - `engine`: the seam, one question and one decision
+- `pack`: policies as an interpreter takes them, data in slices
 - `build`: from proven policies to a warmed engine, in slices
 - `embedded`: the engine in this process, a clone of a warmed interpreter for every call
 - `interpreter`: the Rego interpreter, fenced in; which builtins policies do not get

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from policies.embedded import STOPS, EmbeddedEngine
 from policies.engine import ENTRY
 from policies.errors import PolicyError
 from policies.interpreter import Clock, Interpreter, create, problem
+from policies.pack import Packed, pack
 from policies.sources import Sources
 
-SLICE: Final = 200
-"""Keys of one top-level object that are handed to the interpreter at once: about 3 ms of work for envelopes."""
+RUNG: Final = 512 * 1024
+"""Bytes of data that are freed at once when the engine retires: about two milliseconds of work."""
+WIDEST: Final = 20_000
+"""Keys of an object that is copied for a rung; more take longer than what the rung is to save."""
 
 
-async def build(sources: Sources) -> EmbeddedEngine:
+async def build(policies: Packed | Sources) -> EmbeddedEngine:
     """An engine for these policies, warmed. They must have been proven: what kills an interpreter kills this process.
 
-    Gives way to other work between slices of data. Raises PolicyError.
+    Gives way to other work between modules and slices of data. Raises PolicyError.
     """
+    packed = pack(policies) if isinstance(policies, Sources) else policies
     clock = Clock()
     base = create(clock)
-    for module in sources.modules:
+    for module in packed.modules:
         try:
             base.add_policy(module.name, module.text)
         except STOPS:
@@ -33,11 +34,19 @@ async def build(sources: Sources) -> EmbeddedEngine:
         except BaseException as error:
             raise PolicyError([problem(error, module.name, "Correct the policy.")]) from None
         await asyncio.sleep(0)
-    for text in slices(sources.data):
+    # Clones share what was there when they were made. Freed from the last to the first, each frees only what came
+    # after the one before it, where dropping a single interpreter would free all data in one go.
+    rungs: list[Interpreter] = []
+    since = 0
+    for text in packed.slices:
         base.add_data_json(text)
+        since += len(text)
+        if since >= RUNG and packed.widest <= WIDEST:
+            rungs.append(base.clone())
+            since = 0
         await asyncio.sleep(0)
     warm(base)
-    return EmbeddedEngine(base, clock, sources.revision)
+    return EmbeddedEngine(base, clock, packed.revision, rungs)
 
 
 def warm(base: Interpreter) -> None:
@@ -49,14 +58,3 @@ def warm(base: Interpreter) -> None:
         raise
     except BaseException:  # a policy may well fail on no input; proving has judged it
         pass
-
-
-def slices(data: dict[str, Any]) -> Iterator[str]:
-    """The data as JSON texts that merge to the whole."""
-    for root, value in data.items():
-        if not isinstance(value, dict) or not value:
-            yield orjson.dumps({root: value}).decode()
-            continue
-        keys = list(value)
-        for start in range(0, len(keys), SLICE):
-            yield orjson.dumps({root: {key: value[key] for key in keys[start : start + SLICE]}}).decode()

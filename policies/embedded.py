@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from threading import get_ident
 from typing import Final
 
@@ -30,9 +31,11 @@ class EmbeddedEngine:
 
     failure: str | None = None
 
-    def __init__(self, base: Interpreter, clock: Clock, revision: str) -> None:
+    def __init__(self, base: Interpreter, clock: Clock, revision: str, rungs: Sequence[Interpreter] = ()) -> None:
+        """`rungs` are clones of `base` from while its data grew, from the first to the last."""
         self.revision = revision
-        self._base = base
+        self._base: Interpreter | None = base
+        self._rungs = list(rungs)
         self._clock = clock
         self._thread = get_ident()
         self._parsed: dict[str, Decision] = {}
@@ -52,6 +55,8 @@ class EmbeddedEngine:
         """Evaluates afresh, without ever giving way: the clock that the policy sees is this call's."""
         if get_ident() != self._thread:
             raise EngineUnavailable("The policy engine belongs to another thread.")
+        if self._base is None:
+            raise EngineUnavailable("The policy engine has retired.")
         interpreter = self._base.clone()
         self._clock.now_ns = now_ns
         try:
@@ -73,7 +78,12 @@ class EmbeddedEngine:
         return decision
 
     async def retire(self) -> None:
-        """See `policies.engine.Engine`."""
+        """See `policies.engine.Engine`. Frees a piece of the data at a time; all at once would hold up every call."""
+        self._base = None
+        self._parsed.clear()
+        while self._rungs:
+            await asyncio.sleep(0)
+            self._rungs.pop()
 
     def _remember(self, result: str, decision: Decision) -> None:
         if len(result) > _LONGEST_REMEMBERED:

@@ -10,13 +10,13 @@ from typing import Any, Final
 import orjson
 
 from policies import child
-from policies.build import slices
 from policies.decision import parse
 from policies.document import agent_fragment, render
 from policies.engine import ENTRY
 from policies.errors import PolicyError, Problem, Undecided
 from policies.interpreter import Clock, Interpreter, builtins, create, problem
 from policies.lint import lint
+from policies.pack import slices
 from policies.sources import Sources
 
 PROBLEMS: Final = ".".join((*ENTRY.split(".")[:-1], "problems"))

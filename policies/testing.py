@@ -10,10 +10,10 @@ from typing import Any, Final, Literal
 import orjson
 
 from policies import child
-from policies.build import slices
 from policies.errors import PolicyError, Problem
 from policies.interpreter import Clock, create, problem
 from policies.lint import rules, wide_lookups
+from policies.pack import slices
 from policies.sources import Sources
 
 Outcome = Literal["pass", "fail", "error"]

@@ -1,7 +1,6 @@
 """The engine in this process: same question, same answer, and nothing of one call visible to the next."""
 
 import asyncio
-import math
 import threading
 
 import orjson
@@ -9,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.build import SLICE, build
+from policies.build import RUNG, build
 from policies.decision import Decision, Effect
 from policies.embedded import EmbeddedEngine
 from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.obligations import NONE
+from policies.pack import SLICE
 from tests.policies.support import NOW, engine, llm, rego, sources
 
 _ECHO = """
@@ -176,7 +176,7 @@ async def test_a_policy_that_does_not_parse_is_named_with_its_line() -> None:
 
 
 async def test_data_in_many_slices_is_whole_and_the_loop_runs_between_them() -> None:
-    names = {f"agent-{number}": {"word": "ALLOW"} for number in range(5 * SLICE + 1)}
+    names = {f"agent-{number}": {"word": "ALLOW"} for number in range(10_000)}
     turns = 0
 
     async def other_work() -> None:
@@ -189,9 +189,38 @@ async def test_data_in_many_slices_is_whole_and_the_loop_runs_between_them() -> 
         other = group.create_task(other_work())
         made = await engine('decision := {"decision": data.words[input.name].word}', {"words": names, "empty": {}})
         other.cancel()
-    assert turns >= math.ceil(len(names) / SLICE)
-    for name in ("agent-0", f"agent-{SLICE}", f"agent-{5 * SLICE}"):
+    assert turns >= len(orjson.dumps(names)) // SLICE
+    for name in ("agent-0", "agent-5000", "agent-9999"):
         assert made.answer(orjson.dumps({"name": name}), NOW).effect is Effect.ALLOW
+
+
+async def test_an_engine_that_retires_gives_way_to_calls_and_answers_no_more() -> None:
+    names = {f"agent-{number}": {"words": ["ALLOW"] * 100} for number in range(5_000)}
+    made = await engine('decision := {"decision": data.words[input.name].words[0]}', {"words": names})
+    successor = await engine('decision := {"decision": data.words[input.name].words[0]}', {"words": names})
+    answered = 0
+
+    async def calls() -> None:
+        nonlocal answered
+        while True:
+            answered += successor.answer(b'{"name":"agent-7"}', NOW).effect is Effect.ALLOW
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(calls())
+        await made.retire()
+        other.cancel()
+    assert answered >= len(orjson.dumps(names)) // RUNG
+    with pytest.raises(EngineUnavailable, match="has retired"):
+        made.answer(b"{}", NOW)
+
+
+async def test_data_too_wide_to_be_freed_piece_by_piece_is_taken_and_freed_all_the_same() -> None:
+    made = await engine(
+        'decision := {"decision": data.hosts[input.host]}', {"hosts": {str(n): "DENY" for n in range(90_000)}}
+    )
+    assert made.answer(b'{"host":"89999"}', NOW).effect is Effect.DENY
+    await made.retire()
 
 
 async def test_decisions_with_obligations_are_shared_for_nobody_can_change_them() -> None:
