@@ -12,15 +12,17 @@ from typing import Self
 
 from config.errors import ConfigError, SecretMissing
 from config.load import Loaded, load
-from config.settings import Settings
+from config.settings import PolicySettings, Settings
 from config.watch import changes
 from gateway.assembly import assemble, retired
 from gateway.ledger import FileLedger
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
+from gateway.trial import Trial
 from policies import load as policy
 from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
+from policies.engine import Engine
 from policies.errors import PolicyError
 
 log = logging.getLogger("weighbridge.app")
@@ -63,6 +65,10 @@ class App:
         self.path = path
         self.config = Reload()
         self.policy = Reload()
+        self.shadow = Reload()
+        self.engine: Engine | None = None
+        """Of the configured policy; it decides, unless the one on trial was promoted."""
+        self.trial: Trial | None = None
         self.warnings = tuple(map(str, loaded.warnings))
         self.restart_needed: tuple[str, ...] = ()
         self.telemetry = Telemetry()
@@ -93,7 +99,8 @@ class App:
         """Why calls cannot be served now; empty when they can."""
         reasons = []
         if self.pipeline.engine is None:
-            reasons.append("no policy is loaded")
+            promoted = self.trial is not None and self.trial.stage.promoted
+            reasons.append("the promoted policy is not loaded" if promoted else "no policy is loaded")
         elif self.pipeline.engine.failure is not None:
             reasons.append(f"the policy cannot be asked: {self.pipeline.engine.failure}")
         if self.ledger.failure is not None:
@@ -101,7 +108,9 @@ class App:
         return reasons
 
     async def __aenter__(self) -> Self:
+        self._begin_trial()
         await self.reload_policy("start")
+        await self.reload_shadow("start")
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self
 
@@ -114,9 +123,11 @@ class App:
                 await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
         except TimeoutError:
             log.error("connections to targets did not close in %.0f s", _CLOSING)
+        if self.trial is not None:
+            await self.trial.close()
         self.ledger.close()
         # An engine has to end in the thread that made it; the garbage collector may run in any.
-        self.pipeline.engine = None
+        self.pipeline.engine = self.pipeline.trial = self.engine = self.trial = None
 
     async def reload_config(self, who: str) -> None:
         """Loads the file again and swaps the assembly; whatever is wrong, nothing changes but `config.errors`."""
@@ -146,28 +157,84 @@ class App:
             log.info("configuration loaded from %s", self.path)
             for section in self.restart_needed:
                 log.warning("a change of `%s` takes effect at the next start", section)
-        if before.settings.policy != after.settings.policy:
+        await self._policy_settings_changed(before.settings.policy, after.settings.policy, who)
+
+    async def _policy_settings_changed(self, before: PolicySettings, after: PolicySettings, who: str) -> None:
+        if before.shadow != after.shadow or before.paths != after.paths:
+            shadow = self.trial.on_trial if self.trial is not None else None
+            if self.trial is not None:
+                await self.trial.close()
+            self._begin_trial()
+            if self.trial is not None:
+                self.trial.replace(configured=self.engine, on_trial=shadow)
+            elif shadow is not None:
+                await shadow.retire()
+        if _without_shadow(before) != _without_shadow(after):
             await self.reload_policy(who)
+        if _shadow_paths(before) != _shadow_paths(after):
+            await self.reload_shadow(who)
 
     async def reload_policy(self, who: str) -> None:
         """Reads, proves and builds the policy anew, then swaps it; whatever is wrong, the last good one stays."""
         async with self._lock:
-            settings = self.settings.policy
-            try:
-                engine = await policy.load(settings)
-            except PolicyError as error:
-                self._refused("policy", who, self.policy, [str(problem) for problem in error.problems])
+            engine = await self._loaded("policy", who, self.policy, self.settings.policy)
+            if engine is None:
                 return
-            except Exception as error:
-                self._refused("policy", who, self.policy, [_unforeseen(error)])
-                return
-            before, self.pipeline.engine = self.pipeline.engine, engine
-            if before is not None:
-                await before.retire()
-            self.telemetry.revision = engine.revision
+            before, self.engine = self.engine, engine
+            self._engines_changed(self.trial.on_trial if self.trial is not None else None)
             self.policy.succeeded()
             self._record("policy", who, "ok")
-            log.info("policy %s decides", engine.revision[:12])
+            log.info("policy %s is loaded", engine.revision[:12])
+            if before is not None:
+                await before.retire()
+
+    async def reload_shadow(self, who: str) -> None:
+        """The same for the policy on trial, where there is one."""
+        async with self._lock:
+            shadow = self.settings.policy.shadow
+            if shadow is None or self.trial is None:
+                return
+            settings = self.settings.policy.model_copy(update={"engine": "embedded", "paths": shadow.paths})
+            engine = await self._loaded("shadow policy", who, self.shadow, settings)
+            if engine is None:
+                return
+            before = self.trial.on_trial
+            self._engines_changed(engine)
+            self.shadow.succeeded()
+            self._record("shadow policy", who, "ok")
+            log.info("policy %s is on trial", engine.revision[:12])
+            if before is not None:
+                await before.retire()
+
+    async def _loaded(self, what: str, who: str, reload: Reload, settings: PolicySettings) -> Engine | None:
+        try:
+            return await policy.load(settings)
+        except PolicyError as error:
+            self._refused(what, who, reload, [str(problem) for problem in error.problems])
+        except Exception as error:
+            self._refused(what, who, reload, [_unforeseen(error)])
+        return None
+
+    def _begin_trial(self) -> None:
+        """Makes the trial that the settings want, with engines still to come."""
+        settings = self.settings.policy
+        self.trial = None
+        if settings.shadow is not None:
+            file = self.settings.ledger.path / "policies" / "trial.json"
+            self.trial = Trial(settings.shadow, settings.paths, file, note=self.ledger.note, swap=self._let_decide)
+        self.pipeline.trial = self.trial
+        self._engines_changed(None)
+
+    def _engines_changed(self, on_trial: Engine | None) -> None:
+        if self.trial is not None:
+            self.trial.replace(configured=self.engine, on_trial=on_trial)
+            self.telemetry.compared = self.trial.counts
+        else:
+            self._let_decide(self.engine)
+
+    def _let_decide(self, engine: Engine | None) -> None:
+        self.pipeline.engine = engine
+        self.telemetry.revision = engine.revision if engine is not None else ""
 
     def _refused(self, what: str, who: str, reload: Reload, errors: list[str]) -> None:
         reload.failed(errors)
@@ -189,9 +256,20 @@ class App:
                     await self.reload_config("edit")
                 if edited & {*self.settings.policy.paths}:
                     await self.reload_policy("edit")
+                if edited & {*_shadow_paths(self.settings.policy)}:
+                    await self.reload_shadow("edit")
 
     def _watched(self) -> set[Path]:
-        return {self.path, *self._files, *self.settings.policy.paths}
+        policy = self.settings.policy
+        return {self.path, *self._files, *policy.paths, *_shadow_paths(policy)}
+
+
+def _without_shadow(settings: PolicySettings) -> PolicySettings:
+    return settings.model_copy(update={"shadow": None})
+
+
+def _shadow_paths(settings: PolicySettings) -> tuple[Path, ...]:
+    return settings.shadow.paths if settings.shadow is not None else ()
 
 
 def _unforeseen(error: Exception) -> str:

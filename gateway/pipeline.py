@@ -30,6 +30,7 @@ from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.telemetry import Telemetry
+from gateway.trial import Trial
 from policies.approvals import Approvals
 from policies.budgets import Budgets
 from policies.decision import Decision, Effect
@@ -74,6 +75,7 @@ class Pipeline:
     ) -> None:
         self.assembly = assembly
         self.engine = engine
+        self.trial: Trial | None = None
         self._approvals = approvals
         self._budgets = budgets
         self._ledger = ledger
@@ -113,6 +115,8 @@ class Pipeline:
         finally:
             lifeline.release()
             await self.settle(x)
+            if self.trial is not None:
+                await self.trial.consider(x)
 
     def identify(self, x: Exchange) -> None:
         """A key becomes an agent. Raises Unauthenticated."""

@@ -6,7 +6,7 @@ lock, label look-up or formatting.
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -52,6 +52,8 @@ class Telemetry(Collector):
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.in_flight = 0
         self.revision = ""
+        self.compared: Mapping[tuple[str, str], int] = {}
+        """Calls put before the policy on trial, too: by the configured policy's word and its own."""
         self.ledger_failing = False
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -117,6 +119,14 @@ class Telemetry(Collector):
         if self.revision:
             policy.add_metric((self.revision,), 1)
         yield policy
+        compared = CounterMetricFamily(
+            "weighbridge_policy_compared",
+            "Calls decided by the configured policy and by the one on trial, by the word of each.",
+            labels=("configured", "on_trial"),
+        )
+        for words, count in self.compared.items():
+            compared.add_metric(words, count)
+        yield compared
 
 
 def _histograms(name: str, text: str, label: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:
