@@ -72,7 +72,7 @@ CODES = {
 }
 """The contract's words for a refusal -> the HTTP statuses they come with."""
 
-NOT_OURS = {".git", ".venv", ".hypothesis", ".peers", "__pycache__", "node_modules", "var", "dist", "build"}
+NOT_OURS = {".git", ".venv", ".tools", ".hypothesis", ".peers", "__pycache__", "node_modules", "var", "dist", "build"}
 
 
 def sources(*folders: str) -> list[Path]:
