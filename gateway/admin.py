@@ -1,9 +1,11 @@
 """The operators' door: health, metrics, and what is loaded, on a listener of its own."""
 
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import orjson
@@ -15,8 +17,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.app import App
+from gateway.app import App, Reload
 from gateway.identity import Person
+from gateway.trial import Trial, TrialRefused
+from policies.engine import Engine
 from policies.errors import InputRefused, Undecided
 from routing.table import Route
 
@@ -78,6 +82,61 @@ class DecisionView(View):
     explanation: str
     obligations: dict[str, Any]
     revision: str
+
+
+class RevisionView(View):
+    """One of two policies on trial against each other."""
+
+    revision: str | None = Field(description="Hash of the policy; null when none is loaded.")
+    files: list[str] = Field(description="Configured paths.")
+    loading: Loading
+
+
+class VerdictView(View):
+    decision: str = Field(description="A decision's word, or UNDECIDED when the policy gave none.")
+    explanation: str
+    revision: str
+
+
+class DifferenceView(View):
+    at: float = Field(description="When the call was over, seconds since the epoch.")
+    call: str
+    agent: str
+    tenant: str
+    kind: str
+    target: str
+    operation: str
+    configured: VerdictView
+    on_trial: VerdictView
+
+
+class PairView(View):
+    configured: str
+    on_trial: str
+    calls: int
+
+
+class RatesView(View):
+    calls: int = Field(description="Calls that the rates are taken over.")
+    denied: float
+    denied_on_trial: float
+    held: float
+    held_on_trial: float
+
+
+class ShadowView(View):
+    stage: str = Field(description="`shadowing`, `watching` (promoted and watched), `kept` or `rolled_back`.")
+    decides: Literal["configured", "on_trial"]
+    reason: str = Field(description="Why the policy on trial was turned back; empty when it was not.")
+    until: float = Field(description="When the watch over a promoted policy ends, seconds since the epoch; 0 is never.")
+    share: float = Field(description="Per cent of calls that both are asked about.")
+    configured: RevisionView
+    on_trial: RevisionView
+    compared: int = Field(description="Calls compared since one of the two last changed, or decides.")
+    differences: int
+    pairs: list[PairView] = Field(description="Calls by what each policy said.")
+    rates: RatesView
+    recent: list[DifferenceView] = Field(description="The last differences, newest first.")
 
 
 class Problem(View):
@@ -146,7 +205,54 @@ class Admin:
         if "admin" not in person.roles:
             raise HTTPException(403, "Reloading the policy needs the role `admin`.")
         await self._app.reload_policy(person.name)
+        await self._app.reload_shadow(person.name)
         return await self.policy(request, person)
+
+    async def shadow(self, request: Request, person: Person | None) -> Response:
+        app, trial = self._app, _trial(self._app)
+        policy = app.settings.policy
+        comparison = trial.comparison
+        return _json(
+            ShadowView(
+                stage=trial.stage,
+                decides="on_trial" if trial.stage.promoted else "configured",
+                reason=trial.reason,
+                until=trial.until,
+                share=trial.settings.share,
+                configured=_revision(trial.configured, policy.paths, app.policy),
+                on_trial=_revision(trial.on_trial, trial.settings.paths, app.shadow),
+                compared=comparison.calls,
+                differences=comparison.differences,
+                pairs=[
+                    PairView(configured=one, on_trial=other, calls=calls)
+                    for (one, other), calls in comparison.pairs.most_common()
+                ],
+                rates=RatesView(**dataclasses.asdict(comparison.rates())),
+                recent=[
+                    DifferenceView.model_validate({"at": each.at, **each.facts()}) for each in reversed(trial.recent)
+                ],
+            )
+        )
+
+    async def promote(self, request: Request, person: Person | None) -> Response:
+        return await self._move(request, person, Trial.promote)
+
+    async def rollback(self, request: Request, person: Person | None) -> Response:
+        return await self._move(request, person, Trial.roll_back)
+
+    async def _move(
+        self, request: Request, person: Person | None, move: Callable[[Trial, str], Awaitable[None]]
+    ) -> Response:
+        assert person is not None, "changing something needs a person"
+        if "admin" not in person.roles:
+            raise HTTPException(403, "Changing which policy decides needs the role `admin`.")
+        try:
+            await move(_trial(self._app), person.name)
+        except TrialRefused as error:
+            raise HTTPException(409, str(error)) from None
+        except OSError as error:
+            raise HTTPException(503, f"Nothing was changed, because it could not be kept: {error.strerror}.") from None
+        return await self.shadow(request, person)
 
     async def evaluate(self, request: Request, person: Person | None) -> Response:
         document = await _input(request)
@@ -202,6 +308,9 @@ OPERATIONS: tuple[Operation, ...] = (
         Admin.evaluate,
         takes_json=True,
     ),
+    Operation("GET", "/policy/shadow", "The policy on trial and how it differs.", ShadowView, Admin.shadow),
+    Operation("POST", "/policy/promote", "Let the policy on trial decide (role admin).", ShadowView, Admin.promote),
+    Operation("POST", "/policy/rollback", "Let the configured policy decide (role admin).", ShadowView, Admin.rollback),
     Operation("GET", "/routes", "All routes with their arms and weights.", RouteList, Admin.routes),
     Operation("GET", "/routes/{route}", "One route.", RouteView, Admin.route),
 )
@@ -268,6 +377,20 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 def _loading(reload: Any) -> Loading:
     return Loading(loaded_at=reload.loaded_at, tried_at=reload.tried_at, errors=list(reload.errors))
+
+
+def _trial(app: App) -> Trial:
+    if app.trial is None:
+        raise HTTPException(404, "There is no policy on trial. Name one under `policy.shadow` in the configuration.")
+    return app.trial
+
+
+def _revision(engine: Engine | None, paths: Sequence[FilePath], reload: Reload) -> RevisionView:
+    return RevisionView(
+        revision=engine.revision if engine is not None else None,
+        files=[str(path) for path in paths],
+        loading=_loading(reload),
+    )
 
 
 def _route(route: Route) -> RouteView:

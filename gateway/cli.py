@@ -16,7 +16,7 @@ from typing import Any
 
 from config.errors import ConfigError
 from config.load import Loaded
-from gateway import policy_commands
+from gateway import policy_commands, trial_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME, Reader
 from gateway.logs import configure, printable
@@ -204,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for scripts")
     command.set_defaults(run=check)
 
-    policy_commands.add(commands)
+    rules = policy_commands.add(commands)
+    trial_commands.add(rules)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")

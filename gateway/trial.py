@@ -119,7 +119,7 @@ class Trial:
     async def promote(self, who: str) -> None:
         """The policy on trial decides from now on, and is watched. Raises TrialRefused, OSError."""
         if self.on_trial is None or self.on_trial.failure is not None:
-            raise TrialRefused("The policy on trial cannot decide; GET /policy/shadow says why.")
+            raise TrialRefused("The policy on trial cannot decide; `weighbridge policy diff` says why.")
         if not self.settings.share:
             raise TrialRefused("policy.shadow.share is 0, so a promoted policy could not turn back. Set it above 0.")
         await self._decided(Event.PROMOTE, who, "")

@@ -1,0 +1,52 @@
+"""How commands talk to a running gateway: one request to its admin API, as one of the people who may use it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, Final
+
+import httpx2
+
+TOKEN: Final = "WEIGHBRIDGE_ADMIN_TOKEN"
+"""The environment variable that holds the token: on a command line everybody on the machine could read it."""
+
+_PATIENCE: Final = 30.0
+
+
+class Refused(Exception):
+    """The gateway did not do what was asked, or could not be asked. The text says why, and what to do."""
+
+
+def takes_admin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--admin",
+        default="http://127.0.0.1:8081",
+        metavar="URL",
+        help=f"the gateway's admin address (default http://127.0.0.1:8081); the token is taken from {TOKEN}",
+    )
+    command.add_argument("--json", action="store_true", help="for scripts")
+
+
+def ask(admin: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """The answer to one request. The token goes to `admin` and nowhere else. Raises Refused."""
+    token = os.environ.get(TOKEN, "")
+    if not token:
+        raise Refused(f"Set {TOKEN} to the token of one of `admin.people`.")
+    try:
+        with httpx2.Client(timeout=_PATIENCE, trust_env=False, follow_redirects=False) as client:
+            answer = client.request(
+                method, admin.rstrip("/") + path, json=body, headers={"authorization": f"Bearer {token}"}
+            )
+            facts = answer.json()
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError):
+        raise Refused(f"{admin!r} is no address. Write it as http://HOST:PORT.") from None
+    except httpx2.HTTPError as error:
+        raise Refused(f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running?") from None
+    except ValueError:
+        raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.") from None
+    if not isinstance(facts, dict) or (answer.status_code != 200 and "detail" not in facts):
+        raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.")
+    if answer.status_code != 200:
+        raise Refused(str(facts["detail"]))
+    return facts
