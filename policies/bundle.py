@@ -250,13 +250,13 @@ def _data(members: Mapping[str, memoryview], name: str, problems: list[Problem])
             continue
         for folder in reversed(folders):
             value = {folder: value}
-        taken = _merged(mounted, value)
+        taken = merge(mounted, value)
         if taken is not None:
             problems.append(_wrong(name, file, f"holds `{'.'.join(taken)}`, as another data file does", "Keep one."))
     return mounted
 
 
-def _merged(into: dict[str, Any], more: Mapping[str, Any]) -> Path | None:
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> Path | None:
     """Puts `more` into `into`; gives the first path at which both hold something that is not an object."""
     todo: list[tuple[Path, dict[str, Any], Mapping[str, Any]]] = [((), into, more)]
     while todo:

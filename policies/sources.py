@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from policies import archive, bundle
 from policies import data as datafile
+from policies.bundle import ALL_MODULES, LARGEST_MODULE, Bundle
 from policies.errors import PolicyError, Problem
 
-LARGEST_MODULE: Final = 1024 * 1024
-ALL_MODULES: Final = 8 * 1024 * 1024
+if TYPE_CHECKING:
+    from policies.signatures import Key
+
 ALL_DATA: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 10_000
-"""Bytes of one `.rego` file, of all of them, and of all data files; number of files."""
+"""Bytes of all data files outside bundles; number of files. A `.rego` file's size is limited as in a bundle."""
 
 _REGO: Final = ".rego"
 _TEST: Final = "_test.rego"
@@ -39,7 +42,7 @@ class Sources:
 
     `modules` decide, `tests` are the `*_test.rego` files, `data` is mounted at its top-level keys. `revision` is 64
     hexadecimal digits over the names and contents of what decides, whatever the order of the paths and wherever the
-    folders stand.
+    folders stand. `bundles` has the revision that each bundle's manifest gives it, by the bundle's name.
     """
 
     modules: tuple[Module, ...]
@@ -47,6 +50,15 @@ class Sources:
     data: dict[str, Any]
     revision: str
     files: tuple[str, ...]
+    bundles: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A bundle that came over the network: where it came from, and its bytes."""
+
+    name: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +68,45 @@ class _Found:
     """The path below the configured folder: what the revision is made of."""
 
 
-def read(paths: Sequence[str | os.PathLike[str]]) -> Sources:
-    """Reads `.rego` files, data files, and folders of them (all below; hidden entries and other files are passed over).
+def read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key] = (), fetched: Sequence[Fetched] = ()) -> Sources:
+    """Reads bundles, `.rego` files, data files, and folders of the latter two (all below; hidden entries and others
+    are passed over), besides the bundles that were `fetched`. With `keys`, all must be bundles that one of them signed.
 
     Blocks on the disk. Raises PolicyError with every problem found.
     """
     problems: list[Problem] = []
     found: list[_Found] = []
+    packed: list[Fetched] = list(fetched)
     for path in paths:
-        _find(Path(path), problems, found)
+        if keys and not _is_bundle(Path(path)):
+            message = "is no bundle, and policy.keys asks for signed ones"
+            problems.append(Problem(str(path), None, message, "Build and sign one, or remove policy.keys."))
+            continue
+        _find(Path(path), problems, found, packed)
         if len(found) > MOST_FILES:
             raise PolicyError(
                 [*problems, Problem(str(path), None, f"holds more than {MOST_FILES} files", "Use fewer.")]
             )
-    if not paths:
+    if not paths and not fetched:
         problems.append(Problem("policy", None, "has no paths", "Name folders or files under policy.paths."))
-    return _load(_once(found), problems)
+    return _load(_once(found), _unpacked(packed, keys, problems), problems)
 
 
-def _find(path: Path, problems: list[Problem], found: list[_Found]) -> None:
+def _is_bundle(path: Path) -> bool:
+    return path.name.lower().endswith(_BUNDLE)
+
+
+def _unpacked(packed: Sequence[Fetched], keys: Sequence[Key], problems: list[Problem]) -> list[Bundle]:
+    bundles: list[Bundle] = []
+    for each in packed:
+        try:
+            bundles.append(bundle.unpack(each.content, each.name, keys))
+        except PolicyError as error:
+            problems += error.problems
+    return bundles
+
+
+def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list[Fetched]) -> None:
     name = path.name.lower()
     try:
         mode = path.stat().st_mode
@@ -88,13 +120,20 @@ def _find(path: Path, problems: list[Problem], found: list[_Found]) -> None:
             problems.append(
                 Problem(str(path), None, "holds no policy and no data", "Put .rego files there, or remove it.")
             )
-    elif name.endswith(_BUNDLE):
-        problems.append(Problem(str(path), None, "is a bundle; bundles come with a later version", "Unpack it."))
+    elif _is_bundle(path):
+        content = _content(path, archive.LARGEST_PACKED, problems)
+        if content is not None and all(each.name != str(path) for each in packed):
+            packed.append(Fetched(str(path), content))
     elif name.endswith((_REGO, *_DATA)):
         found.append(_Found(path, path.name))
     else:
         problems.append(
-            Problem(str(path), None, "is neither policy nor data", "Its name must end in .rego, .yaml, .yml or .json.")
+            Problem(
+                str(path),
+                None,
+                "is neither policy nor data",
+                "Its name must end in .rego, .yaml, .yml or .json, or .tar.gz for a bundle.",
+            )
         )
 
 
@@ -135,7 +174,7 @@ def _once(found: list[_Found]) -> Iterator[_Found]:
             yield each
 
 
-def _load(found: Iterator[_Found], problems: list[Problem]) -> Sources:
+def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Problem]) -> Sources:
     modules: list[Module] = []
     tests: list[Module] = []
     mounted: dict[str, Any] = {}
@@ -166,8 +205,16 @@ def _load(found: Iterator[_Found], problems: list[Problem]) -> Sources:
             value, wrong = datafile.read(name, content)
             problems += wrong
             _mount(mounted, origin, name, value, problems)
+    if not problems:
+        problems += _trespasses(modules, mounted, bundles)
     if problems:
         raise PolicyError(problems)
+    for each_bundle in bundles:
+        files.append(each_bundle.name)
+        prints.append(each_bundle.print)
+        modules += (Module(name, text) for name, text in each_bundle.modules)
+        tests += (Module(name, text) for name, text in each_bundle.tests)
+        bundle.merge(mounted, each_bundle.data)
     if not modules:
         raise PolicyError([Problem("policy", None, "has no .rego file", "Name one under policy.paths.")])
     return Sources(
@@ -176,7 +223,37 @@ def _load(found: Iterator[_Found], problems: list[Problem]) -> Sources:
         mounted,
         hashlib.sha256(b"".join(sorted(prints))).hexdigest(),
         tuple(sorted(files)),
+        _revisions(bundles),
     )
+
+
+def _trespasses(modules: Sequence[Module], mounted: Mapping[str, Any], bundles: Sequence[Bundle]) -> Iterator[Problem]:
+    """What lies within a bundle's roots and is not of it: what a bundle owns, nothing else may say."""
+    if not bundles:
+        return
+    loose: list[tuple[str, bundle.Path]] = [("the data", (key,)) for key in mounted]
+    loose += bundle.packages((module.name, module.text) for module in modules)
+    taken: list[tuple[str, bundle.Path]] = []
+    remedy = "Give bundles roots in their manifests (`weighbridge policy build` does) that do not overlap."
+    for each in bundles:
+        for place, path in (*loose, *taken):
+            inner = bundle.overlap(each.roots, [path])
+            if inner is not None:
+                message = f"and {place} both have to do with `{bundle.shown(inner)}`"
+                yield Problem(each.name, None, message, remedy)
+                break
+        taken += ((each.name, root) for root in each.roots)
+
+
+def _revisions(bundles: Sequence[Bundle]) -> dict[str, str]:
+    """By the bundle's file name without ending; by all of its name where two share that."""
+    revisions: dict[str, str] = {}
+    for each in bundles:
+        short = each.name.rpartition("/")[2]
+        for ending in _BUNDLE:
+            short = short.removesuffix(ending)
+        revisions[each.name if short in revisions else short] = each.revision
+    return revisions
 
 
 def _content(file: Path, limit: int, problems: list[Problem]) -> bytes | None:
@@ -195,7 +272,8 @@ def _content(file: Path, limit: int, problems: list[Problem]) -> bytes | None:
         return None
     if len(content) > limit:
         message = (
-            f"is too large: a .rego file may have {LARGEST_MODULE} bytes, all of them {ALL_MODULES}, data {ALL_DATA}"
+            f"is too large: a .rego file may have {LARGEST_MODULE} bytes, all of them {ALL_MODULES}, "
+            f"data {ALL_DATA}, a bundle {archive.LARGEST_PACKED}"
         )
         problems.append(Problem(str(file), None, message, "Split policies into files; keep bulk data elsewhere."))
         return None

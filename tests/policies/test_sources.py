@@ -107,9 +107,8 @@ def test_nothing_to_read_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused_when_named(tmp_path: Path) -> None:
-    for name, message in (("bundle.tar.gz", "bundles come with a later version"), ("x.txt", "neither policy nor data")):
-        (tmp_path / name).write_text("")
-        assert message in problem(tmp_path / name).message
+    (tmp_path / "x.txt").write_text("")
+    assert "neither policy nor data" in problem(tmp_path / "x.txt").message
 
 
 def test_a_link_that_leads_back_is_a_problem_and_another_link_is_followed(folder: Path, tmp_path: Path) -> None:
