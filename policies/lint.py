@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from policies.builtins import FORBIDDEN, LITERAL
 from policies.engine import ENTRY
 from policies.errors import Problem
-from policies.interpreter import FORBIDDEN, LITERAL, sprintf_is_bounded
+from policies.interpreter import sprintf_is_bounded
 
 Node = Any
 """A part of the tree as the interpreter prints it: an object with one key that says what it is."""

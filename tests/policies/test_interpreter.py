@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.interpreter import BOUNDED, FORBIDDEN, Clock, builtins, create, sprintf_is_bounded
+from policies.builtins import BOUNDED, FORBIDDEN
+from policies.interpreter import Clock, builtins, create, sprintf_is_bounded
 
 
 def value(expression: str, **given_input: Any) -> Any:
@@ -30,6 +31,7 @@ def value(expression: str, **given_input: Any) -> Any:
         ("bits.lsh(-1, 3)", -8),
         ("bits.lsh(1, 62)", 2**62),
         ('strings.count("banana", "an")', 2),
+        ('strings.count("abc", "")', 4),
         ('replace("banana", "an", "x")', "bxxa"),
         ('replace("a.b", ".", "")', "ab"),
         ('strings.replace_n({"<": "&lt;", ">": "&gt;"}, "<b>")', "&lt;b&gt;"),
@@ -53,7 +55,6 @@ def test_a_bounded_builtin_answers(expression: str, expected: Any) -> None:
         "bits.lsh(1, 63)",
         "bits.lsh(1, -1)",
         "bits.lsh(1.5, 1)",
-        'strings.count("a", "")',
         'strings.count(1, "a")',
         'replace("abc", "", "x")',
         'replace(1, "a", "x")',

@@ -33,7 +33,7 @@ def problems(*texts: str, data: dict[str, Any] | None = None, entry: bool = True
         ("x := {`a`: {units.parse(`1`)}}", "`units.parse` may not be called"),
         ("default x := false\nx if yaml.unmarshal(input.y)", "`yaml.unmarshal` may not be called"),
         ("x := nosuch(1)", "there is no function `nosuch`"),
-        ("x := io.jwt.decode(input.t)", "there is no function `io.jwt.decode`"),
+        ("x := graphql.is_valid(input.q, input.s)", "there is no function `graphql.is_valid`"),
         ("x := data.other.f(1)", "there is no function `data.other.f`"),
         ("x := data.weighbridge.decision(1)", "there is no function `data.weighbridge.decision`"),
         ("import data.other\nx := other.f(1)", "there is no function `other.f`"),

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from policies import data
+from policies.builtins import BOUNDED, FORBIDDEN
 from policies.decision import parse
-from policies.interpreter import BOUNDED, FORBIDDEN
 from policies.prove import prove
 from policies.sources import read
 from policies.testing import test

@@ -1,0 +1,185 @@
+"""Runs OPA's own conformance cases on the embedded interpreter; as a program it is the child that may die of one.
+
+The cases are read where `opa`'s module source is installed and are never part of this repository.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from policies.builtins import BOUNDED, SUPPLIED, TIMED
+from policies.embedded import STOPS
+from policies.interpreter import Clock, create
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader, where built, is ten times as fast
+NOW_NS = 1_763_700_000_000_000_000
+_DIED = "the process died"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One published case: what is asked of which modules, and the answer or error that is wanted."""
+
+    group: str
+    note: str
+    told: dict[str, Any]
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """The cases below `testdata/v1`, in a stable order; a note that occurs again gets a number."""
+    seen: dict[str, int] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        for told in yaml.load(file.read_bytes(), LOADER)["cases"]:
+            note = told["note"]
+            seen[note] = seen.get(note, 0) + 1
+            shown = note if seen[note] == 1 else f"{note} #{seen[note]}"
+            yield Case(file.relative_to(folder).parts[0], shown, told)
+
+
+def outcome(case: Case) -> str:
+    """Empty where the interpreter answers as OPA does, else in a few words what it did."""
+    told = case.told
+    wants_error = "want_error" in told or "want_error_code" in told
+    try:
+        found = _answers(told)
+    except STOPS:
+        raise
+    except BaseException as error:
+        return "" if wants_error else f"error: {_first(str(error))}"
+    if wants_error:
+        return f"answered {json.dumps(found)[:60]}, an error was wanted"
+    wanted = told.get("want_result")
+    if wanted is None:
+        return "" if bool(found) == told.get("want_defined", True) else "answered" if found else "undefined"
+    if _comparable(found, told) == _comparable(wanted, told):
+        return ""
+    return f"answered {json.dumps(found)[:160]}"
+
+
+def _answers(told: dict[str, Any]) -> list[Any]:
+    clock = Clock()
+    clock.now_ns = NOW_NS
+    interpreter: Any = create(clock)
+    interpreter.set_policy_length_config(max_col=65_535, max_file_bytes=2**20, max_lines=20_000)
+    for number, module in enumerate(told.get("modules", ())):
+        interpreter.add_policy(f"m{number}.rego", _assigned(module))
+    if told.get("data"):
+        interpreter.add_data_json(json.dumps(told["data"]))
+    query = _assigned(told["query"])
+    if "input_term" in told:
+        term = told["input_term"]
+        query = "; ".join(f"{part} with input as {term}" for part in query.strip().split("; "))
+    elif "input" in told:
+        interpreter.set_input_json(json.dumps(told["input"]))
+    found = orjson.loads(interpreter.eval_query_as_json(query))
+    answers = []
+    for result in found.get("result", ()):
+        values = [each["value"] for each in result["expressions"]]
+        if all(value is not False and value != "<undefined>" for value in values):
+            answers.append(result.get("bindings", {}))
+    return answers
+
+
+_OURS = {name: arity for table in (BOUNDED, SUPPLIED, TIMED) for name, (arity, _) in table.items()}
+_CALL = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, sorted(_OURS, reverse=True)))})\(")
+
+
+def _assigned(rego: str) -> str:
+    """`f(a, x)` of a builtin that is ours written `x = f(a)`: only stock ones take the first form."""
+    at = 0
+    while found := _CALL.search(rego, at):
+        name, end, parts, start, depth, quote = found[0][:-1], found.end(), [], found.end(), 1, ""
+        while depth and end < len(rego):
+            letter = rego[end]
+            if quote:
+                if letter == "\\" and quote == '"':
+                    end += 1
+                elif letter == quote:
+                    quote = ""
+            elif letter in '"`':
+                quote = letter
+            elif letter in "([{":
+                depth += 1
+            elif letter in ")]}":
+                depth -= 1
+            if not quote and ((letter == "," and depth == 1) or not depth):
+                parts.append(rego[start:end].strip())
+                start = end + 1
+            end += 1
+        parts = [part for part in parts if part]
+        at = found.end()
+        if len(parts) == _OURS[name] + 1:
+            rego = f"{rego[: found.start()]}{parts[-1]} = {name}({', '.join(parts[:-1])}){rego[end:]}"
+            at = found.start() + len(parts[-1]) + 3 + len(name)
+    return rego
+
+
+def _comparable(answers: list[Any], told: dict[str, Any]) -> list[str]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(name): plain(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            inner = [plain(each) for each in value]
+            return sorted(inner, key=_text) if told.get("sort_bindings") else inner
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value
+
+    names = [name for answer in answers for name in answer]
+    if told.get("ignore_generated_vars"):
+        names = [name for name in names if not name.startswith("__")]
+    return sorted(_text({name: plain(answer[name]) for name in answer if name in names}) for answer in answers)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _first(text: str) -> str:
+    reason = re.search(r"^error: (.*)$", text, re.MULTILINE)
+    return (reason[1] if reason else text.strip().partition("\n")[0])[:160]
+
+
+def run(folder: Path) -> dict[str, tuple[str, str]]:
+    """Note -> group and outcome of every case, run in children, of which a case may kill one."""
+    done: dict[str, tuple[str, str]] = {}
+    listed = list(cases(folder))
+    while len(done) < len(listed):
+        child = subprocess.run(
+            [sys.executable, "-m", "tests.policies.conformance", str(folder), str(len(done))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for line in child.stdout.splitlines():
+            note, result = json.loads(line)
+            done[note] = (listed[len(done)].group, result)
+        if len(done) < len(listed):
+            fatal = listed[len(done)]
+            done[fatal.note] = (fatal.group, _DIED)
+    return done
+
+
+def main() -> None:
+    """The child's side: runs the cases from the given one on, a line for each."""
+    folder, start = Path(sys.argv[1]), int(sys.argv[2])
+    for case in list(cases(folder))[start:]:
+        sys.stdout.write(json.dumps([case.note, outcome(case)]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
