@@ -26,6 +26,7 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("tools", "*", "key"),
     ("peers", "*", "key"),
     ("environments", "*", "key"),
+    ("policy", "opa", "token"),
     ("approvals", "webhook", "url"),
     ("approvals", "webhook", "secret"),
 )
@@ -46,7 +47,6 @@ MOST_WARNINGS: Final = 20
 """Literal secrets that are named one by one; a reload must not fill the log."""
 
 REFUSED: Final[tuple[tuple[document.Path, str, str, str], ...]] = (
-    (("policy", "engine"), "opa", "this version cannot ask an OPA server", "Write engine: embedded."),
     (("state",), "redis", "this version cannot keep state in Redis", "Write sqlite:///var/weighbridge.db."),
 )
 """What this version must not pretend to honour: place, beginning of the value, why, what to write."""
@@ -251,17 +251,22 @@ def _at(data: Any, pattern: document.Path, path: document.Path = ()) -> Iterator
 
 
 def _authorities(data: dict[str, Any], folder: Path) -> Iterator[Path]:
-    for _, target in crosscheck.each(data, ("targets",)):
-        if isinstance(target.get("ca"), str):
-            yield folder / target["ca"]
+    for _, ca in _authority_files(data):
+        yield folder / ca
 
 
 def _distrusted(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
     """Files of authorities that no connection could be made with."""
-    for path, target in crosscheck.each(data, ("targets",)):
-        ca = target.get("ca")
-        if isinstance(ca, str) and ca.isprintable() and (wrong := _wrong_with(folder / ca)) is not None:
-            yield (*path, "ca"), wrong, "Name a PEM file, relative to this file's folder."
+    for path, ca in _authority_files(data):
+        if ca.isprintable() and (wrong := _wrong_with(folder / ca)) is not None:
+            yield path, wrong, "Name a PEM file, relative to this file's folder."
+
+
+def _authority_files(data: dict[str, Any]) -> Iterator[tuple[document.Path, str]]:
+    for pattern in (("targets", "*", "ca"), ("policy", "opa", "ca")):
+        for path, ca in _at(data, pattern):
+            if isinstance(ca, str):
+                yield path, ca
 
 
 def _wrong_with(authorities: Path) -> str | None:
@@ -292,8 +297,12 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
     for pattern in NOT_YET:
         for path, _ in _at(data, pattern):
             yield path, "read and checked, but not enforced by this version", "Do not rely on it."
-    policy = data.get("policy")
-    if not (isinstance(policy, dict) and policy.get("paths")):
+    written = data.get("policy")
+    policy = written if isinstance(written, dict) else {}
+    if policy.get("engine") == "opa":
+        if policy.get("paths"):
+            yield ("policy", "paths"), "not read with engine: opa", "Give these files to the OPA server."
+    elif not policy.get("paths"):
         yield ("policy",), "no policy is given, so every call is refused", "Add policy.paths."
     for path, route in crosscheck.each(data, ("routes",)):
         weights = [arm.get("weight", 100) for _, arm in crosscheck.each(route, ("arms",))]

@@ -41,6 +41,7 @@ _MOST_BYTES: Final = 2**40
 _LABEL: Final = "[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _LONGEST_HOST: Final = 253
+_LONGEST_SOCKET: Final = 103  # macOS ends there; Linux has four more
 _AUTHORITY: Final = re.compile(r"(?:[^][:]+|\[[^][]+\])(?::[0-9]*)?")
 """A name or a bracketed address, and a port: the reading of a URL passes over what else stands beside them."""
 
@@ -119,6 +120,17 @@ def _url(value: object) -> object:
     return value
 
 
+def _opa_url(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith("unix:"):
+        return _url(value)
+    example = "Write for example unix:///run/opa.sock."
+    if not re.fullmatch(r"unix:///[!-~]+", value) or value.endswith("/"):
+        raise mistaken("is not the URL of a Unix socket", example)
+    if len(value.removeprefix("unix://")) > _LONGEST_SOCKET:
+        raise mistaken("is longer than the path of a Unix socket can be", example)
+    return value
+
+
 def _is_host(host: str) -> bool:
     if ":" not in host:
         return len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None
@@ -177,6 +189,7 @@ Bytes = Annotated[int, BeforeValidator(size)]
 Name = Annotated[str, BeforeValidator(_name)]
 Node = Annotated[str, BeforeValidator(_node)]
 Url = Annotated[str, BeforeValidator(_url)]
+OpaUrl = Annotated[str, BeforeValidator(_opa_url)]
 Number = Annotated[float, BeforeValidator(_finite)]
 InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
@@ -259,8 +272,19 @@ class LedgerSettings(Section):
 class OpaSettings(Section):
     """A separate Open Policy Agent server."""
 
-    url: Url = Field(description="Base URL of the OPA server.")
+    url: OpaUrl = Field(
+        description="Base URL of the OPA server, with its base path if it has one, or `unix:///path/of/its/socket`."
+    )
     timeout: Seconds = Field(default=0.25, gt=0, description="How long one decision may take; a later one is DENY.")
+    token: Secret | None = Field(
+        default=None, description="Bearer token that it asks for: `env:NAME`, `file:PATH` or a literal."
+    )
+    ca: InputPath | None = Field(
+        default=None, description="PEM file of the authorities trusted for it alone; relative to this file's folder."
+    )
+    max_connections: int = Field(
+        default=256, ge=1, le=100_000, description="Open connections to it, per worker process."
+    )
 
 
 class RollbackSettings(Section):
@@ -315,6 +339,12 @@ class PolicySettings(Section):
     prove_timeout: Seconds = Field(
         default=5.0, gt=0, description="How long a new policy may take to prove itself before use."
     )
+
+    @model_validator(mode="after")
+    def _knows_whom_to_ask(self) -> Self:
+        if self.engine == "opa" and self.opa is None:
+            raise mistaken("has engine: opa, but no opa section", "Add for example opa: {url: http://127.0.0.1:8181}.")
+        return self
 
 
 class AgentSettings(Section):

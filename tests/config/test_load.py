@@ -81,6 +81,13 @@ def line_of(text: str, part: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
 
 
+def test_an_opa_server_reads_its_own_policies(tmp_path: Path) -> None:
+    written = "policy:\n  engine: opa\n  opa: {url: 'unix:///run/opa.sock', token: env:BOT}\n"
+    assert loaded(tmp_path, edited("policy:\n  paths: [policy.rego]\n", written)).warnings == []
+    [warning] = loaded(tmp_path, edited("policy:\n", written)).warnings
+    assert (warning.path, warning.message) == ("policy.paths", "not read with engine: opa")
+
+
 def test_a_good_file_loads_without_a_warning(tmp_path: Path) -> None:
     found = loaded(tmp_path, GOOD)
     assert found.warnings == []
@@ -262,7 +269,35 @@ MISTAKES = {
         "listen.port",
         "Remove it",
     ),
-    "OPA": ("policy:\n", "policy:\n  engine: opa\n", "opa", "policy.engine", "embedded"),
+    "OPA nowhere": ("policy:\n", "policy:\n  engine: opa\n", "policy:", "policy", "opa: {url:"),
+    "OPA at a socket that is no path": (
+        "policy:\n",
+        "policy:\n  opa: {url: unix://opa.sock}\n",
+        "unix:",
+        "policy.opa.url",
+        "unix:///run",
+    ),
+    "OPA at a socket with too long a path": (
+        "policy:\n",
+        f"policy:\n  opa: {{url: unix:///{'x' * 103}}}\n",
+        "unix:",
+        "policy.opa.url",
+        "unix:///run",
+    ),
+    "OPA with credentials in its URL": (
+        "policy:\n",
+        "policy:\n  opa: {url: 'http://me:hunter2@opa'}\n",
+        "'http:",
+        "policy.opa.url",
+        "Remove",
+    ),
+    "OPA with authorities that are not there": (
+        "policy:\n",
+        "policy:\n  opa: {url: https://opa, ca: absent.pem}\n",
+        "absent.pem",
+        "policy.opa.ca",
+        "PEM file",
+    ),
     "Redis": ("policy:\n", "state: redis://127.0.0.1/0\npolicy:\n", "redis", "state", "sqlite"),
     "state nowhere": ("policy:\n", "state: 'sqlite://'\npolicy:\n", "sqlite", "state", "sqlite:///var"),
     "a budget of nobody": (
