@@ -1,6 +1,7 @@
-"""A child process that interprets policies before this one does: what they can break is then not the gateway.
+"""A child process that reads and interprets policies before this one does: what they can break is then not the gateway.
 
-The child gets its work as JSON on standard input, limits itself, and answers in JSON lines on standard output.
+The child gets its work as JSON on standard input, limits itself, and answers in frames on standard output: a letter, a
+length (four bytes, the most significant first), and a JSON object (`j`) or a text (`t`) of so many bytes.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
+import struct
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from policies.sources import Module, Sources
+from policies.errors import PolicyError
+from policies.sources import ALL_DATA, Module, Sources, read
 
 _ROOT: Final = str(Path(__file__).resolve().parent.parent)
 _ENVIRONMENT: Final = {
@@ -27,21 +33,37 @@ _ENVIRONMENT: Final = {
 _MEMORY: Final = 512 * 1024 * 1024
 _MEMORY_PER_DATA: Final = 24
 """Address space of a child in bytes: at least so much, and so much more for each byte of data."""
-_LONGEST_ANSWER: Final = 4 * 1024 * 1024
+READING: Final = 30.0
+"""Seconds for a child to start and to read the files it is about."""
+_MOST_ANSWERED: Final = 256 * 1024 * 1024
+_CHUNK: Final = 256 * 1024
+_HEAD: Final = struct.Struct(">cI")
+
+Origin = Sequence[str | os.PathLike[str]] | Sources
+"""What a child is about: paths that it reads itself, or what was read before."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """What a child said before it ended, and how it ended: None by itself, else why not, for people."""
+    """What a child said before it ended, and how it ended: `failure` is None by itself, else why not, for people.
 
-    lines: list[dict[str, Any]]
-    failure: str | None
+    `transient` failures say nothing about the policies: the machine did not let the child do its work.
+    """
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    failure: str | None = None
+    transient: bool = False
 
 
-async def run(module: str, sources: Sources, seconds: float) -> Answer:
-    """Runs `policies.<module>.main` in a child for at most `seconds`, which it never outlives."""
-    work = await asyncio.to_thread(_work, sources, seconds)
+async def run(module: str, origin: Origin, seconds: float) -> Answer:
+    """Runs `policies.<module>.main` in a child, which this call never leaves behind.
+
+    It has READING seconds to read, and then `seconds` for its work. Raises OSError when no child can be started.
+    """
+    work = _work(origin, seconds)
     code = f"import sys; sys.path.append({_ROOT!r}); from policies.{module} import main; main()"
+    spent = _spent_by_children()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
@@ -52,38 +74,56 @@ async def run(module: str, sources: Sources, seconds: float) -> Answer:
         stderr=asyncio.subprocess.DEVNULL,
         cwd="/",
         env=_ENVIRONMENT,
-        limit=_LONGEST_ANSWER,
+        limit=_CHUNK,
     )
-    lines: list[dict[str, Any]] = []
-    failure: str | None = None
+    answer = Answer()
+    allowed = READING
     try:
-        async with asyncio.timeout(seconds):
-            await asyncio.gather(_feed(process, work), _listen(process, lines))
+        async with asyncio.timeout(READING) as limit:
+            feeding = asyncio.ensure_future(_feed(process, work))
+            try:
+                async for line in _listen(process, answer):
+                    if "began" in line:
+                        allowed = seconds
+                        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                await feeding
+            finally:
+                feeding.cancel()
             code_of_end = await process.wait()
         if code_of_end:
-            failure = _ended(code_of_end)
+            answer.failure = _ended(code_of_end)
+            answer.transient = -code_of_end == signal.SIGKILL
     except TimeoutError:
-        failure = f"did not finish within {seconds:g} s"
+        answer.failure = f"did not finish within {allowed:g} s"
     except ValueError:
-        failure = "said more than can be read"
+        answer.failure = "said what cannot be read"
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await asyncio.shield(process.wait())
-    return Answer(lines, failure)
+    if answer.failure is not None and answer.failure.startswith("did not finish"):
+        # It did not get the processor, or waited for a disk.
+        answer.transient = _spent_by_children() - spent < allowed / 2
+    return answer
 
 
-def _work(sources: Sources, seconds: float) -> bytes:
-    data = orjson.dumps(sources.data)
-    header = {
-        "memory": _MEMORY + _MEMORY_PER_DATA * len(data),
-        "seconds": int(seconds) + 2,
-        "modules": [[module.name, module.text] for module in sources.modules],
-        "tests": [[module.name, module.text] for module in sources.tests],
-        "data": orjson.Fragment(data),
-    }
-    return orjson.dumps(header)
+def place(origin: Origin) -> str:
+    """What to name when the child cannot tell where it was."""
+    if isinstance(origin, Sources):
+        return origin.modules[0].name
+    return str(origin[0]) if origin else "policy"
+
+
+def _spent_by_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _work(origin: Origin, seconds: float) -> bytes:
+    if isinstance(origin, Sources):
+        return orjson.dumps({"seconds": seconds, "sources": origin})
+    return orjson.dumps({"seconds": seconds, "paths": [os.fsencode(path).hex() for path in origin]})
 
 
 async def _feed(process: asyncio.subprocess.Process, work: bytes) -> None:
@@ -95,49 +135,93 @@ async def _feed(process: asyncio.subprocess.Process, work: bytes) -> None:
         await process.stdin.wait_closed()
 
 
-async def _listen(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
+async def _listen(process: asyncio.subprocess.Process, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+    """Adds every frame to `answer`, and gives each line. Raises ValueError for what is no frame."""
     assert process.stdout is not None, "the child was made with a pipe"
-    async for line in process.stdout:
-        lines.append(orjson.loads(line))
+    left = _MOST_ANSWERED
+    with contextlib.suppress(asyncio.IncompleteReadError):  # it ended, which its exit code is to explain
+        while True:
+            letter, length = _HEAD.unpack(await process.stdout.readexactly(_HEAD.size))
+            left -= length
+            if left < 0 or letter not in (b"j", b"t"):
+                raise ValueError("no frame")
+            content = await process.stdout.readexactly(length)
+            if letter == b"t":
+                answer.texts.append(content.decode())
+            else:
+                answer.lines.append(orjson.loads(content))
+                yield answer.lines[-1]
 
 
 def _ended(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        why = {"SIGXCPU": "used too much processor time", "SIGABRT": "ran out of memory"}
+        why = {
+            "SIGXCPU": "used too much processor time",
+            "SIGABRT": "ran out of memory",
+            "SIGKILL": "was ended from outside, perhaps for want of memory,",
+        }
         return why.get(name, f"crashed the interpreter ({name})")
     return "failed in a way that was not foreseen"
 
 
 def receive() -> Sources:
-    """In the child: reads the work and takes on its limits."""
-    import resource
-
+    """In the child: takes on the limits and reads what the work is about. What is wrong with it is answered, and then
+    the child ends.
+    """
     work = orjson.loads(sys.stdin.buffer.read())
     # Where memory is short, let it be this process that is ended.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    for limit, most in (
-        (resource.RLIMIT_AS, work["memory"]),
-        (resource.RLIMIT_CPU, work["seconds"]),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        resource.setrlimit(limit, (most, most))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
     # What the interpreter itself prints must not be taken for an answer.
     answers = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = open(answers, "w", buffering=1, encoding="utf-8")  # open until the child ends
-    return Sources(
-        tuple(Module(name, text) for name, text in work["modules"]),
-        tuple(Module(name, text) for name, text in work["tests"]),
-        work["data"],
-        "",
-        (),
-    )
+    sys.stdout = open(answers, "w", encoding="utf-8")  # open until the child ends
+    if "sources" in work:
+        sources = _sources(work["sources"])
+    else:
+        _limit(ALL_DATA, READING)
+        paths = [os.fsdecode(bytes.fromhex(path)) for path in work["paths"]]
+        answer({"at": (paths[0] if paths else "policy", "its files were read")})
+        try:
+            sources = read(paths)
+        except PolicyError as error:
+            for problem in error.problems:
+                answer({"problem": problem})
+            sys.exit()
+    _limit(len(orjson.dumps(sources.data)), work["seconds"])
+    answer({"began": True})
+    return sources
+
+
+def _limit(data: int, seconds: float) -> None:
+    """Limits on memory, for so many bytes of data, and on processor time from now on."""
+    memory = _MEMORY + _MEMORY_PER_DATA * data
+    processor = int(time.process_time() + seconds) + 2
+    for limit, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, processor)):
+        # The hard limit stays: there the kernel kills without saying why.
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _sources(given: dict[str, Any]) -> Sources:
+    modules, tests = (tuple(Module(**each) for each in given[key]) for key in ("modules", "tests"))
+    return Sources(modules, tests, given["data"], given["revision"], tuple(given["files"]))
 
 
 def answer(line: dict[str, Any]) -> None:
     """In the child: says one thing."""
-    sys.stdout.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())
-    sys.stdout.flush()
+    _say(b"j", orjson.dumps(line))
+
+
+def hand(text: str) -> None:
+    """In the child: gives one text."""
+    _say(b"t", text.encode())
+
+
+def _say(letter: bytes, content: bytes) -> None:
+    sys.stdout.buffer.write(_HEAD.pack(letter, len(content)))
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()

@@ -64,8 +64,12 @@ class Problem:
 
 
 class PolicyError(Exception):
-    """These policies must not be put to use. Holds one or more problems."""
+    """These policies must not be put to use. Holds one or more problems.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `transient` says that nothing may be wrong with them: the machine lacked what it takes to find out.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, transient: bool = False) -> None:
         self.problems = list(problems)
+        self.transient = transient
         super().__init__("\n".join(map(str, self.problems)))

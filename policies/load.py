@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from config.settings import PolicySettings
 from policies.build import build
 from policies.engine import Engine
 from policies.errors import PolicyError, Problem
 from policies.prove import prove
-from policies.sources import read
 
 
 async def load(settings: PolicySettings) -> Engine:
@@ -25,7 +22,6 @@ async def load(settings: PolicySettings) -> Engine:
 
 
 async def _embedded(settings: PolicySettings) -> Engine:
-    """Holds the event loop up for at most some 20 ms (100 ms with ten thousand envelopes)."""
-    sources = await asyncio.to_thread(read, settings.paths)
-    await prove(sources, settings.prove_timeout)
-    return await build(sources)
+    """Holds the event loop up for a few milliseconds at a time."""
+    proof = await prove(settings.paths, settings.prove_timeout)
+    return await build(proof.packed)

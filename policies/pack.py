@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,8 +30,32 @@ class Packed:
 
 def pack(sources: Sources) -> Packed:
     """What decides, without the tests."""
-    texts = tuple(slices(sources.data))
-    return Packed(sources.modules, texts, _widest(sources.data, SLICE), sources.revision, sources.files)
+    return Packed(
+        sources.modules, tuple(slices(sources.data)), _widest(sources.data, SLICE), sources.revision, sources.files
+    )
+
+
+def describe(packed: Packed) -> dict[str, Any]:
+    """All but the texts, which `texts` gives, as values that JSON has; `unpack` puts both together again."""
+    return {
+        "modules": [module.name for module in packed.modules],
+        "widest": packed.widest,
+        "revision": packed.revision,
+        "files": packed.files,
+    }
+
+
+def texts(packed: Packed) -> Iterator[str]:
+    """Modules, then data."""
+    yield from (module.text for module in packed.modules)
+    yield from packed.slices
+
+
+def unpack(described: dict[str, Any], given: Sequence[str]) -> Packed:
+    """What `describe` and `texts` were made of."""
+    modules = tuple(map(Module, described["modules"], given))
+    data = tuple(given[len(modules) :])
+    return Packed(modules, data, described["widest"], described["revision"], tuple(described["files"]))
 
 
 def slices(data: dict[str, Any], size: int = SLICE) -> Iterator[str]:

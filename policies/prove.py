@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -16,7 +17,7 @@ from policies.engine import ENTRY
 from policies.errors import PolicyError, Problem, Undecided
 from policies.interpreter import Clock, Interpreter, builtins, create, problem
 from policies.lint import lint
-from policies.pack import slices
+from policies.pack import Packed, describe, pack, slices, texts, unpack
 from policies.sources import Sources
 
 PROBLEMS: Final = ".".join((*ENTRY.split(".")[:-1], "problems"))
@@ -27,32 +28,42 @@ _MOST_PROBLEMS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """These policies answered: processor seconds per sample call, by the sample's name."""
+    """These policies answered: what was proven, and processor seconds per sample call, by the sample's name."""
 
+    packed: Packed
     seconds: Mapping[str, float]
 
 
 async def prove(
-    sources: Sources,
+    origin: child.Origin,
     timeout: float,  # noqa: ASYNC109  # the child is killed then, and the policy judged by that
 ) -> Proof:
-    """Proves `sources` in a child process that may take `timeout` seconds. Raises PolicyError."""
+    """Reads, where `origin` are paths, and proves in a child process, which may take `timeout` seconds after reading.
+
+    Raises PolicyError.
+    """
+    place = child.place(origin)
     try:
-        told = await child.run("prove", sources, timeout)
+        told = await child.run("prove", origin, timeout)
     except OSError as error:
-        message = f"the proof of the policy cannot be started: {error.strerror}"
-        raise PolicyError([Problem(sources.modules[0].name, None, message, _SHORT)]) from None
+        message = f"the proof of the policy cannot be started: {error.strerror or type(error).__name__}"
+        raise PolicyError([Problem(place, None, message, _SHORT)], transient=error.errno in _SCARCE) from None
     problems = [Problem(**line["problem"]) for line in told.lines if "problem" in line]
-    if told.failure is not None and not problems:
-        at = next((line["at"] for line in reversed(told.lines) if "at" in line), None)
-        file = at[0] if at else sources.modules[0].name
-        doing = f"while {at[1]}" if at else "before it began"
-        problems = [Problem(file, None, f"the proof of the policy {told.failure} {doing}", _REMEDY)]
     if problems:
         raise PolicyError(problems)
-    return Proof({line["sample"]: line["seconds"] for line in told.lines if "sample" in line})
+    if told.failure is not None:
+        at = next((line["at"] for line in reversed(told.lines) if "at" in line), None)
+        file = at[0] if at else place
+        doing = f"while {at[1]}" if at else "before it began"
+        remedy = _SHORT if told.transient else _REMEDY
+        problem = Problem(file, None, f"the proof of the policy {told.failure} {doing}", remedy)
+        raise PolicyError([problem], transient=told.transient)
+    (described,) = (line["proven"] for line in told.lines if "proven" in line)
+    seconds = {line["sample"]: line["seconds"] for line in told.lines if "sample" in line}
+    return Proof(unpack(described, told.texts), seconds)
 
 
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _SLOWEST_PARSE: Final = 1.0
 _SLOWEST_DECISION: Final = 0.1
 """Seconds of processor time. The gateway parses a proven policy itself, and decides while everyone else waits."""
@@ -65,8 +76,18 @@ _REMEDY: Final = "Look there for recursion, deep nesting, or loops over large ra
 def main() -> None:
     """The child's side."""
     sources = child.receive()
+    found = False
     for each in _judged(sources):
-        child.answer({"problem": asdict(each)})
+        found = True
+        child.answer({"problem": each})
+    if not found:
+        _hand_over(pack(sources))
+
+
+def _hand_over(packed: Packed) -> None:
+    child.answer({"proven": describe(packed)})
+    for text in texts(packed):
+        child.hand(text)
 
 
 def _judged(sources: Sources) -> Iterator[Problem]:

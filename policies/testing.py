@@ -69,18 +69,22 @@ class Report:
 
 
 async def test(
-    sources: Sources,
+    origin: child.Origin,
     timeout: float,  # noqa: ASYNC109  # the child is killed then, and the tests judged by that
 ) -> Report:
-    """Runs every test in a child process that may take `timeout` seconds. Raises PolicyError where none could run."""
-    told = await child.run("testing", sources, timeout)
+    """Runs every test in a child process that may take `timeout` seconds after reading.
+
+    Raises PolicyError where none could run, OSError where no child could be started.
+    """
+    told = await child.run("testing", origin, timeout)
     problems = [Problem(**line["problem"]) for line in told.lines if "problem" in line]
     results = [Result(**line["result"]) for line in told.lines if "result" in line]
     if told.failure is not None and not problems:
         running: list[Any] = next((line["at"] for line in reversed(told.lines) if "at" in line), [])
         if not running:
-            file = sources.modules[0].name
-            problems = [Problem(file, None, f"the test run {told.failure} before any test", "Check the policy.")]
+            problems = [
+                Problem(child.place(origin), None, f"the test run {told.failure} before any test", "Check the policy.")
+            ]
         else:
             name, file, line_number = running
             results.append(Result(name, file, line_number, "error", 0.0, f"the test run {told.failure} here"))
