@@ -35,4 +35,18 @@ def test_no_row_is_left_without_a_type_of_its_own() -> None:
             assert kind != "section" or key.strip("| `") in SECTIONS, line
 
 
-SECTIONS = {"listen", "admin", "ledger", "policy", "opa", "shadow", "rollback", "price", "timeouts", "rollout", "approvals", "webhook", "log"}
+SECTIONS = {
+    "listen",
+    "admin",
+    "ledger",
+    "policy",
+    "opa",
+    "shadow",
+    "rollback",
+    "price",
+    "timeouts",
+    "rollout",
+    "approvals",
+    "webhook",
+    "log",
+}
