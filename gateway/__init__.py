@@ -3,6 +3,7 @@
 app        composition root: settings become rooms, rooms the pipeline; reloads by validate-then-swap
 assembly   everything built from one accepted configuration
 pipeline   THE journey of one call: read this first
+callids    what a call is called: a ULID
 exchange   all that is known about one call
 identity   a presented key becomes an agent, or a person
 door       one agent's connection, with limits on what it may cost

@@ -16,12 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
-from ulid import ULID
-
 from adapters import registry
 from adapters.base import Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway.assembly import Assembly
+from gateway.callids import CallIds
 from gateway.exchange import Exchange
 from gateway.forward import forward
 from gateway.identity import Unauthenticated
@@ -81,6 +80,7 @@ class Pipeline:
         self._ledger = ledger
         self._telemetry = telemetry
         self._chance = chance
+        self._ids = CallIds()
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""
@@ -250,9 +250,10 @@ class Pipeline:
         headers = scope["headers"]
         lines = [line for line in headers if line[0] in _OWN_HEADERS]
         own = dict(lines)
+        now = time.time_ns()
         return Exchange(
-            str(ULID()),
-            time.time_ns(),
+            self._ids.next(now),
+            now,
             time.monotonic(),
             scope["method"],
             scope["path"],

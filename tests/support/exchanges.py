@@ -4,12 +4,12 @@ import time
 from typing import Any
 
 import orjson
-from ulid import ULID
 
 from adapters import registry
 from adapters.base import AgentCall
 from config.settings import Settings
 from gateway.assembly import Assembly, assemble
+from gateway.callids import CallIds
 from gateway.exchange import Exchange
 from policies.decision import Decision, Effect
 from policies.obligations import NONE
@@ -36,7 +36,7 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
     everything = assembly()
     endpoint, _ = registry.endpoint(registry.OPENAI, "POST", "/v1/chat/completions")
     return Exchange(
-        id=str(ULID()),
+        id=CallIds().next(time.time_ns()),
         arrived_ns=time.time_ns(),
         began=1.0,
         method="POST",

@@ -1,0 +1,43 @@
+"""Names a call as it arrives: a ULID, 26 characters that sort by the time of arrival and say nothing else.
+
+Source: github.com/ulid/spec. Ten characters hold the milliseconds since the epoch, sixteen are random, all in
+Crockford's base 32, most significant first.
+"""
+
+import os
+
+_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_BY_BYTE = bytes(_ALPHABET[byte % 32] for byte in range(256))
+"""Turns a random byte into a random character: 256 is a multiple of 32, so all are as likely."""
+
+_RANDOM = 16
+_AT_ONCE = 256
+"""Names whose random part is made at once: asking the operating system costs more than the rest of the name."""
+
+
+class CallIds:
+    """Makes one name after the other. Not to be carried over a fork, after which two would make the same ones."""
+
+    __slots__ = ("_millisecond", "_noise", "_time", "_used")
+
+    def __init__(self) -> None:
+        self._millisecond = -1
+        self._time = ""
+        self._noise = ""
+        self._used = 0
+
+    def next(self, now_ns: int) -> str:
+        """The name of a call that arrived at `now_ns`, in Unix nanoseconds."""
+        millisecond = now_ns // 1_000_000
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._time = _timestamp(millisecond)
+        start = self._used
+        if start == len(self._noise):
+            start, self._noise = 0, os.urandom(_RANDOM * _AT_ONCE).translate(_BY_BYTE).decode("ascii")
+        self._used = start + _RANDOM
+        return self._time + self._noise[start : start + _RANDOM]
+
+
+def _timestamp(millisecond: int) -> str:
+    return bytes(_ALPHABET[millisecond >> shift & 31] for shift in range(45, -1, -5)).decode("ascii")
