@@ -37,6 +37,7 @@ def names(data: dict[str, Any]) -> Iterator[Complaint]:
     """Names used twice and names that lead nowhere."""
     for section in _NAMED:
         yield from _twice(each(data, section), "name")
+    yield from _twice(each(data, ("policy", "keys")), "id")
     # A peer and an environment are both served at /a2a/NAME.
     peers = _texts(each(data, ("peers",)), "name")
     for path, item in each(data, ("environments",)):
@@ -74,7 +75,7 @@ def credentials(data: dict[str, Any], secrets: Iterable[tuple[Path, Secret]]) ->
     digests: list[tuple[Path, str]] = []
     for path, secret in secrets:
         try:
-            value = secret.reveal()
+            value = secret.reveal_text() if path[:2] == ("policy", "keys") else secret.reveal()
         except SecretMissing as missing:
             where = "" if secret.is_literal else f" ({secret.reference})"
             yield path, f"{missing.reason}{where}", "Provide the secret before the gateway starts."

@@ -21,6 +21,8 @@ from config.settings import Settings
 
 SECRETS: Final[tuple[document.Path, ...]] = (
     ("admin", "people", "*", "token"),
+    ("policy", "keys", "*", "key"),
+    ("policy", "bundle", "token"),
     ("agents", "*", "key"),
     ("targets", "*", "key"),
     ("tools", "*", "key"),
@@ -263,7 +265,7 @@ def _distrusted(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Compl
 
 
 def _authority_files(data: dict[str, Any]) -> Iterator[tuple[document.Path, str]]:
-    for pattern in (("targets", "*", "ca"), ("policy", "opa", "ca")):
+    for pattern in (("targets", "*", "ca"), ("policy", "opa", "ca"), ("policy", "bundle", "ca")):
         for path, ca in _at(data, pattern):
             if isinstance(ca, str):
                 yield path, ca
@@ -300,9 +302,10 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
     written = data.get("policy")
     policy = written if isinstance(written, dict) else {}
     if policy.get("engine") == "opa":
-        if policy.get("paths"):
-            yield ("policy", "paths"), "not read with engine: opa", "Give these files to the OPA server."
-    elif not policy.get("paths"):
+        for key in ("paths", "bundle", "keys"):
+            if policy.get(key):
+                yield ("policy", key), "not read with engine: opa", "Give this to the OPA server."
+    elif not policy.get("paths") and not policy.get("bundle"):
         yield ("policy",), "no policy is given, so every call is refused", "Add policy.paths."
     for path, route in crosscheck.each(data, ("routes",)):
         weights = [arm.get("weight", 100) for _, arm in crosscheck.each(route, ("arms",))]

@@ -72,6 +72,16 @@ class Secret:
             raise SecretMissing(self.reference, "begins or ends with a space, which an HTTP header would lose")
         return value
 
+    def reveal_text(self) -> str:
+        """The secret itself, read afresh, where it may have several lines, as keys in PEM do.
+
+        Raises SecretMissing naming the reference.
+        """
+        value = self._read()
+        if not value.strip():
+            raise SecretMissing(self.reference, "is empty")
+        return value
+
     def _read(self) -> str:
         path = self.file
         if path is not None:

@@ -287,6 +287,53 @@ class OpaSettings(Section):
     )
 
 
+class BundleKeySettings(Section):
+    """A key that bundles have to be signed with."""
+
+    id: Text = Field(description="The key's name: what a signature calls it (`kid`).")
+    algorithm: Literal[
+        "HS256",
+        "HS384",
+        "HS512",
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+    ] = Field(default="RS256", description="The one algorithm it is used with; a signature by another is refused.")
+    key: Secret = Field(
+        description="PEM public key or certificate, as `file:PATH` or `env:NAME`; for the HS algorithms the secret, of "
+        "32 bytes or more."
+    )
+    scope: Text | None = Field(default=None, description="What a signature must say it is for; nothing when absent.")
+
+
+class BundleSettings(Section):
+    """A server that publishes a bundle."""
+
+    url: Url = Field(description="The bundle's URL.")
+    token: Secret | None = Field(
+        default=None, description="Sent to this server as `Authorization: Bearer`, and to no other."
+    )
+    poll: Seconds = Field(default=10.0, ge=0.05, description="How often to ask for a newer bundle.")
+    long_poll: Seconds = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="How long the server may wait for news before it answers; 0 asks plainly.",
+    )
+    timeout: Seconds = Field(default=10.0, gt=0, description="How long one exchange may take, `long_poll` not counted.")
+    ca: InputPath | None = Field(
+        default=None,
+        description="PEM file of the authorities trusted for this server alone; relative to this file's folder.",
+    )
+
+
 class RollbackSettings(Section):
     """When a promoted policy takes itself back: both rates are taken over the same calls, decided by both policies."""
 
@@ -327,6 +374,12 @@ class PolicySettings(Section):
         default=(),
         description="`.rego` files, folders of them, data as YAML or JSON, or bundles (`.tar.gz`); relative to this "
         "file's folder. Without any, every call is refused.",
+    )
+    bundle: BundleSettings | None = Field(
+        default=None, description="A bundle from a server, besides `paths` or instead of them."
+    )
+    keys: Several[BundleKeySettings] = Field(
+        default=(), description="Where there are any, everything has to be a bundle that one of them signed."
     )
     opa: OpaSettings | None = Field(default=None, description="The OPA server, for `engine: opa`.")
     shadow: ShadowSettings | None = Field(

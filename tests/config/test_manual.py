@@ -41,6 +41,7 @@ SECTIONS = {
     "ledger",
     "policy",
     "opa",
+    "bundle",
     "shadow",
     "rollback",
     "price",
