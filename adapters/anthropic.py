@@ -83,6 +83,9 @@ class Anthropic:
             return call.body
         return replace(call.body, "model", orjson.dumps(model))
 
+    def token_caps(self, call: AgentCall) -> Sequence[str]:
+        return ("max_tokens",) if call.operation == "messages" else ()
+
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 

@@ -117,6 +117,11 @@ class Adapter(Protocol):
         """The body for a target that knows the model as `model`; only what must change differs from what came."""
         ...
 
+    def token_caps(self, call: AgentCall) -> Sequence[str]:
+        """The members of the arguments that can cap an answer's tokens, the one to add where there is none first;
+        empty for a call that is not answered in tokens."""
+        ...
+
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         """Tokens reported in an unstreamed answer, or in the last few kilobytes of one; None where there are none."""
         ...

@@ -1,7 +1,7 @@
 """JSON bodies: read once and strictly, changed by splicing, so that bytes nobody means to change stay as they came."""
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 import jiter
@@ -17,7 +17,13 @@ _SCALAR: Final = re.compile(_STRING + rb"|[^,}\] \t\r\n]++", re.DOTALL)
 _TO_BRACKET: Final = re.compile(rb'(?:[^"{}\[\]]++|' + _STRING + rb")*+([{}\[\]])", re.DOTALL)
 _PERHAPS_TORN_STRING: Final = re.compile(_STRING + b"?", re.DOTALL)
 _DUPLICATE: Final = re.compile(r'Detected duplicate key "(.*)" at line (\d+) column (\d+)', re.DOTALL)
+_ELEMENT: Final = re.compile(rb"[ \t\r\n,]*+(?=[^\]])")
+_CLOSING: Final = re.compile(rb"[ \t\r\n]*+[}\]]")
 _BACKSLASH: Final = ord("\\")
+_OPENING_BRACE: Final = ord("{")
+EVERY: Final = "*"
+"""The segment of a path that stands for every name or index."""
+
 _NEAR: Final = 1024
 """Bytes at the end of a long body in which a member is looked for first."""
 
@@ -117,7 +123,27 @@ def put_first(body: bytes, key: str, value: bytes) -> bytes:
     """`body` with a new first member, for objects that are known to have no `key` yet."""
     opening = body.index(b"{") + 1
     comma = b"" if _MEMBER.match(body, opening) is None else b","
-    return b"".join((body[:opening], b'"', key.encode(), b'":', value, comma, body[opening:]))
+    return b"".join((body[:opening], orjson.dumps(key), b":", value, comma, body[opening:]))
+
+
+def places(body: bytes, path: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the values at `path` start and end in a valid JSON text, from left to right; none where there is nothing.
+
+    A segment is a member's name or an index; `*` is every one of them. The text is walked through once.
+    """
+    found: list[tuple[int, int]] = []
+    _walk(body, len(body) - len(body.lstrip(b" \t\r\n")), path, 0, found)
+    return found
+
+
+def splice(body: bytes, spans: Sequence[tuple[int, int]], value: bytes) -> bytes:
+    """`body` with the JSON text `value` in place of each of `spans`, which are disjoint and from left to right."""
+    pieces: list[bytes] = []
+    position = 0
+    for start, end in spans:
+        pieces += (body[position:start], value)
+        position = end
+    return b"".join((*pieces, body[position:]))
 
 
 def balance(text: bytes) -> int:
@@ -159,6 +185,30 @@ def _end_of_value(body: bytes, start: int) -> int:
         position = bracket.end()
         depth += 1 if bracket.group(1) in b"{[" else -1
     return position
+
+
+def _walk(text: bytes, start: int, path: Sequence[str], depth: int, found: list[tuple[int, int]]) -> int:
+    """Adds what the rest of the path leads to, and returns where the value ends."""
+    if depth == len(path) or text[start] not in b"{[":
+        end = _end_of_value(text, start)
+        if depth == len(path):
+            found.append((start, end))
+        return end
+    wanted, position, index = path[depth], start + 1, 0
+    if text[start] == _OPENING_BRACE:
+        while member := _MEMBER.match(text, position):
+            hit = wanted in (EVERY, orjson.loads(member.group(1)))
+            position = member.end()
+            position = _walk(text, position, path, depth + 1, found) if hit else _end_of_value(text, position)
+    else:
+        while element := _ELEMENT.match(text, position):
+            hit = wanted in (EVERY, str(index))
+            position = element.end()
+            position = _walk(text, position, path, depth + 1, found) if hit else _end_of_value(text, position)
+            index += 1
+    closing = _CLOSING.match(text, position)
+    assert closing is not None, "what was parsed is closed"
+    return closing.end()
 
 
 def _reason(text: str) -> str:

@@ -42,6 +42,12 @@ _CONTENT: Mapping[str, tuple[str, tuple[type, ...], str]] = {
 }
 """Per operation the member that holds what the model is to read, and what it can be."""
 
+_TOKEN_CAPS: Mapping[str, tuple[str, ...]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+
 MEMBERS = frozenset(
     """
     access_programs audio background background_options best_of chat_template_kwargs context_management conversation
@@ -104,6 +110,9 @@ class OpenAI:
         if not call.wants_usage:
             body = _asking_for_usage(body, call.arguments)
         return body
+
+    def token_caps(self, call: AgentCall) -> Sequence[str]:
+        return _TOKEN_CAPS.get(call.operation, ())
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))

@@ -10,6 +10,7 @@ from routing.table import Arm, Route
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
+    from gateway.duties import Duties
     from gateway.identity import Agent
 
 
@@ -41,6 +42,10 @@ class Exchange:
     question: Question | None = field(default=None, repr=False)
     """As it was last put before the policy."""
     decision: Decision | None = None
+    asked: "list[tuple[Question, Decision | None]]" = field(default_factory=list, repr=False)
+    """Every question put before the policy, with its answer; None for none."""
+    duties: "Duties | None" = None
+    """What the policy demanded and was done; None where it demanded nothing."""
     approval: Any = None
     reservation: Any = None
     intended: bool = False

@@ -58,9 +58,17 @@ _STAYS = frozenset(
 """What belongs to the connection between us and the target, or to the operator's account there."""
 
 
-def onward(headers: Iterable[tuple[bytes, bytes]], credentials: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers that a target is sent: what it may know of the request, and what is true of every one."""
+def onward(
+    headers: Iterable[tuple[bytes, bytes]], credentials: Iterable[tuple[bytes, bytes]], demanded: Headers | None = None
+) -> Headers:
+    """The headers that a target is sent: what it may know of the request, and what is true of every one.
+
+    Those that the policy `demanded` stand in place of the agent's of the same name.
+    """
     kept = [line for line in headers if line[0] in _ONWARD or line[0].startswith(_ONWARD_PREFIX)]
+    if demanded:
+        names = {name for name, _ in demanded}
+        kept = [line for line in kept if line[0] not in names] + demanded
     kept.extend(_ALWAYS)
     kept.extend(credentials)
     return kept

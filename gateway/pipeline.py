@@ -19,6 +19,7 @@ from typing import Any
 from adapters import registry
 from adapters.base import Headers
 from adapters.errors import BodyTooLarge, MalformedCall
+from gateway import duties
 from gateway.assembly import Assembly
 from gateway.callids import CallIds
 from gateway.exchange import Exchange
@@ -36,6 +37,7 @@ from policies.decision import Decision, Effect
 from policies.document import Question
 from policies.engine import Engine
 from policies.errors import Denied, EngineUnavailable
+from policies.obligations import NONE
 from routing.errors import NoRoute
 
 log = logging.getLogger("weighbridge.pipeline")
@@ -48,6 +50,7 @@ _OWN_HEADERS = frozenset(
         b"authorization",
         b"x-api-key",
         b"x-weighbridge-session",
+        b"traceparent",
         b"content-length",
         b"content-encoding",
         b"anthropic-version",
@@ -145,7 +148,30 @@ class Pipeline:
         x.read_at = time.monotonic()
 
     async def decide(self, x: Exchange) -> None:
-        """The policy's answer. Raises Denied, Undecided, InputRefused, EngineUnavailable."""
+        """The policy's answer on what will be sent. Raises Denied, Undecided, InputRefused, EngineUnavailable.
+
+        Where the answer demands that the call be changed, it is changed and the policy asked again, until it is content
+        with the call as it stands.
+        """
+        for _ in range(duties.MOST_ROUNDS):
+            decision = await self.ask(x)
+            if decision.effect is Effect.DENY:
+                raise Denied(decision)
+            if decision.obligations is NONE and x.duties is None:
+                return
+            call = x.call
+            try:
+                x.call, x.duties = duties.fulfil(x, decision.obligations)
+            except duties.Unfulfilled as error:
+                x.decision = unmet(decision, str(error))
+                raise Denied(x.decision) from None
+            if x.call is call:
+                return
+        x.decision = unmet(decision, f"it still wants the call changed after {duties.MOST_ROUNDS} changes")
+        raise Denied(x.decision)
+
+    async def ask(self, x: Exchange) -> Decision:
+        """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable."""
         agent, call, engine = x.agent, x.call, self.engine
         assert agent is not None, "a call is identified before it is decided"
         assert call is not None, "a call is read before it is decided"
@@ -161,23 +187,27 @@ class Pipeline:
             x.session,
             call.body,
             call.arguments,
-            x.arrived_ns,
+            x.arrived_ns if x.approval is None else time.time_ns(),
             approval=x.approval.document if x.approval is not None else None,
         )
-        x.decision = decision = await engine.decide(question)
-        if decision.effect is Effect.DENY:
-            raise Denied(decision)
-        if decision.obligations:
-            # An obligation is a condition of the yes: one that nobody fulfils makes it a no.
-            x.decision = decision = unmet(decision)
-            raise Denied(decision)
+        x.decision = None
+        try:
+            x.decision = decision = await engine.decide(question)
+        finally:
+            x.asked.append((question, x.decision))
+        return decision
 
     async def hold(self, x: Exchange) -> None:
         """People's answer, where the policy wants one; then the policy's again. Raises ApprovalNeeded, Denied."""
         assert x.decision is not None, "a call is decided before it is held"
         x.approval = await self._approvals.answer(x.id, x.decision)
-        if x.approval is not None:
-            await self.decide(x)
+        if x.approval is None:
+            return
+        approved = x.call
+        await self.decide(x)
+        if x.call is not approved:
+            x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
+            raise Denied(x.decision)
 
     async def reserve(self, x: Exchange) -> None:
         """The money, before it is spent."""
@@ -193,7 +223,8 @@ class Pipeline:
         """Route and arm. Raises NoRoute."""
         call = x.call
         assert call is not None, "a call is read before it is routed"
-        x.route = x.assembly.table.match(call.target)
+        forced = x.duties.route if x.duties is not None else None
+        x.route = forced or x.assembly.table.match(call.target)
         x.arm = x.route.choose(call.protocol, call.operation, self._chance())
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
@@ -277,10 +308,9 @@ def _length(value: bytes) -> int:
     return int(digits) if digits else 0
 
 
-def unmet(decision: Decision) -> Decision:
+def unmet(decision: Decision, why: str) -> Decision:
     """The refusal that an allowance becomes when its obligations cannot be fulfilled."""
-    names = ", ".join(sorted(decision.obligations.facts()))
-    text = f"The policy allows this only with obligations that this gateway cannot fulfil yet: {names}."
+    text = f"The policy allows this only with obligations that cannot be fulfilled: {why}."
     return dataclasses.replace(decision, effect=Effect.DENY, explanation=text)
 
 

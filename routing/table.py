@@ -44,6 +44,10 @@ class Route:
             return arms[0]
         return arms[bisect.bisect_right(bounds, chance * bounds[-1], hi=len(arms) - 1)]
 
+    def serves(self, protocol: str, operation: str) -> bool:
+        """Whether any arm that can be chosen serves this operation."""
+        return bool(self._wheel(protocol, operation)[0])
+
     def speaks(self, protocol: str) -> bool:
         """Whether any arm that can be chosen serves something of `protocol`."""
         return any(arm.weight > 0 and protocol in arm.target.kind.operations for arm in self.arms)
@@ -78,6 +82,10 @@ class Table:
         if best == len(self.routes):
             raise NoRoute(f"No route serves the model {model!r}.")
         return self.routes[best]
+
+    def named(self, name: str) -> Route | None:
+        """The route that the operator calls so."""
+        return next((route for route in self.routes if route.name == name), None)
 
     def names(self, protocol: str) -> list[str]:
         """The models that `protocol` can ask for by name, in route order: those with a wildcard have none."""
