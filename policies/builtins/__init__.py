@@ -1,7 +1,7 @@
 """The builtins that are ours: what a policy may call is the interpreter's builtins and these tables, and no FORBIDDEN.
 
 arguments       how arguments are judged before any work is done
-texts           texts, numbers, arrays; networks: CIDRs; digests: crypto.md5 .. crypto.hmac
+texts           texts, numbers, arrays; networks: CIDRs; uris: URIs; digests: crypto.md5 .. crypto.hmac
 keys            PEM and JWK; tokens: io.jwt; certificates: crypto.x509
 
 Nothing can interrupt an evaluation, so each has a bound on its cost; beyond it, or given what it does not take, it
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from policies.builtins import certificates, digests, keys, networks, texts, tokens
+from policies.builtins import certificates, digests, keys, networks, texts, tokens, uris
 
 Builtin = tuple[int, Callable[..., Any]]
 """How many arguments it takes, and what answers."""
@@ -36,6 +36,8 @@ SUPPLIED: Final[Mapping[str, Builtin]] = {
     "net.cidr_intersects": (2, networks.cidr_intersects),
     "net.cidr_contains_matches": (2, networks.cidr_contains_matches),
     "net.cidr_merge": (1, networks.cidr_merge),
+    "uri.parse": (1, uris.uri_parse),
+    "uri.is_valid": (1, uris.uri_is_valid),
     **{f"crypto.{algorithm}": (1, digests.digest(algorithm)) for algorithm in ("md5", "sha1", "sha256")},
     **{f"crypto.hmac.{algorithm}": (2, digests.keyed(algorithm)) for algorithm in ("md5", "sha1", "sha256", "sha512")},
     "crypto.hmac.equal": (2, digests.equal),
