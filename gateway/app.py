@@ -16,6 +16,7 @@ from config.settings import PolicySettings, Settings
 from config.watch import changes
 from gateway.assembly import assemble, retired
 from gateway.ledger import FileLedger
+from gateway.opa import OpaLine
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
 from gateway.trial import Trial
@@ -127,6 +128,9 @@ class App:
             await self.trial.close()
         self.ledger.close()
         # An engine has to end in the thread that made it; the garbage collector may run in any.
+        for engine in (self.engine, self.trial.on_trial if self.trial is not None else None):
+            if engine is not None:
+                await engine.retire()
         self.pipeline.engine = self.pipeline.trial = self.engine = self.trial = None
 
     async def reload_config(self, who: str) -> None:
@@ -208,7 +212,7 @@ class App:
 
     async def _loaded(self, what: str, who: str, reload: Reload, settings: PolicySettings) -> Engine | None:
         try:
-            return await policy.load(settings)
+            return await policy.load(settings, opa=OpaLine)
         except PolicyError as error:
             self._refused(what, who, reload, [str(problem) for problem in error.problems])
         except Exception as error:

@@ -16,10 +16,12 @@ from typing import Any
 
 from config.errors import ConfigError
 from config.load import Loaded
+from config.settings import PolicySettings
 from gateway import policy_commands, trial_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME, Reader
 from gateway.logs import configure, printable
+from gateway.opa import OpaLine
 from gateway.supervise import AddressUnavailable, Supervisor
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from policies import load as policy
@@ -83,7 +85,7 @@ def check(given: argparse.Namespace) -> int:
     else:
         warnings = [str(warning) for warning in loaded.warnings]
         try:
-            asyncio.run(policy.load(loaded.settings.policy))
+            warnings += asyncio.run(_undecided(loaded.settings.policy))
         except PolicyError as error:
             mistakes = [str(problem) for problem in error.problems]
         warnings += asyncio.run(_unreachable(loaded))
@@ -97,6 +99,14 @@ def check(given: argparse.Namespace) -> int:
     if not mistakes:
         print(printable(f"ok       {given.config}"))
     return MISTAKEN if mistakes else OK
+
+
+async def _undecided(settings: PolicySettings) -> list[str]:
+    """Loads the policies. What keeps a loaded one from deciding is a warning, too. Raises PolicyError."""
+    engine = await policy.load(settings, opa=OpaLine)
+    failure = engine.failure
+    await engine.retire()
+    return [f"policy: {failure}."] if failure is not None else []
 
 
 async def _unreachable(loaded: Loaded) -> list[str]:
