@@ -112,13 +112,13 @@ def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Duties]:
     if call.endpoint.answered_here:  # nothing of it is sent anywhere
         return call, Duties(before.edited, headers, route, sampled)
     body, edited = _edited(obligations, call, x.adapter)
-    if body is not call.body:
-        call = _read_again(call, body, x.adapter)
+    if body == call.body:  # perhaps because one edit undid another
+        return call, Duties(before.edited, headers, route, sampled)
     edited = {
         name: tuple(dict.fromkeys((*before.edited.get(name, ()), *edited.get(name, ()))))
         for name in (*before.edited, *edited)
     }
-    return call, Duties(edited, headers, route, sampled)
+    return _read_again(call, body, x.adapter), Duties(edited, headers, route, sampled)
 
 
 def _edited(obligations: Obligations, call: AgentCall, adapter: Adapter) -> tuple[bytes, dict[str, tuple[str, ...]]]:
