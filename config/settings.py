@@ -386,6 +386,11 @@ class PolicySettings(Section):
         default=None,
         description="A policy set on trial: compared with the one that decides, and promoted when it is good.",
     )
+    reuse: bool = Field(
+        default=True,
+        description="Whether a decision is used again for a call in which all that the policy reads is the same; for "
+        "`engine: embedded`.",
+    )
     watchdog: Seconds = Field(
         default=5.0, gt=0, description="A decision that takes more processor time than this ends the worker process."
     )

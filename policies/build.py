@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import orjson
+
 from policies.embedded import STOPS, EmbeddedEngine
 from policies.engine import ENTRY
 from policies.errors import PolicyError
 from policies.interpreter import Clock, Interpreter, create, problem
 from policies.pack import Packed, pack
+from policies.reads import Reads, analyse
 from policies.sources import Sources
 
 RUNG: Final = 512 * 1024
@@ -18,9 +21,10 @@ WIDEST: Final = 20_000
 """Keys of an object that is copied for a rung; more take longer than what the rung is to save."""
 
 
-async def build(policies: Packed | Sources) -> EmbeddedEngine:
+async def build(policies: Packed | Sources, reads: Reads | None = None, *, reuse: bool = True) -> EmbeddedEngine:
     """An engine for these policies, warmed. They must have been proven: what kills an interpreter kills this process.
 
+    `reads` is what they read, found out here where it is not given; `reuse` whether decisions may be used again.
     Gives way to other work between modules and slices of data. Raises PolicyError.
     """
     packed = pack(policies) if isinstance(policies, Sources) else policies
@@ -46,7 +50,9 @@ async def build(policies: Packed | Sources) -> EmbeddedEngine:
             since = 0
         await asyncio.sleep(0)
     warm(base)
-    return EmbeddedEngine(base, clock, packed.revision, rungs)
+    if reads is None:
+        reads = analyse(orjson.loads(base.get_ast_as_json()))
+    return EmbeddedEngine(base, clock, packed.revision, rungs, reads=reads, reuse=reuse)
 
 
 def warm(base: Interpreter) -> None:

@@ -93,21 +93,26 @@ def render(
         b'{"agent":',
         agent,
         _protocol(kind, protocol, target != ""),
-        _quoted(target) if target else b"",
+        quoted(target) if target else b"",
         b',"operation":',
-        _quoted(operation),
+        quoted(operation),
     ]
     if stream is not None:
         parts.append(b',"stream":true' if stream else b',"stream":false')
     if session is not None:
-        parts += (b',"session":', _json(session))
+        parts += (b',"session":', json_text(session))
     parts += (b',"arguments":', arguments or b"{}", b"}")
     if budgets is not None:
         parts += (b',"budgets":', budgets)
     if approval is not None:
         parts += (b',"approval":', approval)
-    parts.append(b',"time":{"unix_ns":%d,"utc":"%s"}}' % (now_ns, _utc(now_ns // 1_000_000_000)))
+    parts += (time_member(now_ns), b"}")
     return b"".join(parts)
+
+
+def time_member(now_ns: int) -> bytes:
+    """The input's `time`, with its name and a comma before, at `now_ns` (Unix nanoseconds)."""
+    return b',"time":{"unix_ns":%d,"utc":"%s"}' % (now_ns, _utc(now_ns // 1_000_000_000))
 
 
 @lru_cache(maxsize=64)
@@ -116,17 +121,19 @@ def _protocol(kind: str, protocol: str, targeted: bool) -> bytes:
     return b',"call":{"kind":%s,"protocol":%s%s' % (orjson.dumps(kind), orjson.dumps(protocol), target)
 
 
-def _quoted(text: str) -> bytes:
+def quoted(text: str) -> bytes:
+    """A text as JSON, remembered where it is likely to come again. Raises InputRefused."""
     # Models and operations repeat; what is long was chosen by the caller and would only fill the cache.
-    return _remembered(text) if len(text) <= _LONGEST_CACHED else _json(text)
+    return _remembered(text) if len(text) <= _LONGEST_CACHED else json_text(text)
 
 
 @lru_cache(maxsize=1024)
 def _remembered(text: str) -> bytes:
-    return _json(text)
+    return json_text(text)
 
 
-def _json(text: str) -> bytes:
+def json_text(text: str) -> bytes:
+    """A text as JSON. Raises InputRefused for what UTF-8 cannot hold."""
     try:
         return orjson.dumps(text)
     except TypeError:

@@ -30,7 +30,7 @@ async def load(settings: PolicySettings, *, opa: Callable[[OpaSettings], Line] |
 async def _embedded(settings: PolicySettings) -> Engine:
     """Holds the event loop up for a few milliseconds at a time."""
     proof = await prove(settings.paths, settings.prove_timeout)
-    return await build(proof.packed)
+    return await build(proof.packed, proof.reads, reuse=settings.reuse)
 
 
 async def _asking(settings: OpaSettings, opa: Callable[[OpaSettings], Line]) -> Engine:

@@ -18,6 +18,7 @@ from policies.errors import PolicyError, Problem, Undecided
 from policies.interpreter import Clock, Interpreter, builtins, create, problem
 from policies.lint import lint
 from policies.pack import Packed, describe, pack, slices, texts, unpack
+from policies.reads import Reads, analyse
 from policies.sources import Sources
 
 PROBLEMS: Final = ".".join((*ENTRY.split(".")[:-1], "problems"))
@@ -28,9 +29,11 @@ _MOST_PROBLEMS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """These policies answered: what was proven, and processor seconds per sample call, by the sample's name."""
+    """These policies answered: what was proven, what it reads, and processor seconds per sample call, by the sample's
+    name."""
 
     packed: Packed
+    reads: Reads
     seconds: Mapping[str, float]
 
 
@@ -59,8 +62,9 @@ async def prove(
         problem = Problem(file, None, f"the proof of the policy {told.failure} {doing}", remedy)
         raise PolicyError([problem], transient=told.transient)
     (described,) = (line["proven"] for line in told.lines if "proven" in line)
+    (reads,) = (line["reads"] for line in told.lines if "reads" in line)
     seconds = {line["sample"]: line["seconds"] for line in told.lines if "sample" in line}
-    return Proof(unpack(described, told.texts), seconds)
+    return Proof(unpack(described, told.texts), Reads.from_json(reads), seconds)
 
 
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -109,10 +113,12 @@ def _judged(sources: Sources) -> Iterator[Problem]:
         return
     file = sources.modules[0].name
     child.answer({"at": (file, "the policies were checked")})
-    found = lint(orjson.loads(base.get_ast_as_json()), sources.data, builtins())[:_MOST_PROBLEMS]
+    trees = orjson.loads(base.get_ast_as_json())
+    found = lint(trees, sources.data, builtins())[:_MOST_PROBLEMS]
     yield from found
     if found:
         return
+    child.answer({"reads": analyse(trees).as_json()})
     child.answer({"at": (file, "the data was read")})
     for text in slices(sources.data):
         base.add_data_json(text)
