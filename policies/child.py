@@ -1,7 +1,8 @@
 """A child process that reads and interprets policies before this one does: what they can break is then not the gateway.
 
-The child gets its work as JSON on standard input, limits itself, and answers in frames on standard output: a letter, a
-length (four bytes, the most significant first), and a JSON object (`j`) or a text (`t`) of so many bytes.
+The child gets its work on standard input, a line of JSON and then the bytes of bundles, limits itself, and answers in
+frames on standard output: a letter, a length (four bytes, the most significant first), and a JSON object (`j`) or a
+text (`t`) of so many bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from policies.errors import PolicyError
-from policies.sources import ALL_DATA, Module, Sources, read
+from policies.sources import ALL_DATA, Fetched, Module, Places, Sources, read
+
+if TYPE_CHECKING:
+    from policies.signatures import Key
 
 _ROOT: Final = str(Path(__file__).resolve().parent.parent)
 _ENVIRONMENT: Final = {
@@ -39,8 +43,8 @@ _MOST_ANSWERED: Final = 256 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
 _HEAD: Final = struct.Struct(">cI")
 
-Origin = Sequence[str | os.PathLike[str]] | Sources
-"""What a child is about: paths that it reads itself, or what was read before."""
+Origin = Sequence[str | os.PathLike[str]] | Places | Sources
+"""What a child is about: paths and more that it reads itself, or what was read before."""
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ async def run(module: str, origin: Origin, seconds: float) -> Answer:
 
     It has READING seconds to read, and then `seconds` for its work. Raises OSError when no child can be started.
     """
-    work = _work(origin, seconds)
+    work, fetched = _work(origin, seconds)
     code = f"import sys; sys.path.append({_ROOT!r}); from policies.{module} import main; main()"
     spent = _spent_by_children()
     process = await asyncio.create_subprocess_exec(
@@ -80,7 +84,7 @@ async def run(module: str, origin: Origin, seconds: float) -> Answer:
     allowed = READING
     try:
         async with asyncio.timeout(READING) as limit:
-            feeding = asyncio.ensure_future(_feed(process, work))
+            feeding = asyncio.ensure_future(_feed(process, work, fetched))
             try:
                 async for line in _listen(process, answer):
                     if "began" in line:
@@ -112,7 +116,8 @@ def place(origin: Origin) -> str:
     """What to name when the child cannot tell where it was."""
     if isinstance(origin, Sources):
         return origin.modules[0].name
-    return str(origin[0]) if origin else "policy"
+    named = [*origin.paths, *(each.name for each in origin.fetched)] if isinstance(origin, Places) else origin
+    return str(named[0]) if named else "policy"
 
 
 def _spent_by_children() -> float:
@@ -120,17 +125,27 @@ def _spent_by_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _work(origin: Origin, seconds: float) -> bytes:
+def _work(origin: Origin, seconds: float) -> tuple[bytes, Sequence[bytes]]:
     if isinstance(origin, Sources):
-        return orjson.dumps({"seconds": seconds, "sources": origin})
-    return orjson.dumps({"seconds": seconds, "paths": [os.fsencode(path).hex() for path in origin]})
+        return orjson.dumps({"seconds": seconds, "sources": origin}), ()
+    places = origin if isinstance(origin, Places) else Places(tuple(origin))
+    header = {
+        "seconds": seconds,
+        "paths": [os.fsencode(path).hex() for path in places.paths],
+        # Secrets of keys go through this pipe and nowhere else.
+        "keys": places.keys,
+        "fetched": [(each.name, len(each.content)) for each in places.fetched],
+    }
+    return orjson.dumps(header), [each.content for each in places.fetched]
 
 
-async def _feed(process: asyncio.subprocess.Process, work: bytes) -> None:
+async def _feed(process: asyncio.subprocess.Process, work: bytes, fetched: Sequence[bytes]) -> None:
     assert process.stdin is not None, "the child was made with a pipe"
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(work)
-        await process.stdin.drain()
+        for content in (work, b"\n", *fetched):
+            for start in range(0, len(content), _CHUNK):
+                process.stdin.write(content[start : start + _CHUNK])
+                await process.stdin.drain()
         process.stdin.close()
         await process.stdin.wait_closed()
 
@@ -169,7 +184,8 @@ def receive() -> Sources:
     """In the child: takes on the limits and reads what the work is about. What is wrong with it is answered, and then
     the child ends.
     """
-    work = orjson.loads(sys.stdin.buffer.read())
+    line, _, fetched = sys.stdin.buffer.read().partition(b"\n")
+    work = orjson.loads(line)
     # Where memory is short, let it be this process that is ended.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -183,10 +199,10 @@ def receive() -> Sources:
         sources = _sources(work["sources"])
     else:
         _limit(ALL_DATA, READING)
-        paths = [os.fsdecode(bytes.fromhex(path)) for path in work["paths"]]
-        answer({"at": (paths[0] if paths else "policy", "its files were read")})
+        places = _places(work, fetched)
+        answer({"at": (place(places), "its files were read")})
         try:
-            sources = read(paths)
+            sources = read(places.paths, places.keys, places.fetched)
         except PolicyError as error:
             for problem in error.problems:
                 answer({"problem": problem})
@@ -206,9 +222,22 @@ def _limit(data: int, seconds: float) -> None:
         resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
+def _places(work: dict[str, Any], content: bytes) -> Places:
+    keys: tuple[Key, ...] = ()
+    if work["keys"]:
+        from policies import signatures  # imports cryptography, which takes 40 ms
+
+        keys = tuple(signatures.Key(**each) for each in work["keys"])
+    fetched = []
+    for name, size in work["fetched"]:
+        fetched.append(Fetched(name, content[:size]))
+        content = content[size:]
+    return Places(tuple(os.fsdecode(bytes.fromhex(path)) for path in work["paths"]), keys, tuple(fetched))
+
+
 def _sources(given: dict[str, Any]) -> Sources:
     modules, tests = (tuple(Module(**each) for each in given[key]) for key in ("modules", "tests"))
-    return Sources(modules, tests, given["data"], given["revision"], tuple(given["files"]))
+    return Sources(modules, tests, given["data"], given["revision"], tuple(given["files"]), given["bundles"])
 
 
 def answer(line: dict[str, Any]) -> None:

@@ -62,6 +62,15 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where policies are to be read from, and the keys that all of them have to be signed with, if there are any."""
+
+    paths: tuple[str | os.PathLike[str], ...]
+    keys: tuple[Key, ...] = ()
+    fetched: tuple[Fetched, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     file: Path
     name: str
