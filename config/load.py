@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +77,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
     folder = path.absolute().parent
     files = frozenset({path.absolute()})
     try:
-        with path.open("rb") as stream:
-            content = stream.read(document.LARGEST + 1)
+        content = _content(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a usable path"
         raise ConfigError([Mistake(path, 1, 1, "", f"cannot be read: {reason}", "Name a file.")], files) from None
@@ -312,6 +313,15 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
         if len(weights) > 1 and all(isinstance(weight, int | float) for weight in weights) and sum(weights) != 100:
             message = f"the weights add up to {sum(weights):g}, not 100; each is a share of that sum"
             yield (*path, "arms"), message, "Make them add up to 100."
+
+
+def _content(path: Path) -> bytes:
+    """At most a byte more than a configuration may have. Raises OSError, ValueError."""
+    # A named pipe in the file's place must not make a running gateway wait for someone to write into it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return stream.read(document.LARGEST + 1)
 
 
 def _fault(read: Document, path: document.Path, message: str, remedy: str) -> Fault:

@@ -447,6 +447,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
             load(path)
 
 
+def test_a_named_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: not a regular file"):
+        load(tmp_path / "w.yaml")
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert load(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode()), ENVIRON).warnings == []
 
