@@ -122,6 +122,7 @@ _KINDS: Final[dict[Any, str]] = {
     settings.Pointer: "JSON pointer",
     settings.Text: "text",
     Secret: "secret",
+    bool: "true or false",
     int: "whole number",
     str: "text",
 }
