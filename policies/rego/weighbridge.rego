@@ -1,6 +1,9 @@
 # May this call happen? Every agent has an envelope, `data.envelopes[agent]`: what it may use, and how (docs/policy.md).
 # What an envelope does not grant is refused; what it grants at high risk waits for people, unless the agent's autonomy
 # tier is 3 or more.
+#
+# A body about one kind of call begins by asking for it, and parameters are named rather than computed where they can be:
+# so it shows that prompts are never read, and decisions on calls to models are made once and used again.
 package weighbridge
 
 import rego.v1
@@ -72,8 +75,10 @@ grant := {} if {
 	some pattern in envelope.model_patterns
 	glob.match(pattern, null, input.call.target)
 } else := found if {
+	input.call.kind != "llm"
 	found := operations[input.call.operation]
 } else := found if {
+	input.call.kind != "llm"
 	found := operations["*"]
 }
 
@@ -139,17 +144,25 @@ instead := concat("", ["Use one of: ", concat(", ", array.concat(
 violations := found if {
 	input.call.kind == "llm"
 	found := too_long
-} else := broken
+} else := found if {
+	input.call.kind != "llm"
+	found := broken
+}
 
 # --- the length of answers, whichever of its names the protocol uses -----------------------------------------------
 
 too_long := [concat("", ["Set ", field, " to at most ", format_int(limit, 10), "."]) |
 	limit := object.get(grant, "max_output_tokens", object.get(envelope, "max_output_tokens", null))
 	limit != null
-	some field in ["max_tokens", "max_completion_tokens", "max_output_tokens"]
-	asked := input.call.arguments[field]
+	some [field, asked] in lengths
 	asked != null
 	not at_most(asked, limit)
+]
+
+lengths := [
+	["max_tokens", object.get(input.call, ["arguments", "max_tokens"], null)],
+	["max_completion_tokens", object.get(input.call, ["arguments", "max_completion_tokens"], null)],
+	["max_output_tokens", object.get(input.call, ["arguments", "max_output_tokens"], null)],
 ]
 
 # --- the parameters of tools: each kind of constraint is an object {parameter: limit} ------------------------------
