@@ -11,6 +11,7 @@ from policies.builtins.arguments import text
 
 MOST_NETWORKS: Final = 2_000
 MOST_PAIRS: Final = 10_000
+MOST_ADDRESSES: Final = 4_096
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -46,6 +47,15 @@ def cidr_merge(networks: Any) -> set[str]:
     fours = [each for each in found if isinstance(each, ipaddress.IPv4Network)]
     sixes = [each for each in found if isinstance(each, ipaddress.IPv6Network)]
     return {str(each) for each in (*ipaddress.collapse_addresses(fours), *ipaddress.collapse_addresses(sixes))}
+
+
+def cidr_expand(cidr: Any) -> set[str]:
+    """All addresses of a network of at most MOST_ADDRESSES."""
+    text("net.cidr_expand", cidr)
+    network = _network("net.cidr_expand", cidr)
+    if network.num_addresses > MOST_ADDRESSES:
+        raise ValueError(f"net.cidr_expand gives at most {MOST_ADDRESSES} addresses; use net.cidr_contains")
+    return {str(address) for address in network}
 
 
 def _contains(network: Network, part: Network) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any, Final
 
 from policies.builtins.arguments import LONGEST_TEXT, text, whole
@@ -52,11 +53,10 @@ def strings_replace_n(patterns: Any, searched: Any) -> str:
     # At each place of the text the first pattern that fits wins; what was put in is not looked at again.
     text("strings.replace_n", searched, *patterns, *patterns.values())
     ordered = sorted(patterns.items())
-    if not all(patterns):
-        raise ValueError("strings.replace_n takes an object of texts, its keys not empty")
     if not ordered:
         return str(searched)
-    if len(searched) * max(1, *(len(new) for _, new in ordered)) > LONGEST_TEXT:
+    # An empty pattern fits before every character and at the end, besides what fits there.
+    if len(searched) + (len(searched) + 1) * max(len(new) for _, new in ordered) > 2 * LONGEST_TEXT:
         raise ValueError(f"strings.replace_n gives at most {LONGEST_TEXT} characters")
     return re.sub("|".join(re.escape(old) for old, _ in ordered), lambda found: patterns[found[0]], searched)
 
@@ -153,3 +153,47 @@ def _unit(glob: str, at: int) -> tuple[int, _Ranges]:
 
 _UNIT: Final = re.compile(r"\\.|\[(?P<set>(?:(?:\\.|[^\]\\-])(?:-(?:\\.|[^\]\\-]))?)*)\]|[^\[\]*+\\]", re.DOTALL)
 _RANGE: Final = re.compile(r"(?P<low>\\.|[^\\])(?:-(?P<high>\\.|[^\\]))?", re.DOTALL)
+
+
+_AMOUNT: Final = re.compile(r"(?P<number>[-+]?[0-9.]+(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?)(?P<unit>[A-Za-z]*)", re.ASCII)
+_DECIMAL: Final = {letter: 1000 ** (power + 1) for power, letter in enumerate("kmgtpe")}
+_BINARY: Final = {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("kmgtpe")}
+_BYTES: Final = {"": 1} | _DECIMAL | _BINARY | {f"{unit}b": size for unit, size in (_DECIMAL | _BINARY).items()}
+LONGEST_AMOUNT: Final = 64
+LARGEST_AMOUNT: Final = 2**64
+
+
+def units_parse(amount: Any) -> int | float:
+    """A number with a decimal (`k`, `M`, ..) or binary (`Ki`, `Mi`, ..) unit; `m` is a thousandth, `M` a million."""
+    number, unit = _amount("units.parse", amount)
+    if unit == "m":
+        return _numeral("units.parse", number / 1000)
+    factor = (_DECIMAL | _BINARY | {"": 1}).get(unit.lower())
+    if factor is None:
+        raise ValueError("units.parse was given a unit it does not know")
+    return _numeral("units.parse", number * factor)
+
+
+def units_parse_bytes(amount: Any) -> int:
+    """A number of bytes with a decimal (`kB`, `MB`, ..) or binary (`KiB`, `MiB`, ..) unit, cut to a whole number."""
+    number, unit = _amount("units.parse_bytes", amount)
+    factor = _BYTES.get(unit.lower())
+    if factor is None:
+        raise ValueError("units.parse_bytes was given a unit it does not know")
+    return int(_numeral("units.parse_bytes", Fraction(int(number * factor))))
+
+
+def _amount(builtin: str, amount: Any) -> tuple[Fraction, str]:
+    text(builtin, amount, longest=LONGEST_AMOUNT)
+    found = _AMOUNT.fullmatch(amount.replace('"', ""))
+    digits = found["number"] if found else ""
+    if not found or digits.lower().partition("e")[0].count(".") > 1 or not digits.strip("+-."):
+        raise ValueError(f"{builtin} takes a number and a unit such as 10Mi, its exponent of at most two digits")
+    return Fraction(digits.rstrip(".")), found["unit"]
+
+
+def _numeral(builtin: str, number: Fraction) -> int | float:
+    """Whole numbers exactly, others to ten places."""
+    if abs(number) >= LARGEST_AMOUNT:
+        raise ValueError(f"{builtin} gives numbers below 2^64, beyond which they are not exact")
+    return int(number) if number.denominator == 1 else float(round(number, 10))
