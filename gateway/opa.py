@@ -44,13 +44,13 @@ class OpaLine:
                     pieces.append(piece)
                     size += len(piece)
                     if size > most:
-                        raise unavailable(f"its answer is longer than {most} bytes")
+                        raise unavailable(f"OPA's answer is longer than {most} bytes")
                     if reply.complete:
                         break
             finally:
                 reply.close()
         except CarrierError as error:
-            raise unavailable(str(error)) from None
+            raise unavailable(f"OPA at {error}") from None
         except SecretMissing as missing:
             raise unavailable(f"policy.opa.token ({missing.reference}) {missing.reason}") from None
         return Reply(reply.status, b"".join(pieces))

@@ -43,7 +43,7 @@ _MOST_JUDGED: Final = 64
 _MOST_PROBLEMS: Final = 20
 _LONGEST_DETAIL: Final = 500
 
-_NOT_YET: Final = "it has not answered yet"
+_NOT_YET: Final = "OPA has not answered yet"
 
 
 def unavailable(why: str) -> EngineUnavailable:
@@ -106,7 +106,7 @@ class OpaEngine:
     def failure(self) -> str | None:
         """See `policies.engine.Engine`."""
         if self._down is not None:
-            return f"OPA cannot be asked: {self._down}"
+            return self._down
         return self._judged.get(self.revision)
 
     async def begin(self) -> None:
@@ -130,7 +130,7 @@ class OpaEngine:
                 if revision not in self._judged:
                     await asyncio.shield(self._looking())
         except TimeoutError:
-            late = f"no answer within {self._timeout:g} s"
+            late = f"OPA gave no answer within {self._timeout:g} s"
             self._fell(late)
             raise unavailable(late) from None
         finally:
@@ -138,7 +138,7 @@ class OpaEngine:
             if not self._under_way:
                 self._idle.set()
         if revision not in self._judged:
-            raise unavailable(self.failure or "its policies change faster than they can be judged")
+            raise unavailable(self.failure or "the policies on the OPA server change faster than they can be judged")
         self.revision = revision
         wrong = self._judged[revision]
         if wrong is not None:
@@ -178,13 +178,13 @@ class OpaEngine:
             self._rose()
             raise Undecided(detail)
         advice = "; see policy.opa.token" if reply.status in (401, 403) else ""
-        refusal = f"it answers {reply.status} {detail}".rstrip() + advice
+        refusal = f"OPA answers {reply.status} {detail}".rstrip() + advice
         self._fell(refusal)
         raise unavailable(refusal)
 
     def _fell(self, why: str) -> None:
         if self._down in (None, _NOT_YET):
-            log.warning("OPA cannot be asked, so calls are refused: %s", why)
+            log.warning("calls are refused: %s", why)
         self._down = why
 
     def _rose(self) -> None:
@@ -214,7 +214,7 @@ class OpaEngine:
             async with asyncio.timeout(_LOOK_PATIENCE):
                 await self._judge_now()
         except TimeoutError:
-            self._fell(f"looking at its policies takes more than {_LOOK_PATIENCE:g} s")
+            self._fell(f"OPA took more than {_LOOK_PATIENCE:g} s to tell what it decides by")
         except EngineUnavailable as error:
             self._fell(error.internal)
         finally:
@@ -236,7 +236,7 @@ class OpaEngine:
 
     def _note(self, revision: str, wrong: str | None) -> None:
         if wrong is not None and self._judged.get(revision) != wrong:
-            log.error("the policy on the OPA server is not fit for use, so calls are refused: %s", wrong)
+            log.error("the policy on the OPA server is not fit for use, calls are refused: %s", wrong)
         if revision != self.revision:
             log.info("policy %s decides", revision[:12])
         if len(self._judged) >= _MOST_JUDGED:
@@ -298,7 +298,7 @@ def _parsed(reply: Reply) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         answer = None
     if not isinstance(answer, dict):
-        raise unavailable(f"it answers {reply.status} with something that is not OPA's JSON")
+        raise unavailable(f"OPA answers {reply.status} with something that is not OPA's JSON")
     return answer
 
 
@@ -355,7 +355,7 @@ def _named(answer: Mapping[str, Any]) -> bool:
 def _read_listing(reply: Reply) -> tuple[str, bool]:
     policies = _parsed(reply).get("result") if reply.status == 200 else None
     if not isinstance(policies, list):
-        raise unavailable(f"it answers {reply.status} when asked for its policies")
+        raise unavailable(f"OPA answers {reply.status} when asked for its policies")
     texts = []
     present = False
     for policy in policies:

@@ -79,8 +79,10 @@ class Authority:
 
     def trust(self) -> ssl.SSLContext:
         """What a client that trusts this authority connects with."""
-        pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-        return ssl.create_default_context(cadata=pem)
+        return ssl.create_default_context(cadata=self.pem())
+
+    def pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
