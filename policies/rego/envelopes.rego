@@ -78,7 +78,7 @@ fault_within(fields, granted) := "is not an object" if {
 } else := concat("; ", wrong) if {
 	wrong := [concat(": ", [field, fault(fields, field)]) |
 		some field, value in granted
-		not holds(fields[field], value)
+		not holds(object.get(fields, field, "unknown"), value)
 	]
 	count(wrong) > 0
 }
