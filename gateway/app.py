@@ -1,6 +1,8 @@
 """The composition root: settings become rooms, rooms become the pipeline, and edits become the next decision."""
 
 import asyncio
+import contextlib
+import hashlib
 import logging
 import time
 import traceback
@@ -12,7 +14,7 @@ from typing import Self
 
 from config.errors import ConfigError, SecretMissing
 from config.load import Loaded, load
-from config.settings import PolicySettings, Settings
+from config.settings import BundleSettings, PolicySettings, Settings
 from config.watch import changes
 from gateway.assembly import assemble, retired
 from gateway.ledger import FileLedger
@@ -25,6 +27,8 @@ from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
 from policies.engine import Engine
 from policies.errors import PolicyError
+from policies.fetch import news
+from policies.sources import Fetched
 
 log = logging.getLogger("weighbridge.app")
 
@@ -78,6 +82,9 @@ class App:
         self._lock = asyncio.Lock()
         self._stop = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._fetched: Fetched | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._keys = _digest_of_keys(loaded.settings.policy)
         assembly = assemble(loaded.settings)
         self.ledger = FileLedger(loaded.settings.ledger.path)
         self.pipeline = Pipeline(
@@ -110,7 +117,8 @@ class App:
 
     async def __aenter__(self) -> Self:
         self._begin_trial()
-        await self.reload_policy("start")
+        if not await self._ask_for_bundles():
+            await self.reload_policy("start")
         await self.reload_shadow("start")
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self
@@ -119,6 +127,7 @@ class App:
         self._stop.set()
         if self._watch is not None:
             await asyncio.wait([self._watch])
+        await self._stop_asking()
         try:
             async with asyncio.timeout(_CLOSING):
                 await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
@@ -173,7 +182,10 @@ class App:
                 self.trial.replace(configured=self.engine, on_trial=shadow)
             elif shadow is not None:
                 await shadow.retire()
-        if _without_shadow(before) != _without_shadow(after):
+        keys, self._keys = self._keys, _digest_of_keys(after)
+        moved = (before.bundle, before.engine) != (after.bundle, after.engine)
+        coming = moved and await self._ask_for_bundles()
+        if not coming and (_without_shadow(before) != _without_shadow(after) or keys != self._keys):
             await self.reload_policy(who)
         if _shadow_paths(before) != _shadow_paths(after):
             await self.reload_shadow(who)
@@ -198,7 +210,9 @@ class App:
             shadow = self.settings.policy.shadow
             if shadow is None or self.trial is None:
                 return
-            settings = self.settings.policy.model_copy(update={"engine": "embedded", "paths": shadow.paths})
+            settings = self.settings.policy.model_copy(
+                update={"engine": "embedded", "paths": shadow.paths, "bundle": None}
+            )
             engine = await self._loaded("shadow policy", who, self.shadow, settings)
             if engine is None:
                 return
@@ -210,9 +224,34 @@ class App:
             if before is not None:
                 await before.retire()
 
+    async def _ask_for_bundles(self) -> bool:
+        """Begins to ask the server that the settings name; True when there is one, and its bundle will be loaded."""
+        await self._stop_asking()
+        settings = self.settings.policy
+        if settings.bundle is None or settings.engine != "embedded":
+            return False
+        self._hearing = asyncio.create_task(self._hear(settings.bundle), name="bundles from a server")
+        return True
+
+    async def _stop_asking(self) -> None:
+        hearing, self._hearing, self._fetched = self._hearing, None, None
+        if hearing is not None:
+            hearing.cancel()
+            await asyncio.wait([hearing])
+
+    async def _hear(self, settings: BundleSettings) -> None:
+        """Loads every new bundle. What goes wrong on the way is told once, until something else does."""
+        async with aclosing(news(settings)) as heard:
+            async for said in heard:
+                if isinstance(said, Fetched):
+                    self._fetched = said
+                    await self.reload_policy("bundle server")
+                elif said is not None and self.policy.errors != (str(said),):
+                    self._refused("policy", "bundle server", self.policy, [str(said)])
+
     async def _loaded(self, what: str, who: str, reload: Reload, settings: PolicySettings) -> Engine | None:
         try:
-            return await policy.load(settings, opa=OpaLine)
+            return await policy.load(settings, opa=OpaLine, fetched=self._fetched if settings.bundle else None)
         except PolicyError as error:
             self._refused(what, who, reload, [str(problem) for problem in error.problems])
         except Exception as error:
@@ -266,6 +305,15 @@ class App:
     def _watched(self) -> set[Path]:
         policy = self.settings.policy
         return {self.path, *self._files, *policy.paths, *_shadow_paths(policy)}
+
+
+def _digest_of_keys(settings: PolicySettings) -> bytes:
+    """Changes when a key does, also one whose file was replaced. A key that is missing is told when it is needed."""
+    digest = hashlib.sha256()
+    for key in settings.keys:
+        with contextlib.suppress(SecretMissing):
+            digest.update(hashlib.sha256(key.key.reveal_text().encode("utf-8", "surrogateescape")).digest())
+    return digest.digest()
 
 
 def _without_shadow(settings: PolicySettings) -> PolicySettings:

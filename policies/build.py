@@ -52,7 +52,7 @@ async def build(policies: Packed | Sources, reads: Reads | None = None, *, reuse
     warm(base)
     if reads is None:
         reads = analyse(orjson.loads(base.get_ast_as_json()))
-    return EmbeddedEngine(base, clock, packed.revision, rungs, reads=reads, reuse=reuse)
+    return EmbeddedEngine(base, clock, packed.revision, rungs, reads=reads, reuse=reuse, bundles=packed.bundles)
 
 
 def warm(base: Interpreter) -> None:

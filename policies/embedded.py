@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import get_ident
+from types import MappingProxyType
 from typing import Final
 
 from policies.decision import Decision, parse
@@ -33,6 +34,7 @@ class EmbeddedEngine:
     """Decides in 20 to 90 microseconds, or in 3 what it has decided before, holding the thread. Used only in the thread
     that built it.
 
+    `bundles` has the revisions that bundles were given by those who built them, by name.
     `reads` says what the policy can read; calls are put before it without the rest. `reuse` are the decisions made so
     far, None where every call is to be evaluated afresh.
     """
@@ -48,9 +50,11 @@ class EmbeddedEngine:
         *,
         reads: Reads | None = None,
         reuse: bool = True,
+        bundles: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`rungs` are clones of `base` from while its data grew, from the first to the last."""
         self.revision = revision
+        self.bundles = bundles
         self.reads = reads or everything("nobody has looked at what this policy reads")
         self.reuse = Reuse() if reuse else None
         self._ways = {kind: _Way(self.reads, kind) for kind in KINDS}

@@ -42,7 +42,9 @@ NEVER_TOLD = {
     "config.errors.SecretMissing": "refuses a configuration, as above",
     "policies.errors.PolicyError": "refuses policies: the start or the reload fails, calls keep the last good ones",
     "policies.errors._Unanswered": "is only ever raised as one of its kinds, which have rows",
+    "policies.archive.Unreadable": "is caught where bundles are read and becomes a PolicyError",
     "policies.data._Refused": "is caught where policies are loaded and becomes a PolicyError",
+    "policies.signatures._Unfit": "is caught where bundles are verified and becomes a PolicyError",
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
 }
