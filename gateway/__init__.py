@@ -7,6 +7,7 @@ callids    what a call is called: a ULID
 exchange   all that is known about one call
 identity   a presented key becomes an agent, or a person
 door       one agent's connection, with limits on what it may cost
+cycle      one request of a connection and its answer, as the application sees them
 lifeline   what may end a call before its time
 forward    to the target and back
 carrier    our HTTP/1.1 client: bytes to one origin, and its answer

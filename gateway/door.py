@@ -4,26 +4,30 @@ import asyncio
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.cycle import Cycle
 from gateway.lifeline import BodyTooSlow, ClientGone, Gone
 
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """Open connections; bytes of a request's head; seconds for the head, the body, and a client that does not read."""
+    """Open connections; bytes of a request's head; seconds for the head, the body, and a client that does not read;
+    seconds that a connection may idle after an answer."""
 
     connections: int
     header_bytes: int
     header_timeout: float
     body_timeout: float
     write_timeout: float
+    keep_alive: float
 
 
 _IDLE, _HEAD, _BODY = range(3)
@@ -47,6 +51,18 @@ it would be reset, and the answer lost: clients on asyncio read nothing any more
 
 _NOTED = frozenset({b"expect", b"transfer-encoding"})
 _UPGRADING = frozenset({b"upgrade", b"http2-settings"})
+
+
+_URL_REMEMBERED = 256
+"""Bytes of the longest URL whose parts are remembered: the ones that matter are shorter, and come again and again."""
+
+
+@lru_cache(maxsize=1024)
+def _read_url(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it came, and query. Raises httptools.HttpParserError, AttributeError where there is no path."""
+    parts = httptools.parse_url(url)
+    path = parts.path.decode("ascii")
+    return urllib.parse.unquote(path) if "%" in path else path, parts.path, parts.query or b""
 
 
 class Corked:
@@ -136,6 +152,7 @@ class FrontDoor(HttpToolsProtocol):
     """
 
     transport: Corked  # type: ignore[assignment]  # all that uvicorn uses of one
+    cycle: Cycle  # type: ignore[assignment]  # as above
 
     def __init__(
         self,
@@ -150,6 +167,9 @@ class FrontDoor(HttpToolsProtocol):
         self.hangup: Gone | None = None
         self.task: asyncio.Task[None] | None = None
         self._limits = limits
+        self._scope: dict[str, Any] = {}
+        """What is the same for all requests of the connection."""
+        self._idle_since = 0.0
         self._portion = min(_PORTION, limits.header_bytes)
         self._phase = _IDLE
         self._deaf = False
@@ -179,6 +199,16 @@ class FrontDoor(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(Corked(transport, self.loop, self._lingers))  # type: ignore[arg-type]  # as above
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "door": self,  # ours, beside the keys ASGI names
+        }
         if len(self.connections) > self._limits.connections:
             self._refuse(b"503 Service Unavailable", b"The gateway has no connection left. Try again later.")
         else:
@@ -188,7 +218,7 @@ class FrontDoor(HttpToolsProtocol):
         self._deaf = True
         self._phase = _IDLE
         self._expect(_IDLE)
-        for timer in (self._unread, self._turn):
+        for timer in (self._unread, self._turn, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         hangup, self.hangup = self.hangup, None
@@ -296,16 +326,16 @@ class FrontDoor(HttpToolsProtocol):
         self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.scope = {**self._scope, "headers": self.headers}  # type: ignore[typeddict-item]  # complete in a moment
         self._phase = _HEAD
         self._events += 1
         self._framing_bytes = 0
         self._body_bytes = 0
         self._pieces = 0
         self._chunked = False
-        self.scope["door"] = self  # type: ignore[typeddict-unknown-key]  # ours, beside the keys ASGI names
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._phase != _HEAD:
@@ -336,39 +366,30 @@ class FrontDoor(HttpToolsProtocol):
             if version != "1.0" or self._chunked:
                 raise self._unreadable(b"This is not an HTTP/1.1 request.")
             scope["http_version"] = version
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
         scope["method"] = parser.get_method().decode("ascii")
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        url = self.url
+        read = _read_url if len(url) <= _URL_REMEMBERED else _read_url.__wrapped__
+        scope["path"], scope["raw_path"], scope["query_string"] = read(url)
         before = self.cycle
         self._phase = _BODY
         self._keep_alive = version == "1.1" and parser.should_keep_alive()
-        self.cycle = cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,  # type: ignore[arg-type]  # as above
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            # An answer that starts before the request has ended is this connection's last.
-            keep_alive=False,
-            on_response=self.on_response_complete,
+        # Not to be kept alive until the request has ended: an answer that starts before is the connection's last.
+        self.cycle = cycle = Cycle(
+            scope,  # type: ignore[arg-type]  # to applications it is any mapping
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            expects_100=self.expect_100_continue,
         )
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # only we take it out again
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self.task = task = self.loop.create_task(cycle.run_asgi(app))
+    def _start_asgi_task(self, cycle: Cycle, app: Any) -> None:  # type: ignore[override]  # ours, not uvicorn's
+        self.task = task = self.loop.create_task(cycle.run(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         if self._held is not None:
@@ -379,10 +400,9 @@ class FrontDoor(HttpToolsProtocol):
         self._framing_bytes = 0
         self._body_bytes += len(body)
         cycle = self.cycle
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        cycle.feed(body)
+        if cycle.waiting > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._phase != _BODY:
@@ -395,6 +415,33 @@ class FrontDoor(HttpToolsProtocol):
         if not cycle.response_started:
             cycle.keep_alive = self._keep_alive
         cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)  # type: ignore[arg-type]  # as we put it in
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._idle_for(self._limits.keep_alive)
+
+    def _idle_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Runs some time after an answer, however many came since: a timer for each would cost more than it is for."""
+        self.timeout_keep_alive_task = None
+        if self._phase != _IDLE or not self.cycle.response_complete:
+            return  # the answer to come sets the next one
+        left = self._idle_since + self._limits.keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_for(left)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def shutdown(self) -> None:
         self._keep_alive = False

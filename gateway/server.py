@@ -84,6 +84,7 @@ def server(application: Any, listen: ListenSettings) -> Server:
         listen.header_timeout,
         listen.body_timeout,
         listen.write_timeout,
+        listen.keep_alive,
     )
     config = uvicorn.Config(
         application,
@@ -94,7 +95,6 @@ def server(application: Any, listen: ListenSettings) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=int(listen.keep_alive),
         timeout_graceful_shutdown=int(listen.drain),
     )
     return Server(config)

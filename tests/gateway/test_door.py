@@ -394,3 +394,35 @@ async def test_a_head_behind_a_long_body_is_not_counted_with_it() -> None:
         assert (await client.answer())[2] == b"5000"
         await client.say(b"gateway\r\n\r\n")
         assert (await client.answer())[2] == b"0"
+
+
+async def test_a_connection_may_idle_for_a_while_after_its_last_answer() -> None:
+    loop = asyncio.get_running_loop()
+    async with door(echo, keep_alive=0.3) as port, connected(port) as client:
+        for _ in range(4):
+            await client.say(post("/", b"12345"))
+            await client.answer()
+            answered = loop.time()
+            await asyncio.sleep(0.15)  # less than it may idle, and more than that altogether
+        assert await client.silence() == b""
+        assert 0.29 < loop.time() - answered < 2
+
+
+async def test_a_call_may_take_longer_than_a_connection_may_idle() -> None:
+    slow, entered = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Message, receive: Any, send: Send) -> None:
+        if scope["path"] == "/slow":
+            entered.set()
+            await slow.wait()
+        await echo(scope, receive, send)
+
+    async with door(app, keep_alive=0.1) as port, connected(port) as client:
+        await client.say(post("/", b"1"))
+        await client.answer()
+        await client.say(post("/slow", b"12"))
+        await entered.wait()
+        await asyncio.sleep(0.3)  # the timer of the first answer has run out by now
+        slow.set()
+        assert (await client.answer())[2] == b"2"
+        assert await client.silence() == b""
