@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 
 async def test_its_envelopes_are_accepted_by_the_shipped_policy() -> None:
-    (text,) = blocks("yaml")
+    text = next(text for text in blocks("yaml") if text.startswith(("#", "envelopes:")))
     envelopes, problems = data.read("envelopes.yaml", text.encode())
     assert problems == []
     shipped = read([SHIPPED])
