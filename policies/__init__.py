@@ -10,6 +10,7 @@
 - `load`: from paths to an engine: read, prove, build, warm
 - `sources`: what the policy paths hold, and its revision
 - `data`: data files, read so that no two readers could differ
+- `history`: the revisions that were put to use, kept for a start without a sound policy
 - `prove`: parse, lint and sample calls, in a child process
 - `child`: the child process and its limits
 - `lint`: what is wrong with policies before any is evaluated

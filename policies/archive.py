@@ -48,15 +48,15 @@ def unpack(content: bytes) -> dict[str, memoryview]:
     return _members(memoryview(_inflated(content)))
 
 
-def pack(members: Mapping[str, bytes | memoryview]) -> bytes:
-    """An archive of these files, in their order; the same files give the same bytes."""
+def pack(members: Mapping[str, bytes | memoryview], level: int = 9) -> bytes:
+    """An archive of these files, in their order; the same files give the same bytes. `level` is zlib's."""
     tarred = io.BytesIO()
     with tarfile.open(fileobj=tarred, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(tarred.getvalue(), compresslevel=9, mtime=0)
+    return gzip.compress(tarred.getvalue(), compresslevel=level, mtime=0)
 
 
 def _inflated(content: bytes) -> bytearray:

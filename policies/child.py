@@ -1,8 +1,8 @@
 """A child process that reads and interprets policies before this one does: what they can break is then not the gateway.
 
 The child gets its work on standard input, a line of JSON and then the bytes of bundles, limits itself, and answers in
-frames on standard output: a letter, a length (four bytes, the most significant first), and a JSON object (`j`) or a
-text (`t`) of so many bytes.
+frames on standard output: a letter, a length (four bytes, the most significant first), and a JSON object (`j`), a text
+(`t`) or anything else (`b`) of so many bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from policies import history
 from policies.errors import PolicyError
+from policies.history import Kept
 from policies.sources import ALL_DATA, Fetched, Module, Places, Sources, read
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ _MOST_ANSWERED: Final = 256 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
 _HEAD: Final = struct.Struct(">cI")
 
-Origin = Sequence[str | os.PathLike[str]] | Places | Sources
-"""What a child is about: paths and more that it reads itself, or what was read before."""
+Origin = Sequence[str | os.PathLike[str]] | Places | Kept | Sources
+"""What a child is about: paths, bundles or a kept revision that it reads itself, or what was read before."""
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Answer:
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
     failure: str | None = None
     transient: bool = False
 
@@ -116,6 +119,8 @@ def place(origin: Origin) -> str:
     """What to name when the child cannot tell where it was."""
     if isinstance(origin, Sources):
         return origin.modules[0].name
+    if isinstance(origin, Kept):
+        return str(origin.file)
     named = [*origin.paths, *(each.name for each in origin.fetched)] if isinstance(origin, Places) else origin
     return str(named[0]) if named else "policy"
 
@@ -128,6 +133,8 @@ def _spent_by_children() -> float:
 def _work(origin: Origin, seconds: float) -> tuple[bytes, Sequence[bytes]]:
     if isinstance(origin, Sources):
         return orjson.dumps({"seconds": seconds, "sources": origin}), ()
+    if isinstance(origin, Kept):
+        return orjson.dumps({"seconds": seconds, "kept": os.fsencode(origin.file).hex()}), ()
     places = origin if isinstance(origin, Places) else Places(tuple(origin))
     header = {
         "seconds": seconds,
@@ -158,11 +165,13 @@ async def _listen(process: asyncio.subprocess.Process, answer: Answer) -> AsyncI
         while True:
             letter, length = _HEAD.unpack(await process.stdout.readexactly(_HEAD.size))
             left -= length
-            if left < 0 or letter not in (b"j", b"t"):
+            if left < 0 or letter not in (b"j", b"t", b"b"):
                 raise ValueError("no frame")
             content = await process.stdout.readexactly(length)
             if letter == b"t":
                 answer.texts.append(content.decode())
+            elif letter == b"b":
+                answer.contents.append(content)
             else:
                 answer.lines.append(orjson.loads(content))
                 yield answer.lines[-1]
@@ -199,10 +208,13 @@ def receive() -> Sources:
         sources = _sources(work["sources"])
     else:
         _limit(ALL_DATA, READING)
-        places = _places(work, fetched)
-        answer({"at": (place(places), "its files were read")})
+        origin = Kept(_path(work["kept"])) if "kept" in work else _places(work, fetched)
+        answer({"at": (place(origin), "its files were read")})
         try:
-            sources = read(places.paths, places.keys, places.fetched)
+            if isinstance(origin, Kept):
+                sources = history.read(origin)
+            else:
+                sources = read(origin.paths, origin.keys, origin.fetched)
         except PolicyError as error:
             for problem in error.problems:
                 answer({"problem": problem})
@@ -232,7 +244,11 @@ def _places(work: dict[str, Any], content: bytes) -> Places:
     for name, size in work["fetched"]:
         fetched.append(Fetched(name, content[:size]))
         content = content[size:]
-    return Places(tuple(os.fsdecode(bytes.fromhex(path)) for path in work["paths"]), keys, tuple(fetched))
+    return Places(tuple(map(_path, work["paths"])), keys, tuple(fetched))
+
+
+def _path(encoded: str) -> Path:
+    return Path(os.fsdecode(bytes.fromhex(encoded)))
 
 
 def _sources(given: dict[str, Any]) -> Sources:
@@ -245,9 +261,12 @@ def answer(line: dict[str, Any]) -> None:
     _say(b"j", orjson.dumps(line))
 
 
-def hand(text: str) -> None:
-    """In the child: gives one text."""
-    _say(b"t", text.encode())
+def hand(content: str | bytes) -> None:
+    """In the child: gives one text, or something else."""
+    if isinstance(content, str):
+        _say(b"t", content.encode())
+    else:
+        _say(b"b", content)
 
 
 def _say(letter: bytes, content: bytes) -> None:

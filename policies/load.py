@@ -11,6 +11,7 @@ from policies.build import build
 from policies.engine import Engine
 from policies.errors import PolicyError, Problem
 from policies.fetch import once
+from policies.history import History, Kept
 from policies.opa import Line, OpaEngine
 from policies.prove import prove
 from policies.signatures import Key, check
@@ -22,6 +23,7 @@ async def load(
     *,
     opa: Callable[[OpaSettings], Line] | None = None,
     fetched: Fetched | None = None,
+    history: History | None = None,
 ) -> Engine:
     """An engine for the policies that `settings` name, bound to the calling thread and its event loop.
 
@@ -32,7 +34,7 @@ async def load(
     """
     match settings.engine:
         case "embedded":
-            return await _embedded(settings, fetched)
+            return await _embedded(settings, fetched, history)
         case "opa":
             if opa is None or settings.opa is None:
                 raise PolicyError([Problem("policy", None, "an OPA server is not asked here", "Name policy files.")])
@@ -62,7 +64,13 @@ def _keys(settings: PolicySettings) -> tuple[Key, ...]:
     return tuple(keys)
 
 
-async def _embedded(settings: PolicySettings, fetched: Fetched | None) -> Engine:
+async def again(settings: PolicySettings, kept: Kept) -> Engine:
+    """An engine for a revision that was put to use before. Raises PolicyError."""
+    proof = await prove(kept, settings.prove_timeout)
+    return await build(proof.packed, proof.reads, reuse=settings.reuse)
+
+
+async def _embedded(settings: PolicySettings, fetched: Fetched | None, history: History | None) -> Engine:
     """Holds the event loop up for a few milliseconds at a time."""
     if settings.bundle is not None and fetched is None:
         fetched = await once(settings.bundle)

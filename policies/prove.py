@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from policies import child
+from policies import child, history
 from policies.decision import parse
 from policies.document import agent_fragment, render
 from policies.engine import ENTRY
@@ -30,11 +30,12 @@ _MOST_PROBLEMS: Final = 20
 @dataclass(frozen=True, slots=True)
 class Proof:
     """These policies answered: what was proven, what it reads, and processor seconds per sample call, by the sample's
-    name."""
+    name. `kept` is what `policies.history` keeps of it, None where it is too large."""
 
     packed: Packed
     reads: Reads
     seconds: Mapping[str, float]
+    kept: bytes | None = field(repr=False)
 
 
 async def prove(
@@ -64,7 +65,8 @@ async def prove(
     (described,) = (line["proven"] for line in told.lines if "proven" in line)
     (reads,) = (line["reads"] for line in told.lines if "reads" in line)
     seconds = {line["sample"]: line["seconds"] for line in told.lines if "sample" in line}
-    return Proof(unpack(described, told.texts), Reads.from_json(reads), seconds)
+    kept = told.contents[0] if told.contents else None
+    return Proof(unpack(described, told.texts), Reads.from_json(reads), seconds, kept)
 
 
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -85,13 +87,17 @@ def main() -> None:
         found = True
         child.answer({"problem": each})
     if not found:
-        _hand_over(pack(sources))
+        _hand_over(sources)
 
 
-def _hand_over(packed: Packed) -> None:
+def _hand_over(sources: Sources) -> None:
+    packed = pack(sources)
     child.answer({"proven": describe(packed)})
     for text in texts(packed):
         child.hand(text)
+    kept = history.pack(sources)
+    if kept is not None:
+        child.hand(kept)
 
 
 def _judged(sources: Sources) -> Iterator[Problem]:
