@@ -48,6 +48,9 @@ class PolicyView(View):
     engine: str = Field(description="Who evaluates: `embedded`.")
     revision: str | None = Field(description="Hash of the policy that decides now; null when none is loaded.")
     files: list[str] = Field(description="Configured paths.")
+    fallen_back: bool = Field(
+        description="Whether what decides was kept from before the last start, since when no policy could be loaded."
+    )
     loading: Loading
 
 
@@ -196,6 +199,7 @@ class Admin:
                 engine=app.settings.policy.engine,
                 revision=engine.revision if engine is not None else None,
                 files=[str(path) for path in app.settings.policy.paths],
+                fallen_back=app.fallen_back,
                 loading=_loading(app.policy),
             )
         )

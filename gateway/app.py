@@ -7,7 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -28,12 +28,16 @@ from policies.budgets import Unbudgeted
 from policies.engine import Engine
 from policies.errors import PolicyError
 from policies.fetch import news
+from policies.history import History
 from policies.sources import Fetched
 
 log = logging.getLogger("weighbridge.app")
 
 _CLOSING = 5.0
 """Seconds in which connections to targets have to be gone at the end."""
+
+_AGAIN, _AGAIN_AT_MOST = 1.0, 60.0
+"""Seconds after which a policy is loaded again that was refused for no fault of its own; each time twice as many."""
 
 _NEEDS_RESTART = ("listen", "admin", "state", "ledger", "log")
 """Sections that are read when a process starts. Within them only what `_hot` leaves out can change while it runs."""
@@ -73,6 +77,9 @@ class App:
         self.shadow = Reload()
         self.engine: Engine | None = None
         """Of the configured policy; it decides, unless the one on trial was promoted."""
+        self.fallen_back = False
+        """Whether `engine` is of a revision kept from before, because the configured policy could not be loaded."""
+        self.history = History(loaded.settings.ledger.path / "policies")
         self.trial: Trial | None = None
         self.warnings = tuple(map(str, loaded.warnings))
         self.restart_needed: tuple[str, ...] = ()
@@ -82,6 +89,8 @@ class App:
         self._lock = asyncio.Lock()
         self._stop = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
+        self._lacking = 0
         self._fetched: Fetched | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._keys = _digest_of_keys(loaded.settings.policy)
@@ -127,6 +136,8 @@ class App:
         self._stop.set()
         if self._watch is not None:
             await asyncio.wait([self._watch])
+        if self._again is not None:
+            await asyncio.wait([self._again])
         await self._stop_asking()
         try:
             async with asyncio.timeout(_CLOSING):
@@ -195,14 +206,38 @@ class App:
         async with self._lock:
             engine = await self._loaded("policy", who, self.policy, self.settings.policy)
             if engine is None:
+                await self._fall_back(who)
                 return
             before, self.engine = self.engine, engine
+            self.fallen_back = False
             self._engines_changed(self.trial.on_trial if self.trial is not None else None)
             self.policy.succeeded()
             self._record("policy", who, "ok")
             log.info("policy %s is loaded", engine.revision[:12])
+            if self.history.failure is not None:
+                log.error("policy %s is not kept for the next start: %s", engine.revision[:12], self.history.failure)
             if before is not None:
                 await before.retire()
+
+    async def _fall_back(self, who: str) -> None:
+        """Where no policy was loaded since the start, lets the one decide that was the last to be put to use before."""
+        settings, kept = self.settings.policy, self.history.newest()
+        configured = settings.engine == "embedded" and (settings.paths or settings.bundle is not None)
+        if self.engine is not None or not configured or kept is None:
+            return
+        try:
+            engine = await policy.again(settings, kept)
+        except PolicyError as error:
+            for problem in error.problems:
+                log.error("the last good policy cannot be loaded either: %s", problem)
+            return
+        except Exception as error:
+            log.error("the last good policy cannot be loaded either: %s", _unforeseen(error))
+            return
+        self.engine, self.fallen_back = engine, True
+        self._engines_changed(self.trial.on_trial if self.trial is not None else None)
+        self._record("policy", who, "last good")
+        log.error("policy %s decides, the last good one before this start: correct the policy", engine.revision[:12])
 
     async def reload_shadow(self, who: str) -> None:
         """The same for the policy on trial, where there is one."""
@@ -248,15 +283,43 @@ class App:
                     await self.reload_policy("bundle server")
                 elif said is not None and self.policy.errors != (str(said),):
                     self._refused("policy", "bundle server", self.policy, [str(said)])
+                    async with self._lock:
+                        await self._fall_back("bundle server")
 
     async def _loaded(self, what: str, who: str, reload: Reload, settings: PolicySettings) -> Engine | None:
         try:
-            return await policy.load(settings, opa=OpaLine, fetched=self._fetched if settings.bundle else None)
+            engine = await policy.load(
+                settings,
+                opa=OpaLine,
+                fetched=self._fetched if settings.bundle else None,
+                history=self.history if reload is self.policy else None,
+            )
         except PolicyError as error:
             self._refused(what, who, reload, [str(problem) for problem in error.problems])
+            if error.transient:
+                self._load_again()
         except Exception as error:
             self._refused(what, who, reload, [_unforeseen(error)])
+        else:
+            self._lacking = 0
+            return engine
         return None
+
+    def _load_again(self) -> None:
+        """Has everything loaded again later: the machine lacked something, which no edit will tell us it has again."""
+        if self._again is None or self._again.done() or self._again is asyncio.current_task():
+            wait = min(_AGAIN * 2**self._lacking, _AGAIN_AT_MOST)
+            self._lacking += 1
+            self._again = asyncio.create_task(self._after(wait), name="loading again what was refused for lack")
+
+    async def _after(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        if not self._stop.is_set() and self.policy.errors:
+            await self.reload_policy("retry")
+        if not self._stop.is_set() and self.shadow.errors:
+            await self.reload_shadow("retry")
 
     def _begin_trial(self) -> None:
         """Makes the trial that the settings want, with engines still to come."""
@@ -282,7 +345,7 @@ class App:
     def _refused(self, what: str, who: str, reload: Reload, errors: list[str]) -> None:
         reload.failed(errors)
         self._record(what, who, "refused")
-        stays = "the last good one stays" if reload.count else "none is loaded"
+        stays = "the last good one stays" if reload.count or self.fallen_back else "none is loaded"
         for error in errors:
             log.error("%s refused, %s: %s", what, stays, error)
 

@@ -1,10 +1,13 @@
 """One running gateway and the edits of its files: whatever goes wrong with one, the next one is seen."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,12 +24,28 @@ ALLOW = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[App]:
+def file(tmp_path: Path) -> Path:
     (tmp_path / "main.rego").write_text(ALLOW)
-    path = tmp_path / "w.yaml"
-    path.write_text(yaml.safe_dump({"ledger": {"path": str(tmp_path / "ledger")}, "policy": {"paths": ["main.rego"]}}))
-    async with App(path, load(path)) as app:
+    return configured(tmp_path, {"paths": ["main.rego"]})
+
+
+def configured(folder: Path, policy: dict[str, Any]) -> Path:
+    path = folder / "w.yaml"
+    path.write_text(yaml.safe_dump({"ledger": {"path": str(folder / "ledger")}, "policy": policy}))
+    return path
+
+
+@pytest.fixture
+async def app(file: Path) -> AsyncIterator[App]:
+    async with App(file, load(file)) as app:
         yield app
+
+
+async def run_once(file: Path) -> str:
+    """The revision that a gateway put to use, which has ended since."""
+    async with App(file, load(file)) as app:
+        assert app.engine is not None
+        return app.engine.revision
 
 
 @asynccontextmanager
@@ -72,6 +91,69 @@ async def test_an_edit_made_during_an_unforeseen_trouble_is_loaded_after_it(app:
     assert app.policy.errors == ()
     assert app._watch is not None
     assert not app._watch.done()
+
+
+async def test_a_policy_refused_only_for_lack_of_descriptors_is_loaded_again_by_itself(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exhausted(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", exhausted)
+        (tmp_path / "main.rego").write_text(ALLOW + "# edited\n")
+        await until(lambda: bool(app.policy.errors))
+    (error,) = app.policy.errors
+    assert "cannot be started: Too many open files. Give the gateway more files" in error
+    await until(lambda: app.policy.count == 2)
+    assert app.policy.errors == ()
+
+
+async def test_a_policy_that_is_wrong_waits_for_its_edit(app: App, tmp_path: Path) -> None:
+    (tmp_path / "main.rego").write_text("package weighbridge\ndecision := ]\n")
+    await app.reload_policy("dana")
+    assert app.policy.errors
+    assert app._again is None
+
+
+async def test_a_start_without_a_sound_policy_falls_back_on_the_last_one(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    revision = await run_once(file)
+    (tmp_path / "main.rego").write_text("package weighbridge\ndecision := ]\n")
+    async with App(file, load(file)) as after:
+        assert after.fallen_back
+        assert after.pipeline.engine is after.engine is not None
+        assert after.engine.revision == revision
+        (error,) = after.policy.errors
+        assert "main.rego:2" in error
+        assert "the last good one before this start" in caplog.text
+        await after.reload_policy("dana")
+        assert after.engine.revision == revision, "it stays until a sound one comes"
+        (tmp_path / "main.rego").write_text(ALLOW + "# mended\n")
+        await until(lambda: not after.fallen_back)
+        assert after.engine.revision != revision
+        assert after.policy.errors == ()
+
+
+async def test_where_no_policy_is_configured_any_more_none_decides(file: Path, tmp_path: Path) -> None:
+    await run_once(file)
+    configured(tmp_path, {})
+    async with App(file, load(file)) as after:
+        assert after.pipeline.engine is None
+        assert not after.fallen_back
+
+
+async def test_a_kept_policy_that_is_damaged_is_told_and_does_not_decide(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_once(file)
+    for kept in (tmp_path / "ledger" / "policies").glob("*.tar.gz"):
+        kept.write_bytes(kept.read_bytes()[:-9])
+    (tmp_path / "main.rego").unlink()
+    async with App(file, load(file)) as after:
+        assert after.pipeline.engine is None
+    assert "the last good policy cannot be loaded either" in caplog.text
 
 
 async def test_the_text_of_an_unforeseen_trouble_is_not_shown(app: App, caplog: pytest.LogCaptureFixture) -> None:
