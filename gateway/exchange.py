@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
+class Asked:
+    """One question put before the policy. `decision` is None where there was no answer."""
+
+    question: Question
+    decision: Decision | None
+    revision: str
+    masks: bool = False
+    """Whether the policy has a say in what of this is recorded."""
+    event: bytes | None = None
+    """What is recorded of it once the policy has had its say; see `gateway.decision_log`."""
+
+
+@dataclass(slots=True)
 class Exchange:
     """One call, from its first byte to its record.
 
@@ -42,8 +55,8 @@ class Exchange:
     question: Question | None = field(default=None, repr=False)
     """As it was last put before the policy."""
     decision: Decision | None = None
-    asked: "list[tuple[Question, Decision | None]]" = field(default_factory=list, repr=False)
-    """Every question put before the policy, with its answer; None for none."""
+    asked: list[Asked] = field(default_factory=list, repr=False)
+    """Every question put before the policy, in order."""
     duties: "Duties | None" = None
     """What the policy demanded and was done; None where it demanded nothing."""
     approval: Any = None

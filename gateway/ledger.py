@@ -1,4 +1,4 @@
-"""What happened and why: one intent before a call's bytes leave, one outcome when it is over, one JSON line each.
+"""What happened and why: the decision before a call's bytes leave, the outcome when it is over, one JSON line each.
 
 The intent is with the operating system before the first byte goes to a target, so a killed process leaves at most an
 intent without an outcome: "recorded but not sent" is visible, "sent but not recorded" cannot be. Outcomes may wait for
@@ -12,41 +12,21 @@ import logging
 import os
 import stat
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
-import orjson
-
-from adapters.base import AgentCall
+from gateway import records
+from gateway.backlog import Backlog
+from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
 
 log = logging.getLogger("weighbridge.ledger")
 
 FILE_NAME = "calls.jsonl"
 
-LONGEST_PATH: Final = 256
-"""Characters of a call's path that are recorded: whoever has no key can make paths of any length."""
-
-LONGEST_LINE: Final = 1024 * 1024
-"""Bytes of the longest line that is read back; no record comes near it."""
-
-MOST_WAITING: Final = 16 * 1024 * 1024
-"""Bytes of outcomes that wait in memory while the ledger cannot be written."""
-
-_MOST_ARGUMENTS: Final = 8 * 1024
-"""Bytes of a call's body up to which its arguments are recorded."""
-
 _LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether the file is still where it belongs, and between two attempts when it fails."""
-
-_AT_ONCE: Final = 64
-"""Lines that are tried in one write after a failure: every refused call tries again, so trying has to be cheap."""
-
-_NOT_IN_FULL: Final = "the full record could not be written"
 
 
 class LedgerUnavailable(Exception):
@@ -78,7 +58,8 @@ class FileLedger:
     deleted one is written again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, events: DecisionLog | None = None) -> None:
+        self._events = events or DecisionLog()
         self.path = folder / FILE_NAME
         self.failure: str | None = None
         self._turn: list[bytes] = []
@@ -94,29 +75,23 @@ class FileLedger:
         self._known_size = os.fstat(self._file).st_size
 
     def intend(self, x: Exchange) -> None:
-        line = _line(intent(x))
-        self._turn.append(line)
+        lines = records.intended(x, self._events)
+        self._turn += lines
         self.flush()
         if self.failure is not None:
-            self._backlog.withdraw(line)
+            self._backlog.withdraw(lines)
             raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
         x.intended = True
 
     def conclude(self, x: Exchange) -> None:
-        try:
-            line = _line(outcome(x))
-        except Exception as error:
-            # Whatever a target or a call made of the exchange: that it happened has to be on record.
-            log.error("call %s: %s: %s", x.id, _NOT_IN_FULL, type(error).__name__)
-            line = _line(_least(x))
-        self._append(line)
+        self._append(*records.concluded(x, self._events))
 
     def note(self, kind: str, facts: Mapping[str, Any]) -> None:
         record = {"record": kind, "at": time.time_ns()}
         try:
-            line = _line({**record, **facts})
+            line = records.line({**record, **facts})
         except TypeError:
-            line = _line({**record, "detail": _NOT_IN_FULL})
+            line = records.line({**record, "detail": records.NOT_IN_FULL})
         self._append(line)
 
     def flush(self) -> None:
@@ -149,8 +124,8 @@ class FileLedger:
             log.error("%d records could not be written", len(self._backlog) + self._backlog.lost)
         os.close(self._file)
 
-    def _append(self, line: bytes) -> None:
-        self._turn.append(line)
+    def _append(self, *lines: bytes) -> None:
+        self._turn += lines
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.flush)
@@ -211,176 +186,6 @@ class FileLedger:
             self.failure = None
 
 
-class Backlog:
-    """Lines that could not be written yet, oldest first, MOST_WAITING bytes at most: beyond that the oldest are lost.
-
-    Never forgets how many: they leave as one line that says so, before those that were kept.
-    """
-
-    def __init__(self) -> None:
-        self.lost = 0
-        self._size = 0
-        self._lines: deque[tuple[bytes, int]] = deque()
-        """Each with the number of lost outcomes it stands for; 0 when it stands for itself."""
-
-    def __bool__(self) -> bool:
-        return bool(self._lines) or self.lost > 0
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def add(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            self._lines.append((line, 0))
-            self._size += len(line)
-        self._shorten()
-
-    def restore(self, lines: Iterable[bytes]) -> None:
-        """Puts lines before all that wait."""
-        older = [(line, 0) for line in lines]
-        self._lines.extendleft(reversed(older))
-        self._size += sum(len(line) for line, _ in older)
-        self._shorten()
-
-    def withdraw(self, line: bytes) -> None:
-        """Takes the last line back."""
-        if self._lines and self._lines[-1][0] is line:
-            self._lines.pop()
-            self._size -= len(line)
-
-    def next(self) -> bytes:
-        """What is to be written next, whole lines; `remove` takes away what was."""
-        if self.lost:
-            line = _line({"record": "lost", "at": time.time_ns(), "outcomes": self.lost})
-            self._lines.appendleft((line, self.lost))
-            self._size += len(line)
-            self.lost = 0
-        return b"".join([line for line, _ in islice(self._lines, _AT_ONCE)])
-
-    def remove(self, written: int) -> bool:
-        """Forgets the records that these first bytes hold, and returns whether a line still has to be ended."""
-        # A record that lacks nothing but the end of its line is there: written again, it would be there twice.
-        while self._lines and written >= len(self._lines[0][0]) - 1:
-            line, lost = self._lines.popleft()
-            written -= len(line)
-            self._size -= len(line)
-            if lost:
-                log.error("%d outcomes were lost while the ledger could not be written", lost)
-        return written != 0
-
-    def _shorten(self) -> None:
-        while self._size > MOST_WAITING:
-            line, lost = self._lines.popleft()
-            self._size -= len(line)
-            self.lost += lost or 1
-
-
-def intent(x: Exchange) -> dict[str, Any]:
-    """What is about to happen, and why it may."""
-    call, decision = x.call, x.decision
-    assert call is not None, "a call is read before it is intended"
-    assert decision is not None, "a call is decided before it is intended"
-    return {
-        "record": "intent",
-        "call": x.id,
-        "at": x.arrived_ns,
-        "agent": x.agent.name if x.agent else None,
-        "tenant": x.agent.tenant if x.agent else None,
-        "protocol": call.protocol,
-        "operation": call.operation,
-        "model": call.target,
-        "decision": decision.effect,
-        "revision": decision.revision,
-    }
-
-
-def outcome(x: Exchange) -> dict[str, Any]:
-    """Everything about a call that is over. Fields that do not apply are absent."""
-    agent, call, decision, arm, usage = x.agent, x.call, x.decision, x.arm, x.usage
-    record: dict[str, Any] = {
-        "record": "outcome",
-        "call": x.id,
-        "at": x.arrived_ns,
-        "code": x.code,
-        "status": x.status,
-        "protocol": x.adapter.protocol,
-        "method": x.method,
-        "path": x.path[:LONGEST_PATH],
-        "seconds": _seconds(x.began, x.ended),
-    }
-    if agent is not None:
-        record["agent"] = agent.name
-        record["tenant"] = agent.tenant
-    if x.session is not None:
-        record["session"] = x.session
-    if call is not None:
-        record["operation"] = call.operation
-        record["model"] = call.target
-        if call.stream is not None:
-            record["stream"] = call.stream
-        record["arguments"], record["masked"] = _arguments(x, call)
-        record["request_bytes"] = len(call.body)
-    if decision is not None:
-        record["decision"] = decision.effect
-        record["revision"] = decision.revision
-        if decision.explanation:
-            record["explanation"] = decision.explanation
-        if decision.risk_level:
-            record["risk_level"] = decision.risk_level
-    if arm is not None and x.route is not None:
-        record["route"] = x.route.name
-        record["target"] = arm.target.name
-        if arm.model is not None:
-            record["target_model"] = arm.model
-    if x.target_status is not None:
-        record["target_status"] = x.target_status
-    if x.sent_at is not None:
-        record["target_seconds"] = _seconds(x.sent_at, x.ended)
-        if x.first_byte_at is not None:
-            record["first_byte_seconds"] = _seconds(x.sent_at, x.first_byte_at)
-    if usage is not None:
-        record["usage"] = {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cache_read_tokens": usage.cache_read_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-        }
-    if x.detail:
-        record["detail"] = x.detail
-    return record
-
-
-def _least(x: Exchange) -> dict[str, Any]:
-    """An outcome of nothing but what the gateway itself has made."""
-    return {
-        "record": "outcome",
-        "call": x.id,
-        "at": x.arrived_ns,
-        "code": x.code,
-        "status": x.status,
-        "agent": x.agent.name if x.agent is not None else None,
-        "detail": _NOT_IN_FULL,
-    }
-
-
-def _seconds(began: float, ended: float) -> float:
-    return int((ended - began) * 1e6 + 0.5) / 1e6  # a third of what round() takes
-
-
-def _arguments(x: Exchange, call: AgentCall) -> tuple[Any, list[str]]:
-    arguments, masked = x.assembly.mask.apply(call.arguments)
-    try:
-        rendered = orjson.dumps(arguments)
-    except (TypeError, ValueError, RecursionError):
-        return None, [*masked, ""]
-    return (orjson.Fragment(rendered), masked) if len(rendered) <= _MOST_ARGUMENTS else (None, [*masked, ""])
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-
-
 def _opened(path: Path) -> int:
     """A descriptor that appends to the file and that no other process has. Raises LedgerUnavailable."""
     try:
@@ -407,57 +212,3 @@ def _opened(path: Path) -> int:
         os.close(file)
         raise
     return file
-
-
-class Reader:
-    """The records of a ledger file, oldest first; what is no record is passed over.
-
-    Iterating ends with the file; iterating again goes on with what has come since. Raises OSError when the file cannot
-    be read, or is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        # Opening a pipe would wait for someone to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "this is not a regular file", str(path))
-        self._file = open(descriptor, "rb")  # closed by `__exit__`
-        self._skipping = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while line := self._file.readline(LONGEST_LINE):
-            ended = line.endswith(b"\n")
-            passed_over, self._skipping = self._skipping, not ended and (self._skipping or len(line) == LONGEST_LINE)
-            if passed_over or self._skipping:
-                continue
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                if not ended:
-                    self._file.seek(-len(line), os.SEEK_CUR)
-                    return
-                continue
-            if isinstance(record, dict):
-                yield record
-
-    def is_at(self, path: Path) -> bool:
-        """Whether the path still leads to this file."""
-        try:
-            return os.path.samestat(os.stat(path), os.fstat(self._file.fileno()))
-        except OSError:
-            return False
-
-
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a ledger file, oldest first; what is no record is passed over. Raises OSError."""
-    with Reader(path) as reader:
-        yield from reader

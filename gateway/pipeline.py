@@ -22,7 +22,7 @@ from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import duties
 from gateway.assembly import Assembly
 from gateway.callids import CallIds
-from gateway.exchange import Exchange
+from gateway.exchange import Asked, Exchange
 from gateway.forward import forward
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
@@ -190,11 +190,11 @@ class Pipeline:
             x.arrived_ns if x.approval is None else time.time_ns(),
             approval=x.approval.document if x.approval is not None else None,
         )
+        asked = Asked(question, None, engine.revision)
         x.decision = None
-        try:
-            x.decision = decision = await engine.decide(question)
-        finally:
-            x.asked.append((question, x.decision))
+        x.asked.append(asked)
+        x.decision = asked.decision = decision = await engine.decide(question)
+        asked.revision = decision.revision
         return decision
 
     async def hold(self, x: Exchange) -> None:

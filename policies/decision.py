@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from policies.errors import Undecided
+from policies.masks import STARS
 from policies.obligations import Obligations, read
 
 LARGEST: Final = 64 * 1024
@@ -29,7 +30,8 @@ class Decision:
     """A policy's answer to one call. Nothing in it can be changed, so that calls may share one.
 
     `explanation` is for the agent and the approver, empty when the policy gave none. `obligations` are conditions of
-    the yes. `revision` names the policy text that decided. `answer` is the decision as JSON text, as it is recorded.
+    the yes. `revision` names the policy text that decided. `answer` is the decision as JSON text, as it is recorded:
+    without the values that it puts into calls and headers, which may be anything.
     """
 
     effect: Effect
@@ -42,7 +44,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         # Made once per decision and not once per call that shares it.
-        object.__setattr__(self, "answer", orjson.dumps(self.facts()))
+        object.__setattr__(self, "answer", orjson.dumps(self._recorded()))
 
     def facts(self) -> dict[str, Any]:
         """What the policy said, without what it left out."""
@@ -55,6 +57,13 @@ class Decision:
             facts["explanation"] = self.explanation
         if self.obligations:
             facts["obligations"] = self.obligations.facts()
+        return facts
+
+    def _recorded(self) -> dict[str, Any]:
+        facts = self.facts()
+        for values in ("headers", "replace"):
+            if values in facts.get("obligations", ()):
+                facts["obligations"][values] = dict.fromkeys(facts["obligations"][values], STARS)
         return facts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 STARS: Final = "***"
@@ -20,7 +20,7 @@ class Mask:
         self._top = {path[0]: pointer for pointer, path in deep} if _all_plain_and_top(deep) else None
         self._paths = deep
 
-    def apply(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def apply(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """A copy with the pointed-at values replaced, and the pointers that found something, in the order given.
 
         What is not replaced is shared with `arguments`, which is never changed.
@@ -31,9 +31,9 @@ class Mask:
         if top is not None:
             hits = [pointer for key, pointer in top.items() if key in arguments]
             if not hits:
-                return arguments.copy(), hits
+                return dict(arguments), hits
             return {key: STARS if key in top else value for key, value in arguments.items()}, hits
-        masked, hits = arguments.copy(), []
+        masked, hits = dict(arguments), []
         for pointer, path in self._paths:
             masked, hit = _replace(masked, path, 0)
             if hit:

@@ -7,7 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from gateway.ledger import MOST_WAITING, FileLedger, LedgerUnavailable, records
+from gateway.backlog import MOST_WAITING
+from gateway.ledger import FileLedger, LedgerUnavailable
+from gateway.reader import records
 from tests.support.exchanges import exchange
 
 ROOM_FOR_ALL = resource.RLIM_INFINITY
@@ -34,13 +36,13 @@ async def a_refused_intent(folder: Path) -> None:
     leave_room(ROOM_FOR_ALL)
     ledger.intend(last)
     ledger.close()
-    expected = [("intent", first.id), ("outcome", refused.id), ("intent", last.id)]
+    expected = [("intent", first.id), ("decision", refused.id), ("outcome", refused.id), ("intent", last.id)]
     assert [(record["record"], record["call"]) for record in records(ledger.path)] == expected
     print("recovered")  # noqa: T201  # the test reads it
 
 
 async def every_cut(folder: Path) -> None:
-    """Wherever the disk ends, each outcome is there once, whole, and in its order."""
+    """Wherever the disk ends, each record is there once, whole, and in its order."""
     ledger = FileLedger(folder)
     calls = [exchange() for _ in range(4)]
     ledger.conclude(calls[0])
@@ -60,8 +62,9 @@ async def every_cut(folder: Path) -> None:
         ledger.flush()
         assert reason is not None
         assert ledger.failure is None
-        written = [record.get("call", record["record"]) for record in records(ledger.path)]
-        assert written == [*(x.id for x in calls), "mended"], room
+        *written, mended = [(record["record"], record.get("call")) for record in records(ledger.path)]
+        assert mended == ("mended", None), room
+        assert written == [(record, x.id) for x in calls for record in ("decision", "outcome")], room
     ledger.close()
     print("whole")  # noqa: T201  # the test reads it
 
@@ -79,7 +82,8 @@ async def more_than_may_wait(folder: Path) -> None:
     ledger.note("mended", {})
     ledger.flush()
     ledger.close()
-    lost, *outcomes, mended = records(ledger.path)
+    lost, *others, mended = records(ledger.path)
+    outcomes = [record for record in others if record["record"] == "outcome"]
     assert lost["record"] == "lost"
     assert mended["record"] == "mended"
     assert len(outcomes) > 90

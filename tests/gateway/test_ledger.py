@@ -13,7 +13,9 @@ import pytest
 
 from adapters.base import Usage
 from gateway.exchange import Exchange
-from gateway.ledger import FILE_NAME, LONGEST_LINE, LONGEST_PATH, FileLedger, LedgerUnavailable, Reader, records
+from gateway.ledger import FILE_NAME, FileLedger, LedgerUnavailable
+from gateway.reader import LONGEST_LINE, Reader, decision_of, records
+from gateway.records import LONGEST_PATH
 from tests.support.door import connected, post
 from tests.support.exchanges import AGENT_KEY, exchange
 from tests.support.gate import AUTHORIZED, gate
@@ -36,7 +38,7 @@ async def test_outcomes_of_one_turn_share_one_write(tmp_path: Path) -> None:
         ledger.conclude(exchange())
     assert ledger.path.stat().st_size == 0
     await asyncio.sleep(0)
-    assert len(list(records(ledger.path))) == 3
+    assert [record["record"] for record in records(ledger.path)] == ["decision", "outcome"] * 3
     ledger.close()
 
 
@@ -46,46 +48,45 @@ async def test_an_intent_takes_waiting_outcomes_along_in_order(tmp_path: Path) -
     ledger.conclude(first)
     ledger.intend(second)
     assert [(record["record"], record["call"]) for record in records(ledger.path)] == [
+        ("decision", first.id),
         ("outcome", first.id),
         ("intent", second.id),
     ]
     ledger.close()
 
 
-async def test_the_outcome_says_who_what_why_where_and_how_long(tmp_path: Path) -> None:
+async def test_a_decision_is_written_once_whether_or_not_the_call_was_made(tmp_path: Path) -> None:
+    ledger = FileLedger(tmp_path)
+    made, refused = exchange(), exchange()
+    ledger.intend(made)
+    ledger.conclude(made)
+    ledger.conclude(refused)
+    ledger.flush()
+    assert [(record["record"], record["call"]) for record in records(ledger.path)] == [
+        ("intent", made.id),
+        ("outcome", made.id),
+        ("decision", refused.id),
+        ("outcome", refused.id),
+    ]
+    assert (decision_of(records(ledger.path), refused.id) or {})["result"] == {"decision": "ALLOW"}
+    assert decision_of(records(ledger.path), "another") is None
+    ledger.close()
+
+
+async def test_the_outcome_says_who_what_where_and_how_long_and_leaves_why_to_the_decision(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     x = exchange(session="s-1")
+    ledger.intend(x)
     ledger.conclude(x)
     ledger.flush()
-    (record,) = records(ledger.path)
+    _, record = records(ledger.path)
     assert record["agent"] == "support-bot"
     assert record["tenant"] == "acme"
     assert record["session"] == "s-1"
     assert (record["operation"], record["model"], record["decision"]) == ("chat", "gpt-4o-mini", "ALLOW")
     assert record["revision"] == "r1"
     assert record["seconds"] >= 0
-    assert "target" not in record
-    ledger.close()
-
-
-async def test_masked_fields_do_not_reach_the_file(tmp_path: Path) -> None:
-    ledger = FileLedger(tmp_path)
-    ledger.conclude(exchange(arguments={"model": "gpt-4o-mini", "messages": [{"content": "my secret"}], "n": 1}))
-    ledger.flush()
-    (record,) = records(ledger.path)
-    assert record["masked"] == ["/messages"]
-    assert record["arguments"]["n"] == 1
-    assert b"my secret" not in ledger.path.read_bytes()
-    ledger.close()
-
-
-async def test_arguments_too_long_to_record_are_masked_whole(tmp_path: Path) -> None:
-    ledger = FileLedger(tmp_path)
-    ledger.conclude(exchange(arguments={"model": "gpt-4o-mini", "padding": "x" * 100_000}))
-    ledger.flush()
-    (record,) = records(ledger.path)
-    assert record["arguments"] is None
-    assert "" in record["masked"]
+    assert not record.keys() & {"target", "arguments", "explanation"}
     ledger.close()
 
 
@@ -152,7 +153,7 @@ async def test_that_a_call_ended_is_recorded_whatever_was_made_of_it(
     ledger.conclude(x)
     ledger.note("reload", {"who": "\ud800"})
     ledger.close()
-    outcome, reload = records(ledger.path)
+    _, outcome, reload = records(ledger.path)
     told = {name: outcome[name] for name in ("record", "call", "at", "code", "status", "agent", "detail")}
     assert told == {
         "record": "outcome",
@@ -235,7 +236,10 @@ async def test_calls_are_refused_while_a_ledger_cannot_be_begun_anew(tmp_path: P
     # Nobody sends calls to a gateway that says it is not ready, so it has to find out by itself.
     await until(lambda: ledger.failure is None)
     ledger.close()
-    assert [(record["record"], record["call"]) for record in records(ledger.path)] == [("outcome", refused.id)]
+    assert [(record["record"], record["call"]) for record in records(ledger.path)] == [
+        ("decision", refused.id),
+        ("outcome", refused.id),
+    ]
 
 
 async def test_calls_are_refused_when_another_process_has_taken_the_place(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ async def test_what_is_not_allowed_never_reaches_a_target(script: Any, status: i
         assert headers[b"x-should-retry"] == b"false"
         assert upstream.received == []
         assert "secret source" not in repr(body)
-        assert [record["record"] for record in g.ledger.records] == ["outcome"]
+        assert [record["record"] for record in g.ledger.records] == ["decision", "outcome"]
         assert (await g.ledger.outcome())["code"] == code
 
 

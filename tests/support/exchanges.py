@@ -10,8 +10,9 @@ from adapters.base import AgentCall
 from config.settings import Settings
 from gateway.assembly import Assembly, assemble
 from gateway.callids import CallIds
-from gateway.exchange import Exchange
+from gateway.exchange import Asked, Exchange
 from policies.decision import Decision, Effect
+from policies.document import Question
 from policies.obligations import NONE
 
 AGENT_KEY = "support-bots-own-key"
@@ -34,10 +35,15 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
     """An allowed chat call that has just ended."""
     arguments = arguments or {"model": "gpt-4o-mini", "messages": []}
     everything = assembly()
+    agent = everything.directory.identify(b"Bearer " + AGENT_KEY.encode(), None)
+    now_ns, body = time.time_ns(), orjson.dumps(arguments)
+    question = Question(
+        agent.fragment, "llm", "openai", arguments["model"], "chat", False, session, body, arguments, now_ns
+    )
     endpoint, _ = registry.endpoint(registry.OPENAI, "POST", "/v1/chat/completions")
     return Exchange(
         id=CallIds().next(time.time_ns()),
-        arrived_ns=time.time_ns(),
+        arrived_ns=now_ns,
         began=1.0,
         method="POST",
         path=endpoint.path,
@@ -47,12 +53,12 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
         doubled=frozenset(),
         adapter=registry.OPENAI,
         assembly=everything,
-        agent=everything.directory.identify(b"Bearer " + AGENT_KEY.encode(), None),
+        agent=agent,
         session=session,
-        call=AgentCall(
-            "llm", "openai", arguments["model"], "chat", False, arguments, orjson.dumps(arguments), endpoint
-        ),
+        call=AgentCall("llm", "openai", arguments["model"], "chat", False, arguments, body, endpoint),
+        question=question,
         decision=ALLOWED,
+        asked=[Asked(question, ALLOWED, ALLOWED.revision)],
         ended=1.5,
         status=200,
     )

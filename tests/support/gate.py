@@ -8,9 +8,11 @@ from typing import Any
 
 import orjson
 
+from gateway import records
 from gateway.carrier import Carrier
+from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
-from gateway.ledger import LedgerUnavailable, intent, outcome
+from gateway.ledger import LedgerUnavailable
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
 from policies.approvals import Approvals, NobodyToAsk
@@ -53,20 +55,27 @@ class MemoryLedger:
     def __init__(self) -> None:
         self.records: list[Mapping[str, Any]] = []
         self.failing = False
+        self.events = DecisionLog()
         self.concluded = asyncio.Event()
 
     def intend(self, x: Exchange) -> None:
         if self.failing:
             raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
-        self.records.append(intent(x))
+        self._keep(records.intended(x, self.events))
         x.intended = True
 
     def conclude(self, x: Exchange) -> None:
-        self.records.append(outcome(x))
+        self._keep(records.concluded(x, self.events))
         self.concluded.set()
 
     def note(self, kind: str, facts: Mapping[str, Any]) -> None:
         self.records.append({"record": kind, **facts})
+
+    def _keep(self, lines: list[bytes]) -> None:
+        self.records += map(orjson.loads, lines)
+
+    def decisions(self) -> list[Mapping[str, Any]]:
+        return [record for record in self.records if record["record"] in ("intent", "decision")]
 
     def outcomes(self) -> list[Mapping[str, Any]]:
         return [record for record in self.records if record["record"] == "outcome"]

@@ -1,0 +1,134 @@
+"""What a call's records hold: each decision when it is taken, and what came of the call when it is over.
+
+    {"record": "intent", "call": ID, ...}     the decision on which a call is made, before its bytes leave
+    {"record": "decision", "call": ID, ...}   any other decision: refused, held, or taken again on the changed call
+    {"record": "outcome", "call": ID, ...}    exactly one for every call that arrived
+
+The first two are events of the decision log (`gateway.decision_log`).
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from gateway.decision_log import DecisionLog
+from gateway.exchange import Exchange
+
+log = logging.getLogger("weighbridge.ledger")
+
+DECISIONS: Final = ("intent", "decision")
+
+DECISION: Final = b'{"record":"decision","call":'
+"""How the line of a decision begins that no intent is."""
+
+LONGEST_PATH: Final = 256
+"""Characters of a call's path that are recorded: whoever has no key can make paths of any length."""
+
+NOT_IN_FULL: Final = "the full record could not be written"
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    """A record as it stands in the file. Raises TypeError for what JSON cannot hold."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def intended(x: Exchange, events: DecisionLog) -> list[bytes]:
+    """The lines of a call that is about to be made."""
+    last = len(x.asked) - 1
+    intent = b'{"record":"intent","call":"%b",%b' % (x.id.encode(), events.event(x, last))
+    return [*_decided(x, events, last), intent] if last else [intent]
+
+
+def concluded(x: Exchange, events: DecisionLog) -> list[bytes]:
+    """The lines of a call that is over: its outcome, and before it what is not on record yet. Never raises."""
+    lines = []
+    if x.asked and not x.intended:
+        try:
+            lines = _decided(x, events, len(x.asked))
+        except Exception as error:
+            log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
+    try:
+        lines.append(line(outcome(x)))
+    except Exception as error:
+        # Whatever a target or a call made of the exchange: that it happened has to be on record.
+        log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
+        lines.append(line(_least(x)))
+    return lines
+
+
+def _decided(x: Exchange, events: DecisionLog, count: int) -> list[bytes]:
+    call = x.id.encode()
+    return [b'%b"%b",%b' % (DECISION, call, events.event(x, index)) for index in range(count)]
+
+
+def outcome(x: Exchange) -> dict[str, Any]:
+    """What came of a call. Fields that do not apply are absent; what was asked and why stands in its decision."""
+    agent, call, decision, arm, usage = x.agent, x.call, x.decision, x.arm, x.usage
+    record: dict[str, Any] = {
+        "record": "outcome",
+        "call": x.id,
+        "at": x.arrived_ns,
+        "code": x.code,
+        "status": x.status,
+        "protocol": x.adapter.protocol,
+        "method": x.method,
+        "path": x.path[:LONGEST_PATH],
+        "seconds": _seconds(x.began, x.ended),
+    }
+    if agent is not None:
+        record["agent"] = agent.name
+        record["tenant"] = agent.tenant
+    if x.session is not None:
+        record["session"] = x.session
+    if call is not None:
+        record["operation"] = call.operation
+        record["model"] = call.target
+        record["request_bytes"] = len(call.body)
+    if decision is not None:
+        record["decision"] = decision.effect
+        record["revision"] = decision.revision
+        if decision.explanation and x.code != "ok":
+            record["explanation"] = decision.explanation
+    if x.duties is not None and (facts := x.duties.facts()):
+        record["obligations"] = facts
+    if arm is not None and x.route is not None:
+        record["route"] = x.route.name
+        record["target"] = arm.target.name
+        if arm.model is not None:
+            record["target_model"] = arm.model
+    if x.target_status is not None:
+        record["target_status"] = x.target_status
+    if x.sent_at is not None:
+        record["target_seconds"] = _seconds(x.sent_at, x.ended)
+        if x.first_byte_at is not None:
+            record["first_byte_seconds"] = _seconds(x.sent_at, x.first_byte_at)
+    if usage is not None:
+        record["usage"] = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cache_read_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        }
+    if x.detail:
+        record["detail"] = x.detail
+    return record
+
+
+def _least(x: Exchange) -> dict[str, Any]:
+    """An outcome of nothing but what the gateway itself has made."""
+    return {
+        "record": "outcome",
+        "call": x.id,
+        "at": x.arrived_ns,
+        "code": x.code,
+        "status": x.status,
+        "agent": x.agent.name if x.agent is not None else None,
+        "detail": NOT_IN_FULL,
+    }
+
+
+def _seconds(began: float, ended: float) -> float:
+    return int((ended - began) * 1e6 + 0.5) / 1e6  # a third of what round() takes
