@@ -19,9 +19,11 @@ from config.load import Loaded
 from config.settings import PolicySettings
 from gateway import policy_commands, trial_commands
 from gateway.carrier import Origin
-from gateway.ledger import FILE_NAME, Reader
+from gateway.ledger import FILE_NAME
 from gateway.logs import configure, printable
 from gateway.opa import OpaLine
+from gateway.reader import Reader
+from gateway.records import DECISIONS
 from gateway.supervise import AddressUnavailable, Supervisor
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from policies import load as policy
@@ -152,13 +154,15 @@ def tail(given: argparse.Namespace) -> int:
 
 
 def _wanted(records: Iterable[dict[str, Any]], given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    return (record for record in records if given.all or record.get("record") != "intent")
+    return (record for record in records if given.all or record.get("record") not in DECISIONS)
 
 
 def _row(record: dict[str, Any]) -> str:
     """One line for a person, whatever the record holds: a file can be damaged, and callers choose what is in it."""
     at = _time_of_day(record.get("at"))
-    if record.get("record") not in ("outcome", "intent"):
+    if record.get("record") in DECISIONS:
+        record = _decided(record)
+    elif record.get("record") != "outcome":
         facts = " ".join(f"{key}={_cell(value)}" for key, value in record.items() if key not in ("record", "at"))
         return printable(f"{at}  {_cell(record.get('record', '?')):<8}{facts}")
     seconds, usage = record.get("seconds"), record.get("usage")
@@ -172,12 +176,28 @@ def _row(record: dict[str, Any]) -> str:
         (_cell(record.get("operation") or record.get("path")), 14),
         (_cell(record.get("model")), 22),
         (_cell(record.get("decision")), 16),
-        (_cell(record.get("code", "intent")), 20),
+        (_cell(record.get("code", record.get("record"))), 20),
         (_cell(record.get("target")), 14),
         (f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "", 10),
         (tokens, 0),
     )
     return "".join(f"{printable(text):<{width}}" for text, width in columns).rstrip()
+
+
+def _decided(event: dict[str, Any]) -> dict[str, Any]:
+    """What a decision log event and an outcome both tell, under the outcome's names."""
+    question, result = event.get("input"), event.get("result")
+    question = question if isinstance(question, dict) else {}
+    call, asked_at = question.get("call"), question.get("time")
+    return {
+        "record": event["record"],
+        "call": event.get("call"),
+        "at": asked_at.get("unix_ns") if isinstance(asked_at, dict) else None,
+        "agent": event.get("requested_by"),
+        "operation": call.get("operation") if isinstance(call, dict) else None,
+        "model": call.get("target") if isinstance(call, dict) else None,
+        "decision": result.get("decision") if isinstance(result, dict) else None,
+    }
 
 
 def _cell(value: object) -> str:
@@ -224,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--path", type=Path, help="the ledger's folder or file")
     command.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="how many (default 20)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with new ones")
-    command.add_argument("--all", action="store_true", help="intents too, not only outcomes")
+    command.add_argument("--all", action="store_true", help="decisions too, not only outcomes")
     command.add_argument("--json", action="store_true", help="whole records, one JSON object a line")
     command.set_defaults(run=tail)
     return parser
