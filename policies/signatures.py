@@ -66,7 +66,8 @@ _Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Priva
 class Key:
     """A key that bundles are verified with: a PEM public key or certificate, or for HS algorithms the secret itself.
 
-    `scope` is what the signature must say it is for; empty when it must say nothing. `material` is never shown.
+    `scope` is what the signature must say it is for; empty when it must say nothing. A key whose `id` is empty verifies
+    signatures whatever key they name. `material` is never shown.
     """
 
     id: str
@@ -174,7 +175,7 @@ def _claims(content: bytes, keys: Sequence[Key], now: float) -> tuple[Key, dict[
         raise _Unfit(f"was not signed with the key `{key.id}`, or was changed since", _RESIGN)
     claims = _object(payload, "the payload of the signature")
     named = claims.get("keyid", "")
-    if named not in ("", key.id):
+    if key.id and named not in ("", key.id):
         raise _Unfit("names one key in its header and another in its payload", _RESIGN)
     if claims.get("scope", "") != key.scope:
         wanted = f"`{key.scope}`" if key.scope else "none"
@@ -236,7 +237,7 @@ def _key_for(header: Mapping[str, Any], keys: Sequence[Key]) -> Key:
             raise _Unfit("does not say which of the configured keys it was made with", "Sign with --key-id.")
         key = keys[0]
     else:
-        found = [each for each in keys if each.id == named]
+        found = [each for each in keys if each.id in ("", named)]
         if not found:
             known = ", ".join(f"`{each.id}`" for each in keys)
             raise _Unfit(f"was made with a key that is not configured; configured: {known}", "Add it to policy.keys.")
