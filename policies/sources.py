@@ -22,6 +22,9 @@ ALL_DATA: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 10_000
 """Bytes of all data files outside bundles; number of files. A `.rego` file's size is limited as in a bundle."""
 
+_TRIES: Final = 5
+"""How often files are read that change meanwhile."""
+
 _REGO: Final = ".rego"
 _TEST: Final = "_test.rego"
 _DATA: Final = (".yaml", ".yml", ".json")
@@ -81,8 +84,41 @@ def read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key] = (), fetc
     """Reads bundles, `.rego` files, data files, and folders of the latter two (all below; hidden entries and others
     are passed over), besides the bundles that were `fetched`. With `keys`, all must be bundles that one of them signed.
 
+    What changes meanwhile is read again, so that files that were swapped together are never read apart.
     Blocks on the disk. Raises PolicyError with every problem found.
     """
+    for _ in range(_TRIES):
+        before = _look(paths)
+        try:
+            sources = _read(paths, keys, fetched)
+        except PolicyError:
+            if _look(paths) == before:
+                raise
+        else:
+            if _look(paths) == before:
+                return sources
+    raise PolicyError([Problem(str(paths[0]), None, "changes while it is read", "Move it into place as a whole.")])
+
+
+def _look(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[object, ...]]:
+    """What tells a file that stayed from one that was replaced or rewritten, for each file there is."""
+    found: list[_Found] = []
+    for path in paths:
+        if len(found) <= MOST_FILES:
+            _find(Path(path), [], found, None)
+    seen: list[tuple[object, ...]] = []
+    for each in found:
+        try:
+            status = each.file.stat()
+        except OSError:
+            seen.append((each.file,))
+        else:
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            seen.append((each.file, status.st_dev, status.st_ino, status.st_size, *times))
+    return seen
+
+
+def _read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key], fetched: Sequence[Fetched]) -> Sources:
     problems: list[Problem] = []
     found: list[_Found] = []
     packed: list[Fetched] = list(fetched)
@@ -115,7 +151,8 @@ def _unpacked(packed: Sequence[Fetched], keys: Sequence[Key], problems: list[Pro
     return bundles
 
 
-def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list[Fetched]) -> None:
+def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list[Fetched] | None) -> None:
+    """Adds what stands at `path`: bundles to `packed`, already read; without it, they count as found."""
     name = path.name.lower()
     try:
         mode = path.stat().st_mode
@@ -129,11 +166,11 @@ def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list
             problems.append(
                 Problem(str(path), None, "holds no policy and no data", "Put .rego files there, or remove it.")
             )
-    elif _is_bundle(path):
+    elif _is_bundle(path) and packed is not None:
         content = _content(path, archive.LARGEST_PACKED, problems)
         if content is not None and all(each.name != str(path) for each in packed):
             packed.append(Fetched(str(path), content))
-    elif name.endswith((_REGO, *_DATA)):
+    elif name.endswith((_REGO, *_DATA)) or _is_bundle(path):
         found.append(_Found(path, path.name))
     else:
         problems.append(

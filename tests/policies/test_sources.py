@@ -1,6 +1,8 @@
 """What may stand at a policy path, what its revision depends on, and every way of being refused by name."""
 
+import itertools
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,39 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
     with pytest.raises(PolicyError) as caught:
         read([folder])
     assert [Path(each.file).name for each in caught.value.problems] == ["a.yaml", "b.json", "c.rego"]
+
+
+def test_files_that_are_swapped_together_are_read_together(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap: links into a generation, and one link to the generation."""
+    for word in ("one", "two"):
+        generation = tmp_path / f"..{word}"
+        generation.mkdir()
+        (generation / "main.rego").write_text(f"package weighbridge\nword := `{word}`\n")
+        (generation / "word.yaml").write_text(f"word: {word}\n")
+    (tmp_path / "..data").symlink_to("..one")
+    for name in ("main.rego", "word.yaml"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    ended = threading.Event()
+
+    def swap() -> None:
+        for turn in itertools.count():
+            if ended.wait(0.001):
+                return
+            (tmp_path / "..next").symlink_to("..two" if turn % 2 else "..one")
+            (tmp_path / "..next").replace(tmp_path / "..data")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    words: set[str] = set()
+    try:
+        for _ in range(300):
+            try:
+                found = read([tmp_path])
+            except PolicyError:  # it changed each time
+                continue
+            words.add(found.data["word"])
+            assert f"`{found.data['word']}`" in found.modules[0].text
+    finally:
+        ended.set()
+        swapping.join()
+    assert words == {"one", "two"}
