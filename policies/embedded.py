@@ -113,6 +113,15 @@ class EmbeddedEngine:
             self._remember(result, decision)
         return decision
 
+    def interpreter(self) -> tuple[Interpreter, Clock]:
+        """A copy of the interpreter, to be let go before the engine retires, and the clock that policies see.
+
+        Raises EngineUnavailable.
+        """
+        if get_ident() != self._thread or self._base is None:
+            raise EngineUnavailable("The policy engine belongs to another thread, or has retired.")
+        return self._base.clone(), self._clock
+
     async def retire(self) -> None:
         """See `policies.engine.Engine`. Frees a piece of the data at a time; all at once would hold up every call."""
         self._base = None
