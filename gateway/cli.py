@@ -17,7 +17,7 @@ from typing import Any
 from config.errors import ConfigError
 from config.load import Loaded
 from config.settings import PolicySettings
-from gateway import policy_commands, trial_commands
+from gateway import bundle_commands, policy_commands, trial_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME
 from gateway.logs import configure, printable
@@ -235,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=check)
 
     rules = policy_commands.add(commands)
+    bundle_commands.add(rules)
     trial_commands.add(rules)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
