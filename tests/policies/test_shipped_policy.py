@@ -1,6 +1,6 @@
-"""The shipped policy through the real engine, on the example envelopes: who may do what, as a table."""
+"""The shipped policy through both engines, on the example envelopes: who may do what, as a table."""
 
-import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.build import build
 from policies.decision import Effect
 from policies.document import agent_fragment, render
-from policies.embedded import EmbeddedEngine
 from policies.errors import Undecided
-from policies.sources import read
 from tests.policies.support import ENVELOPES, NOW, SHIPPED, call, llm
+from tests.support.engines import Answering, embedded, on_opa
+from tests.support.opa import needs_opa
 
 
-@pytest.fixture(scope="module")
-def shipped() -> EmbeddedEngine:
-    return asyncio.run(build(read([SHIPPED, ENVELOPES])))
+@pytest.fixture(scope="module", params=["embedded", pytest.param("opa", marks=needs_opa)])
+def shipped(request: pytest.FixtureRequest) -> Iterator[Answering]:
+    started = embedded if request.param == "embedded" else on_opa
+    with started(SHIPPED, ENVELOPES) as engine:
+        yield engine
 
 
 ALLOW, DENY, ASK = Effect.ALLOW, Effect.DENY, Effect.NEEDS_APPROVAL
@@ -69,7 +70,7 @@ PR = {"title": "Fix", "base": "main"}
         (call("tool", "models", "models", {}), DENY, ""),
     ],
 )
-def test_who_may_do_what(shipped: EmbeddedEngine, document: bytes, effect: Effect, said: str) -> None:
+def test_who_may_do_what(shipped: Answering, document: bytes, effect: Effect, said: str) -> None:
     decision = shipped.answer(document, NOW)
     assert decision.effect is effect, decision
     assert said in decision.explanation
@@ -78,7 +79,7 @@ def test_who_may_do_what(shipped: EmbeddedEngine, document: bytes, effect: Effec
     assert not decision.obligations
 
 
-def test_an_approval_by_those_asked_lets_the_call_pass(shipped: EmbeddedEngine) -> None:
+def test_an_approval_by_those_asked_lets_the_call_pass(shipped: Answering) -> None:
     agent = agent_fragment("support-bot", "acme", [], 1, "active")
 
     def decided(approval: Any) -> Effect:
@@ -118,7 +119,7 @@ def _mutilated(document: dict[str, Any], path: tuple[str, ...], value: Any) -> b
     ],
 )
 def test_a_missing_or_mistyped_field_never_turns_a_no_into_a_yes(
-    shipped: EmbeddedEngine, path: tuple[str, ...], value: Any
+    shipped: Answering, path: tuple[str, ...], value: Any
 ) -> None:
     for document in (
         call("tool", "github", "merge_pr", {}, tier=1),
@@ -145,10 +146,11 @@ json = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["title", "base", "max_tokens", "x"]), json) | json)
-def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(given_arguments: Any) -> None:
-    engine = _engine()
+def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(
+    shipped: Answering, given_arguments: Any
+) -> None:
     try:
-        tool = engine.answer(call("tool", "github", "create_pr", given_arguments), NOW)
+        tool = shipped.answer(call("tool", "github", "create_pr", given_arguments), NOW)
     except Undecided:
         return
     fits = (
@@ -158,17 +160,8 @@ def test_whatever_the_arguments_a_yes_means_they_are_within_the_constraints(give
         and given_arguments.get("base", "main") in ("main", "develop")
     )
     assert (tool.effect is ALLOW) is fits
-    model = engine.answer(llm("gpt-4o-mini", given_arguments, agent="intern-bot"), NOW)
+    model = shipped.answer(llm("gpt-4o-mini", given_arguments, agent="intern-bot"), NOW)
     asked = given_arguments.get("max_tokens") if isinstance(given_arguments, dict) else None
     # Rego, like JSON, knows true and 1 apart; Python does not.
     within = asked is None or (isinstance(asked, int) and not isinstance(asked, bool) and asked <= 256)
     assert (model.effect is ALLOW) is within
-
-
-_made: list[EmbeddedEngine] = []
-
-
-def _engine() -> EmbeddedEngine:
-    if not _made:
-        _made.append(asyncio.run(build(read([SHIPPED, ENVELOPES]))))
-    return _made[0]

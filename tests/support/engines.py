@@ -63,8 +63,11 @@ def on_opa(*paths: Path) -> Iterator[OnOpa]:
         runner.run(engine.retire())
 
 
-def embedded(*paths: Path) -> EmbeddedEngine:
-    return asyncio.run(build(read(paths)))
+@contextlib.contextmanager
+def embedded(*paths: Path) -> Iterator[EmbeddedEngine]:
+    engine = asyncio.run(build(read(paths)))
+    yield engine
+    asyncio.run(engine.retire())  # now and here: the garbage collector may run in another thread
 
 
 def outcome(engine: Answering, document: bytes) -> Outcome:
