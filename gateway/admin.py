@@ -21,7 +21,7 @@ from gateway.app import App, Reload
 from gateway.identity import Person
 from gateway.trial import Trial, TrialRefused
 from policies.engine import Engine
-from policies.errors import InputRefused, Undecided
+from policies.errors import EngineUnavailable, InputRefused, Undecided
 from routing.table import Route
 
 _LONGEST_INPUT = 1024 * 1024
@@ -45,7 +45,9 @@ class Loading(View):
 
 
 class PolicyView(View):
-    engine: str = Field(description="Who evaluates: `embedded`.")
+    engine: str = Field(description="Who evaluates: `embedded` or `opa`.")
+    url: str | None = Field(description="The OPA server that is asked; null for `embedded`.")
+    failure: str | None = Field(description="Why calls cannot be decided now; null when they can.")
     revision: str | None = Field(description="Hash of the policy that decides now; null when none is loaded.")
     files: list[str] = Field(description="Configured paths.")
     fallen_back: bool = Field(
@@ -177,6 +179,8 @@ class Admin:
         return ready(self._app)
 
     async def metrics(self, request: Request, person: Person | None) -> Response:
+        if self._app.pipeline.engine is not None:  # what decides on an OPA server changes without a reload
+            self._app.telemetry.revision = self._app.pipeline.engine.revision
         self._app.telemetry.ledger_failing = self._app.ledger.failure is not None
         return Response(self._app.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -194,11 +198,14 @@ class Admin:
     async def policy(self, request: Request, person: Person | None) -> Response:
         app = self._app
         engine = app.pipeline.engine
+        settings = app.settings.policy
         return _json(
             PolicyView(
-                engine=app.settings.policy.engine,
+                engine=settings.engine,
+                url=settings.opa.url if settings.engine == "opa" and settings.opa is not None else None,
+                failure=engine.failure if engine is not None else "no policy is loaded",
                 revision=engine.revision if engine is not None else None,
-                files=[str(path) for path in app.settings.policy.paths],
+                files=[str(path) for path in settings.paths],
                 fallen_back=app.fallen_back,
                 loading=_loading(app.policy),
             )
@@ -267,6 +274,8 @@ class Admin:
             decision = await engine.evaluate(document, time.time_ns())
         except InputRefused as error:
             raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
+        except EngineUnavailable as error:
+            raise HTTPException(503, f"The policy cannot be asked: {error.internal}") from None
         except Undecided as error:
             raise HTTPException(422, f"The policy gives no valid decision on this input: {error}") from None
         return _json(
