@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from config.settings import PolicySettings
 from gateway.logs import printable
+from gateway.opa import OpaLine
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from policies import load as policy
 from policies import sources, testing
@@ -61,7 +62,7 @@ def evaluate(given: argparse.Namespace) -> int:
         "risk_level": decision.risk_level,
         "required_approvals": list(decision.required_approvals),
         "explanation": decision.explanation,
-        "obligations": dict(decision.obligations),
+        "obligations": decision.obligations.facts(),
         "revision": decision.revision,
     }
     if given.json:
@@ -95,7 +96,7 @@ def _policy(given: argparse.Namespace) -> PolicySettings:
 
 
 async def _decided(settings: PolicySettings, document: bytes) -> Decision:
-    engine = await policy.load(settings)
+    engine = await policy.load(settings, opa=OpaLine)
     try:
         return await engine.evaluate(document, time.time_ns())
     finally:
