@@ -63,8 +63,8 @@ class Answer:
     transient: bool = False
 
 
-async def run(module: str, origin: Origin, seconds: float) -> Answer:
-    """Runs `policies.<module>.main` in a child, which this call never leaves behind.
+async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[str] = ()) -> Answer:
+    """Runs `policies.<module>.main` in a child, which this call never leaves behind. `arguments` are its `sys.argv[1:]`.
 
     It has READING seconds to read, and then `seconds` for its work. Raises OSError when no child can be started.
     """
@@ -76,6 +76,7 @@ async def run(module: str, origin: Origin, seconds: float) -> Answer:
         "-I",
         "-c",
         code,
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
