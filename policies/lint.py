@@ -6,11 +6,13 @@ ends the process when a function calls itself. Here they are mistakes like any o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from policies.builtins import FORBIDDEN, LITERAL
+from policies import negation
+from policies.builtins import FORBIDDEN, LITERAL, SUPPLIED, TIMED
+from policies.capabilities import arities
 from policies.engine import ENTRY
 from policies.errors import Problem
 from policies.interpreter import sprintf_is_bounded
@@ -25,6 +27,11 @@ _KEYWORDS: Final = frozenset(
     "as contains data default else every false if import in input not null package some true with".split()
 )
 _LITERALS: Final = frozenset(("String", "RawString"))
+_MOST_ROUNDS: Final = 16
+_IMPORTS: Final = frozenset(
+    [("rego", "v1"), *(("future", "keywords", word) for word in ("contains", "every", "if", "in"))]
+)
+"""What may be imported besides data and input. All other words of the future are none to the interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,10 @@ class _Module:
     file: str
     package: Path
     line: int
+    source: bytes
     aliases: dict[str, Path]
+    inputs: dict[str, Path]
+    foreign: list[tuple[str, int]]
     rules: list[_Rule] = field(default_factory=list)
 
 
@@ -59,6 +69,7 @@ def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[st
     modules = [_module(tree) for tree in trees]
     functions = {rule.path for module in modules for rule in module.rules if rule.is_function}
     packages = {module.package for module in modules}
+    known = _known(modules, data)
     problems: list[Problem] = []
     graph: dict[Path, set[Path]] = {}
     places: dict[Path, tuple[str, int]] = {}
@@ -70,9 +81,10 @@ def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[st
             for call in _calls(module, rule, functions):
                 if call.target is not None:
                     graph.setdefault(rule.path, set()).add(call.target)
-                problems += _judged(module, call, functions, builtins)
+                problems += _judged(module, call, known.functions, builtins)
             problems += _lookups(module, rule, packages)
             problems += _replaced(module, rule)
+            problems += _negations(module, rule, known, data)
     for path in sorted(functions & graph.keys()):
         if path in _reachable(path, graph, functions):
             file, line = places[path]
@@ -105,14 +117,18 @@ def rules(trees: Sequence[Node]) -> list[tuple[str, str, int]]:
 def _module(tree: Node) -> _Module:
     syntax = tree["ast"]
     package = _static(syntax["package"]["refr"])[0]
-    module = _Module(tree["source"]["file"], package, syntax["package"]["span"]["line"], {})
     text = tree["source"]["contents"].encode()
+    module = _Module(tree["source"]["file"], package, syntax["package"]["span"]["line"], text, {}, {}, [])
     for each in syntax["imports"]:
         path, _ = _static(each["refr"])
+        alias = each.get("as")
+        name = path[-1] if path and alias is None else text[alias["start"] : alias["end"]].decode() if alias else ""
         if path[:1] == ("data",):
-            alias = each.get("as")
-            name = path[-1] if alias is None else text[alias["start"] : alias["end"]].decode()
             module.aliases[name] = path[1:]
+        elif path[:1] == ("input",):
+            module.inputs[name] = path
+        elif path not in _IMPORTS:
+            module.foreign.append((".".join(path), each["span"]["line"]))
     for rule in syntax["rules"]:
         module.rules.append(_rule(package, rule))
     return module
@@ -167,7 +183,7 @@ def _walk(tree: Node) -> Iterator[tuple[str, Node]]:
                     yield name, inner
 
 
-def _calls(module: _Module, rule: _Rule, functions: set[Path]) -> Iterator[_Call]:
+def _calls(module: _Module, rule: _Rule, functions: Collection[Path]) -> Iterator[_Call]:
     for form, node in _walk(rule.tree):
         if form == "Call":
             names, whole = _static(node["fcn"])
@@ -176,7 +192,7 @@ def _calls(module: _Module, rule: _Rule, functions: set[Path]) -> Iterator[_Call
             yield _Call(name, target, node["span"]["line"], node["params"])
 
 
-def _resolved(module: _Module, names: Path, functions: set[Path]) -> Path | None:
+def _resolved(module: _Module, names: Path, functions: Collection[Path]) -> Path | None:
     if names[:1] == ("data",):
         return names[1:]
     if module.package + names in functions:
@@ -186,7 +202,9 @@ def _resolved(module: _Module, names: Path, functions: set[Path]) -> Path | None
     return None
 
 
-def _judged(module: _Module, call: _Call, functions: set[Path], builtins: Collection[str]) -> Iterator[Problem]:
+def _judged(
+    module: _Module, call: _Call, functions: Mapping[Path, int], builtins: Collection[str]
+) -> Iterator[Problem]:
     def at_call(message: str, remedy: str) -> Problem:
         return Problem(module.file, call.line, message, remedy)
 
@@ -195,11 +213,17 @@ def _judged(module: _Module, call: _Call, functions: set[Path], builtins: Collec
     elif call.target is not None:
         if call.target not in functions:
             yield at_call(f"there is no function `{call.name}`", "Correct the name, or add the file that defines it.")
+        elif not functions[call.target] <= len(call.params) <= functions[call.target] + 1:
+            yield at_call(*_miscounted(call, functions[call.target]))
     elif call.name in FORBIDDEN:
         yield at_call(f"`{call.name}` may not be called", _sentence(FORBIDDEN[call.name][1]))
     elif call.name not in builtins:
         remedy = "Correct the name; docs/policy.md lists what the embedded engine lacks."
         yield at_call(f"there is no function `{call.name}`", remedy)
+    elif call.name == "walk" and len(call.params) == 1:
+        yield at_call("`walk` with one argument gives nothing here", "Write walk(value, [path, part]).")
+    elif not _is_counted(call):
+        yield at_call(*_miscounted(call, arities()[call.name]))
     elif call.name in LITERAL:
         position, why = LITERAL[call.name]
         (kind, value), *_ = call.params[position].items() if position < len(call.params) else [("", {})]
@@ -208,6 +232,108 @@ def _judged(module: _Module, call: _Call, functions: set[Path], builtins: Collec
             yield at_call(message, f"Write it out: {why}.")
         elif call.name == "sprintf" and not sprintf_is_bounded(value["value"]):
             yield at_call("a width in the format of `sprintf` is too large", "Keep it below 1000.")
+
+
+def _is_counted(call: _Call) -> bool:
+    """Whether a builtin gets the arguments it takes; the interpreter's own also take a name for the result."""
+    expected = arities().get(call.name)
+    more = 0 if call.name in SUPPLIED or call.name in TIMED else 1
+    return expected is None or expected <= len(call.params) <= expected + more
+
+
+def _miscounted(call: _Call, expected: int) -> tuple[str, str]:
+    takes = "1 argument" if expected == 1 else f"{expected} arguments"
+    return f"`{call.name}` takes {takes}, not {len(call.params)}", "Correct the call; a result is assigned with `:=`."
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The rules there are: which always have a value, and how many arguments functions take."""
+
+    rules: set[Path]
+    defined: set[Path]
+    functions: dict[Path, int]
+    total: set[Path]
+
+
+def _known(modules: Sequence[_Module], data: Mapping[str, Any]) -> _Known:
+    known = _Known(set(), set(), {}, set())
+    given: list[tuple[_Module, _Rule, Node]] = []
+    for module in modules:
+        for rule in module.rules:
+            kind, arguments, value = _shape(rule.tree)
+            if rule.is_function:
+                known.functions.setdefault(rule.path, len(arguments))
+            else:
+                known.rules.add(rule.path)
+            if kind in ("Default", "Set"):
+                (known.total if rule.is_function else known.defined).add(rule.path)
+            elif value is not None:
+                given.append((module, rule, value))
+    # A value may be that of other rules, so what is known of these settles in rounds.
+    for _ in range(_MOST_ROUNDS):
+        waiting = []
+        for module, rule, value in given:
+            if negation.is_defined(value, *_judges(module, known, data)):
+                (known.total if rule.is_function else known.defined).add(rule.path)
+            else:
+                waiting.append((module, rule, value))
+        if len(waiting) == len(given):
+            break
+        given = waiting
+    return known
+
+
+def _shape(tree: Node) -> tuple[str, Sequence[Node], Node | None]:
+    """The kind of head, the arguments, and the value of a rule that has no body: it holds whatever is asked."""
+    if "Default" in tree:
+        return "Default", tree["Default"]["args"], None
+    spec = tree["Spec"]
+    ((form, head),) = spec["head"].items()
+    arguments = head.get("args", ())
+    if form == "Compr" and not _static(head["refr"])[1]:
+        return "Set", arguments, None
+    assigned = head.get("assign")
+    is_open = not spec["bodies"] and assigned and all("Var" in each for each in arguments)
+    return form, arguments, assigned["value"] if is_open else None
+
+
+def _judges(
+    module: _Module, known: _Known, data: Mapping[str, Any]
+) -> tuple[Callable[[Path, bool], bool], Callable[[Node], bool]]:
+    """Whether a reference, given its names and whether these are all of it, or a call may be undefined."""
+
+    def may_be_undefined(names: Path, whole: bool) -> bool:
+        if not names:
+            return True
+        if names[0] == "input" or names[0] in module.inputs:
+            path = (*module.inputs.get(names[0], ("input",)), *names[1:])
+            return not whole or path not in negation.ALWAYS_THERE
+        below = _below_data(module, names)
+        if below is None and module.package + names[:1] in known.rules:
+            below = module.package + names
+        if below is None:
+            return len(names) > 1 or not whole
+        if any(below[:length] in known.rules for length in range(1, len(below) + 1)):
+            return not whole or below not in known.defined
+        here: Any = data
+        for name in below:
+            if not isinstance(here, Mapping) or name not in here:
+                return True
+            here = here[name]
+        return not whole
+
+    def may_fail(call: Node) -> bool:
+        target = _resolved(module, _static(call["fcn"])[0], known.functions)
+        return target is not None and target not in known.total
+
+    return may_be_undefined, may_fail
+
+
+def _negations(module: _Module, rule: _Rule, known: _Known, data: Mapping[str, Any]) -> Iterator[Problem]:
+    for line, text in negation.parting(rule.tree, module.source, *_judges(module, known, data)):
+        message = f"where `{text}` is undefined, this `not` says yes here and nothing on an OPA server"
+        yield Problem(module.file, line, message, "Bind it in a line before (`value := ...`), or use object.get.")
 
 
 def _sentence(text: str) -> str:
@@ -287,6 +413,9 @@ def _is_name(node: Node) -> bool:
 
 
 def _names(module: _Module, builtins: Collection[str]) -> Iterator[Problem]:
+    for imported, line in module.foreign:
+        remedy = "Import data, input or rego.v1."
+        yield Problem(module.file, line, f"`{imported}` cannot be imported", remedy)
     for alias in module.aliases.keys() & _KEYWORDS:
         yield Problem(module.file, module.line, f"an import is called `{alias}`, a word of the language", "Rename it.")
     for rule in module.rules:

@@ -60,6 +60,20 @@ def problems(*texts: str, data: dict[str, Any] | None = None, entry: bool = True
         ("f(y) := y\nx := y if { y := f(1) with f as count }", "`with` may only give input or data another value"),
         ("x := y if { y := count([]) with data.a as data.p.f }", "`with` may only give input or data another value"),
         ("count(y) := y", "the function `count` has the name of a builtin"),
+        ("x := startswith(`a`)", "`startswith` takes 2 arguments, not 1"),
+        ("x := count([], 1, 2)", "`count` takes 1 argument, not 3"),
+        ("x := y if io.jwt.decode(input.t, y)", "`io.jwt.decode` takes 1 argument, not 2"),
+        ("f(y) := y\nx := f(1, 2, 3)", "`f` takes 1 argument, not 3"),
+        ("x := [p | [p, v] := walk(input)]", "`walk` with one argument gives nothing here"),
+        ("import future.keywords\nx := 1", "`future.keywords` cannot be imported"),
+        ("import future.keywords.not\nx := 1", "`future.keywords.not` cannot be imported"),
+        ("import rego.v2\nx := 1", "`rego.v2` cannot be imported"),
+        ("x if not startswith(input.call.target, `a`)", "where `input.call.target` is undefined"),
+        ("x if { some c in input.list; not c.name in {`a`} }", "where `c.name` is undefined"),
+        ("x if not f(g(1)) == 1\nf(y) := y\ng(y) := y if y > 1", "where `g(1)` is undefined"),
+        ("x if not f(y)\nf(z) := z\ny := input.a", "where `y` is undefined"),
+        ("x if not data.limits.most > 5", "where `data.limits.most` is undefined"),
+        ("x if not input.a[input.b]", "where `input.b` is undefined"),
         ("contains := 1", "a rule is called `contains`, a word of the language"),
         ("import data.other as input\nx := 1", "an import is called `input`, a word of the language"),
     ],
@@ -88,10 +102,30 @@ def test_a_mistake_is_found(rule: str, message: str) -> None:
         "x := replace(input.a, `b`, input.c)",
         "x if { print(`hello`); trace(`hello`) }",
         "import input.call\nx := call.kind",
+        "x := y if count([], y)",
+        "f(y) := y\nx := z if f(1, z)",
+        "x := [p | walk(input, [p, _])]",
+        "x if not input.call.target",
+        "x if not input.call.target == `a`",
+        "x if not startswith(input.agent.name, `a`)",
+        "x if { target := input.call.target; not startswith(target, `a`) }",
+        "x if { input.call.target; not startswith(input.call.target, `a`) }",
+        "x if not startswith(object.get(input.call, `target`, ``), `a`)",
+        "x if not input.agent.state in allowed\nallowed := {`active`}",
+        "x if not f(input.agent.name)\nf(y) if y == `a`",
+        "x if not f(g(1)) == 1\nf(y) := y\ng(y) := y + 1",
+        "x if not count(names) > 1\nnames := [y | some y in input.names]",
+        "x if not count(names) > 1\nnames contains y if some y in input.names",
+        "x if not limit > 1\ndefault limit := 5\nlimit := input.limit",
+        "x contains c.name if { some c in input.list; not startswith(c.name, `a`) }",
     ],
 )
 def test_what_is_right_passes(rule: str) -> None:
     assert problems(f"package p\nimport rego.v1\n{rule}\n") == []
+
+
+def test_words_that_the_language_now_has_may_be_imported() -> None:
+    assert problems("package p\nimport future.keywords.in\nimport future.keywords.every\nx := 1\n") == []
 
 
 def test_lines_are_those_of_the_file() -> None:
