@@ -23,7 +23,7 @@ class Asked:
     revision: str
     masks: bool = False
     """Whether the policy has a say in what of this is recorded."""
-    event: bytes | None = None
+    event: dict[str, Any] | None = None
     """What is recorded of it once the policy has had its say; see `gateway.decision_log`."""
 
 

@@ -20,8 +20,8 @@ log = logging.getLogger("weighbridge.ledger")
 
 DECISIONS: Final = ("intent", "decision")
 
-DECISION: Final = b'{"record":"decision","call":'
-"""How the line of a decision begins that no intent is."""
+DECISION: Final = b'{"record":"decision",'
+"""How the line of a decision begins that is no intent."""
 
 LONGEST_PATH: Final = 256
 """Characters of a call's path that are recorded: whoever has no key can make paths of any length."""
@@ -37,7 +37,7 @@ def line(record: Mapping[str, Any]) -> bytes:
 def intended(x: Exchange, events: DecisionLog) -> list[bytes]:
     """The lines of a call that is about to be made."""
     last = len(x.asked) - 1
-    intent = b'{"record":"intent","call":"%b",%b' % (x.id.encode(), events.event(x, last))
+    intent = _event(x, last, "intent", events)
     return [*_decided(x, events, last), intent] if last else [intent]
 
 
@@ -58,9 +58,20 @@ def concluded(x: Exchange, events: DecisionLog) -> list[bytes]:
     return lines
 
 
+def event_of(record: bytes) -> bytes:
+    """The decision log event in the line of a decision, without what only the ledger adds to it."""
+    return b"{" + record[record.index(b",", record.index(b",") + 1) + 1 : -1]
+
+
 def _decided(x: Exchange, events: DecisionLog, count: int) -> list[bytes]:
-    call = x.id.encode()
-    return [b'%b"%b",%b' % (DECISION, call, events.event(x, index)) for index in range(count)]
+    return [_event(x, index, "decision", events) for index in range(count)]
+
+
+def _event(x: Exchange, index: int, record: str, events: DecisionLog) -> bytes:
+    try:
+        return line(events.event(x, index, record))
+    except (TypeError, ValueError):  # what JSON cannot hold: half a character, or what nests too deep
+        return line(events.erased(x, index, record))
 
 
 def outcome(x: Exchange) -> dict[str, Any]:

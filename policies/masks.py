@@ -21,7 +21,7 @@ class Mask:
         self._paths = deep
 
     def apply(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """A copy with the pointed-at values replaced, and the pointers that found something, in the order given.
+        """A copy with the pointed-at values replaced, and the pointers that found something.
 
         What is not replaced is shared with `arguments`, which is never changed.
         """
@@ -29,10 +29,11 @@ class Mask:
             return dict.fromkeys(arguments, STARS), list(self._whole)
         top = self._top
         if top is not None:
-            hits = [pointer for key, pointer in top.items() if key in arguments]
-            if not hits:
-                return dict(arguments), hits
-            return {key: STARS if key in top else value for key, value in arguments.items()}, hits
+            masked = dict(arguments)
+            keys = [key for key in masked if key in top]
+            for key in keys:
+                masked[key] = STARS
+            return masked, [top[key] for key in keys]
         masked, hits = dict(arguments), []
         for pointer, path in self._paths:
             masked, hit = _replace(masked, path, 0)
