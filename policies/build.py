@@ -49,7 +49,9 @@ async def build(policies: Packed | Sources, reads: Reads | None = None, *, reuse
             rungs.append(base.clone())
             since = 0
         await asyncio.sleep(0)
+    await asyncio.sleep(0)
     warm(base)
+    await asyncio.sleep(0)
     if reads is None:
         reads = analyse(orjson.loads(base.get_ast_as_json()))
     return EmbeddedEngine(base, clock, packed.revision, rungs, reads=reads, reuse=reuse, bundles=packed.bundles)

@@ -1,8 +1,10 @@
 """From paths to an engine that decides, or to problems and nothing else."""
 
 import asyncio
+import time
 from pathlib import Path
 
+import orjson
 import pytest
 
 from config.settings import PolicySettings
@@ -66,22 +68,42 @@ async def test_an_envelope_that_would_limit_nothing_is_refused(tmp_path: Path, e
     assert message in str(caught.value)
 
 
-async def test_the_loop_keeps_running_while_a_policy_is_loaded() -> None:
-    longest = 0.0
+class Turns:
+    """The longest that anything held the event loop, in seconds of its thread's processor time."""
 
-    async def heartbeat() -> None:
-        nonlocal longest
-        loop = asyncio.get_running_loop()
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
         while True:
-            before = loop.time()
-            await asyncio.sleep(0.005)
-            longest = max(longest, loop.time() - before)
+            began = time.thread_time()
+            await asyncio.sleep(0.0005)
+            self.longest = max(self.longest, time.thread_time() - began)
 
-    async with asyncio.TaskGroup() as group:
-        beating = group.create_task(heartbeat())
-        await load(policy(SHIPPED, ENVELOPES))
-        beating.cancel()
-    assert longest < 1, "the proof runs elsewhere"
+
+async def test_ten_thousand_envelopes_are_loaded_and_given_up_without_holding_up_calls(tmp_path: Path) -> None:
+    """The processor is asked, not the clock, and the quietest reload counts: others use this machine too."""
+    operation = {"required": ["title"], "one_of": {"base": ["main", "develop"]}, "max_length": {"title": 120}}
+    tools = {name: {"operations": {"create": operation, "list": {}}} for name in ("github", "crm", "wiki", "shop")}
+    envelopes = {f"agent-{number}": {"models": {"m": {}}, "allowed_tools": tools} for number in range(10_000)}
+    (tmp_path / "envelopes.json").write_bytes(orjson.dumps({"envelopes": envelopes}))
+    (tmp_path / "p.rego").write_text(
+        rego('decision := {"decision": "ALLOW"} if data.envelopes[input.agent.name].models[input.call.target]')
+    )
+    serving = await load(policy(tmp_path))
+    longest: list[float] = []
+    for _ in range(3):
+        turns = Turns()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(turns.watch())
+            successor = await load(policy(tmp_path))
+            await serving.retire()
+            watching.cancel()
+        serving = successor
+        longest.append(turns.longest)
+    assert (await serving.evaluate(llm("m", agent="agent-9999"), NOW)).effect is Effect.ALLOW
+    await serving.retire()
+    assert min(longest) < 0.010, longest
 
 
 def test_nothing_of_the_house_but_this_room_is_needed() -> None:
