@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,18 +13,19 @@ from typing import Any, Final
 
 import orjson
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.secrets import Secret
-from config.settings import OpaSettings
+from config.settings import OpaSettings, PolicySettings
 from gateway.opa import OpaLine
 from policies.decision import Effect
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.interpreter import Clock, create
 from policies.opa import DECISION, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
 from tests.gateway.test_carrier_tls import LOOPBACK, Authority
-from tests.policies.support import NOW, llm
+from tests.policies.support import NOW, ROOT, llm
 from tests.support.lying_opa import ALLOW, LISTING, LyingOpa, answers, breaks_off, of_bundle, reply
 from tests.support.misbehaving import HEAD, Script, Wire, falls_silent, floods, never_answers, says
 
@@ -75,6 +77,16 @@ async def test_a_decision_is_what_opa_says(opa: LyingOpa) -> None:
     assert (decision.effect, decision.explanation, decision.risk_level) == (Effect.DENY, "Not today.", "high")
     assert decision.revision == engine.revision != NOBODY
     assert len(decision.revision) == 64
+
+
+def test_the_manuals_example_is_a_configuration() -> None:
+    manual = (ROOT / "docs" / "policy.md").read_text()
+    [example] = [
+        text for text in re.findall(r"^```yaml\n(.*?)^```$", manual, re.DOTALL | re.MULTILINE) if "opa:" in text
+    ]
+    written = PolicySettings.model_validate(yaml.safe_load(example)["policy"]).opa
+    assert written is not None
+    assert written.model_fields_set == {"url", "token", "ca", "timeout"}
 
 
 # What is not clearly a decision is none.
@@ -596,7 +608,7 @@ class Parrot:
 
 
 _KEYS = st.sampled_from(
-    "result provenance bundles revision code errors message location file row id raw ast package path value decision".split()
+    "result provenance bundles revision code errors message location row id raw ast package path value decision".split()
 )
 said = st.recursive(
     st.none()
