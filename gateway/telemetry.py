@@ -17,6 +17,11 @@ from gateway.exchange import Exchange
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
+EARLIER = "earlier"
+SHORT = 12
+"""Digits of a revision that tell it from others at a glance."""
+_MOST_REVISIONS = 8
+
 
 class Histogram:
     """Observations sorted into buckets with fixed upper bounds, in seconds."""
@@ -50,6 +55,8 @@ class Telemetry(Collector):
         self.first_byte: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.decisions: dict[str, defaultdict[str, int]] = {}
+        """By revision, then by the policy's word; `none` where there was no answer."""
         self.in_flight = 0
         self.revision = ""
         self.compared: Mapping[tuple[str, str], int] = {}
@@ -62,6 +69,11 @@ class Telemetry(Collector):
     def observe(self, x: Exchange) -> None:
         """Counts one call that is over."""
         protocol = x.adapter.protocol
+        for asked in x.asked:
+            words = self.decisions.get(asked.revision)
+            if words is None:
+                words = self._new_revision(asked.revision)
+            words[asked.decision.effect if asked.decision is not None else "none"] += 1
         self.calls[protocol, x.decision.effect if x.decision is not None else "none", x.code] += 1
         if x.sent_at is None or x.arm is None:
             return
@@ -74,6 +86,16 @@ class Telemetry(Collector):
             self.tokens[name, "input"] += x.usage.input_tokens
             self.tokens[name, "output"] += x.usage.output_tokens
 
+    def _new_revision(self, revision: str) -> defaultdict[str, int]:
+        """A place for its counts. Beyond the last few, revisions share one: every label is for ever."""
+        if len(self.decisions) > _MOST_REVISIONS:
+            oldest = next(name for name in self.decisions if name != EARLIER)
+            earlier = self.decisions.setdefault(EARLIER, defaultdict(int))
+            for word, count in self.decisions.pop(oldest).items():
+                earlier[word] += count
+        words = self.decisions[revision] = defaultdict(int)
+        return words
+
     def render(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -84,6 +106,15 @@ class Telemetry(Collector):
         for labels, count in self.calls.items():
             calls.add_metric(labels, count)
         yield calls
+        decisions = CounterMetricFamily(
+            "weighbridge_decisions",
+            "Answers of the policy; a call that it wants changed or approved is decided again.",
+            labels=("decision", "revision"),
+        )
+        for revision, answers in self.decisions.items():
+            for word, count in answers.items():
+                decisions.add_metric((word, revision[:SHORT]), count)
+        yield decisions
         yield _histograms(
             "weighbridge_overhead_seconds",
             "From the call read to its request sent: the gateway's own time before a target works.",

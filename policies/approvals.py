@@ -9,10 +9,14 @@ from policies.errors import ApprovalNeeded
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A yes, bound to one call. `document` is its part of the policy's input when the policy is asked again."""
+    """A yes, bound to one call. `document` is its part of the policy's input when the policy is asked again.
+
+    `revision` names the policy that wanted it.
+    """
 
     id: str
     document: bytes
+    revision: str
 
 
 class Approvals(Protocol):

@@ -632,7 +632,7 @@ class Approver:
 
     async def answer(self, call_id: str, decision: Decision) -> Approval | None:
         needed = decision.effect is Effect.NEEDS_APPROVAL
-        return Approval("a-1", b'{"id":"a-1","roles":["finance"]}') if needed else None
+        return Approval("a-1", b'{"id":"a-1","roles":["finance"]}', decision.revision) if needed else None
 
     async def claim(self, approval: Approval) -> None:
         self.claimed.append(approval.id)
@@ -662,6 +662,136 @@ async def test_an_approved_call_is_claimed_once_and_sent() -> None:
             assert (await ask(client, chat()))[0] == 200
         assert approver.claimed == ["a-1"]
         assert len(upstream.received) == 1
+
+
+def demanding(**obligations: Any) -> Decision:
+    return dataclasses.replace(ALLOWED, obligations=read(obligations))
+
+
+async def test_what_is_decided_on_last_is_what_is_sent_byte_for_byte() -> None:
+    body = b'{ "model":"gpt-4o-mini", "messages":[ ] ,"ssn" : "078-05-1120"}'
+    after = b'{"max_completion_tokens":50, "model":"gpt-4o-mini", "messages":[ ] ,"ssn" : "***"}'
+    script = demanding(max_tokens=50, redact=["/arguments/ssn"], headers={"X-Team": "a", "user-agent": "gate"})
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        status, headers, _ = await ask(client, body, CHAT, "user-agent: agent", "x-team: b")
+        assert (status, headers[b"x-weighbridge-decision"]) == (200, b"ALLOW")
+        (received,) = upstream.received
+        assert received.body == after
+        names = [line for line in received.headers if line[0] in (b"x-team", b"user-agent")]
+        assert sorted(names) == [(b"user-agent", b"gate"), (b"x-team", b"a")]
+        assert [document["call"]["arguments"].get("ssn") for document in g.engine.documents] == ["078-05-1120", "***"]
+        record = await g.ledger.outcome()
+        assert record["obligations"] == {
+            "redact": ["/arguments/ssn"],
+            "max_tokens": ["/arguments/max_completion_tokens"],
+            "headers": ["x-team", "user-agent"],
+        }
+        assert [each["record"] for each in g.ledger.records] == ["decision", "intent", "outcome"]
+        assert [each["decision_id"] for each in g.ledger.decisions()] == [f"{record['call']}-1", f"{record['call']}-2"]
+        assert "078-05-1120" not in repr(g.ledger.records)
+
+
+async def test_a_policy_that_refuses_what_its_own_edits_made_of_a_call_has_refused_it() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        edited = document["call"]["arguments"].get("base") == "develop"
+        return DENIED if edited else demanding(replace={"/arguments/base": "develop"})
+
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        assert (await ask(client, chat(base="main")))[0] == 403
+        assert upstream.received == []
+        assert [each["record"] for each in g.ledger.records] == ["decision", "decision", "outcome"]
+
+
+async def test_a_policy_that_is_never_content_is_asked_four_times() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        return demanding(replace={"/arguments/seed": document["call"]["arguments"].get("seed", 0) + 1})
+
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        status, _, body = await ask(client, chat())
+        assert (status, body["error"]["code"]) == (403, "policy_denied")
+        assert "after 4 changes" in body["error"]["message"]
+        assert (len(g.engine.documents), upstream.received) == (4, [])
+
+
+async def test_headers_and_route_are_those_of_the_decision_on_what_is_sent() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        edited = "seed" in document["call"]["arguments"]
+        return ALLOWED if edited else demanding(replace={"/arguments/seed": 1}, headers={"x-a": "1"}, route="renamed")
+
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        await ask(client, chat())
+        assert b"x-a" not in dict(upstream.received[0].headers)
+        assert (await g.ledger.outcome())["route"] == "chat"
+
+
+async def test_a_forced_route_carries_a_model_that_it_would_not_match() -> None:
+    script = demanding(route="renamed")
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        await ask(client, chat())
+        assert orjson.loads(upstream.received[0].body)["model"] == "real/name"
+        record = await g.ledger.outcome()
+        assert (record["route"], record["obligations"]) == ("renamed", {"route": "renamed"})
+
+
+async def test_a_route_that_cannot_serve_the_call_makes_the_yes_a_no() -> None:
+    async with gate(script=demanding(route="claude")) as g, connected(g.port) as client:
+        status, headers, body = await ask(client, chat())
+        assert (status, headers[b"x-weighbridge-decision"]) == (403, b"DENY")
+        assert "'claude' has no target that serves chat" in body["error"]["message"]
+        intended = g.ledger.decisions()[0]
+        assert (intended["record"], intended["result"]["decision"]) == ("decision", "ALLOW")
+        assert (await g.ledger.outcome())["decision"] == "DENY"
+
+
+async def test_a_sampled_call_tells_its_target_so_and_its_record_which_trace_it_is() -> None:
+    script = demanding(sample=True)
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        await ask(client, chat())
+        sent = dict(upstream.received[0].headers)[b"traceparent"].decode()
+        assert sent.endswith("-01")
+        assert sent[3:35] == g.ledger.decisions()[0]["trace_id"]
+        assert (await g.ledger.outcome())["obligations"] == {"sample": True}
+
+
+async def test_a_list_of_models_is_within_all_obligations_that_exist() -> None:
+    async with gate(script=demanding(max_tokens=5, redact=["/arguments/a"], route="chat")) as g:
+        async with connected(g.port) as client:
+            await client.say(head("GET /v1/models"))
+            assert (await client.answer())[0] == 200
+
+
+async def test_people_approve_the_call_as_it_will_be_sent() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        effect = Effect.ALLOW if "approval" in document else Effect.NEEDS_APPROVAL
+        return dataclasses.replace(demanding(redact=["/arguments/ssn"]), effect=effect)
+
+    class Watching(Approver):
+        async def answer(self, call_id: str, decision: Decision) -> Approval | None:
+            self.asked_after = len(g.engine.documents)
+            return await super().answer(call_id, decision)
+
+    approver = Watching()
+    async with target() as upstream:
+        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+            assert (await ask(client, chat(ssn="078-05-1120")))[0] == 200
+            assert approver.asked_after == 2
+            seen = [document["call"]["arguments"]["ssn"] for document in g.engine.documents]
+            assert seen == ["078-05-1120", "***", "***"]
+            assert [each["record"] for each in g.ledger.decisions()] == ["decision", "decision", "intent"]
+        assert orjson.loads(upstream.received[0].body)["ssn"] == "***"
+
+
+async def test_a_call_that_is_to_be_changed_after_its_approval_is_refused() -> None:
+    def script(document: Mapping[str, Any]) -> Decision:
+        return demanding(max_tokens=5) if "approval" in document else ASKED
+
+    approver = Approver()
+    async with target() as upstream:
+        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+            status, _, body = await ask(client, chat())
+            assert (status, body["error"]["code"]) == (403, "policy_denied")
+            assert "after people have approved it" in body["error"]["message"]
+        assert (upstream.received, approver.claimed) == ([], [])
 
 
 async def test_a_thousand_calls_cut_at_random_moments_leave_nothing_behind() -> None:

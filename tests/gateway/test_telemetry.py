@@ -20,6 +20,22 @@ def test_a_finished_call_is_counted_by_protocol_decision_and_code() -> None:
     assert samples(telemetry)["weighbridge_calls_total", labels] == 2
 
 
+def test_decisions_are_counted_by_revision_and_revisions_do_not_pile_up() -> None:
+    telemetry = Telemetry()
+    for number in range(100):
+        x = exchange()
+        x.asked[0].revision = f"{number:02}" * 32
+        telemetry.observe(x)
+    counts = {
+        dict(labels)["revision"]: count
+        for (name, labels), count in samples(telemetry).items()
+        if name == "weighbridge_decisions_total"
+    }
+    assert sum(counts.values()) == 100
+    assert len(counts) < 12
+    assert counts["99" * 6] == 1
+
+
 def test_a_call_that_was_never_decided_is_counted_too() -> None:
     telemetry = Telemetry()
     x = exchange()

@@ -1,0 +1,131 @@
+"""The decision log: what an event holds, what is kept out of it, and what OPA's own events look like beside it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.decision_log import DecisionLog
+from gateway.exchange import Asked, Exchange
+from gateway.records import concluded, event_of, intended
+from policies.decision import parse
+from tests.support.exchanges import exchange
+
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def decided(x: Exchange, *answers: Mapping[str, Any] | None) -> Exchange:
+    """The same call, decided so many times."""
+    assert x.question is not None
+    x.asked = [
+        Asked(x.question, parse(orjson.dumps(answer), "r2") if answer is not None else None, "r2") for answer in answers
+    ]
+    x.decision = x.asked[-1].decision
+    return x
+
+
+def event(x: Exchange) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(event_of(intended(x, DecisionLog({"zone": "a"}))[-1]))
+    return found
+
+
+def test_an_event_says_who_asked_what_and_what_was_answered() -> None:
+    x = decided(exchange(session="s-1"), {"decision": "ALLOW", "risk_level": "low", "explanation": "why not"})
+    told = event(x)
+    assert told["decision_id"] == f"{x.id}-1"
+    assert (told["labels"]["zone"], told["labels"].keys()) == ("a", {"zone", "id", "version"})
+    assert told["bundles"] == {"weighbridge": {"revision": "r2"}}
+    assert told["path"] == "weighbridge/decision"
+    assert told["requested_by"] == "support-bot"
+    assert told["result"] == {"decision": "ALLOW", "risk_level": "low", "explanation": "why not"}
+    assert x.question is not None
+    document = orjson.loads(x.question.document())
+    document["call"]["arguments"]["messages"] = "***"
+    assert told["input"] == document
+    assert told["masked"] == ["/input/call/arguments/messages"]
+    assert not told.keys() & {"record", "call", "erased", "error", "trace_id"}
+
+
+def test_the_time_of_an_event_is_the_policys_to_the_nanosecond() -> None:
+    told = event(exchange())
+    whole, fraction = told["timestamp"].rstrip("Z").split(".")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", whole)
+    assert whole + "Z" == told["input"]["time"]["utc"]
+    assert int(fraction) == told["input"]["time"]["unix_ns"] % 1_000_000_000
+
+
+def test_every_event_of_a_process_has_its_own_number() -> None:
+    events = DecisionLog()
+    numbers = [orjson.loads(intended(exchange(), events)[0])["req_id"] for _ in range(3)]
+    assert numbers == [1, 2, 3]
+
+
+def test_an_event_belongs_to_the_callers_trace() -> None:
+    x = exchange()
+    x.own = {b"traceparent": TRACE}
+    assert (event(x)["trace_id"], event(x)["span_id"]) == (TRACE[3:35].decode(), TRACE[36:52].decode())
+
+
+def test_a_call_that_nobody_decided_has_an_event_with_the_reason() -> None:
+    x = decided(exchange(), None)
+    x.code, x.detail = "policy_unavailable", "weighbridge.rego:3: conflict \ud800"
+    first, outcome = map(orjson.loads, concluded(x, DecisionLog()))
+    assert first["error"] == {"code": "policy_unavailable", "message": "weighbridge.rego:3: conflict \\ud800"}
+    assert "result" not in first
+    assert outcome["code"] == "policy_unavailable"
+
+
+def test_what_is_to_be_redacted_is_not_in_the_record_of_how_that_was_decided() -> None:
+    x = exchange(arguments={"model": "m", "messages": [], "ssn": "078-05-1120", "deep": {"ssn": "078-05-1120"}})
+    decided(x, {"decision": "ALLOW"}, {"decision": "ALLOW", "obligations": {"redact": ["/arguments/*/ssn"]}})
+    decided(x, *[asked.decision.facts() for asked in x.asked if asked.decision], {"decision": "DENY"})
+    x.asked[0].decision = parse(b'{"decision":"ALLOW","obligations":{"redact":["/arguments/ssn"]}}', "r2")
+    lines = concluded(x, DecisionLog())
+    assert b"078-05-1120" not in b"".join(lines)
+    assert orjson.loads(lines[1])["masked"] == [
+        "/input/call/arguments/messages",
+        "/input/call/arguments/ssn",
+        "/input/call/arguments/*/ssn",
+    ]
+
+
+def test_what_a_policy_puts_into_headers_and_calls_is_named_and_not_shown() -> None:
+    obligations = {"headers": {"x-key": "hush"}, "replace": {"/arguments/a": "hush"}, "max_tokens": 5}
+    told = event(decided(exchange(), {"decision": "ALLOW", "obligations": obligations}))
+    assert told["result"]["obligations"] == {
+        "headers": {"x-key": "***"},
+        "replace": {"/arguments/a": "***"},
+        "max_tokens": 5,
+    }
+    assert told["masked"][-2:] == ["/result/obligations/headers/x-key", "/result/obligations/replace/~1arguments~1a"]
+
+
+@pytest.mark.parametrize("size", [8 * 1024, 100_000])
+def test_arguments_too_long_to_record_are_erased(size: int) -> None:
+    told = event(exchange(arguments={"model": "m", "padding": "x" * size}))
+    assert told["erased"] == ["/input/call/arguments"]
+    assert "arguments" not in told["input"]["call"]
+
+
+def test_arguments_that_are_short_once_masked_are_recorded() -> None:
+    told = event(exchange(arguments={"model": "m", "messages": ["x" * 100_000], "n": 1}))
+    assert told["input"]["call"]["arguments"] == {"model": "m", "messages": "***", "n": 1}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: setattr(x.asked[0].question, "target", "\ud800"),
+        lambda x: x.asked[0].question.arguments.update(n={1: {2}}),
+    ],
+    ids=["half a character", "no JSON"],
+)
+def test_an_input_that_json_cannot_hold_is_erased(spoil: Any) -> None:
+    x = decided(exchange(), {"decision": "DENY", "explanation": "you said so"})
+    spoil(x)
+    first, outcome = map(orjson.loads, concluded(x, DecisionLog()))
+    assert first["erased"] == ["/input", "/result/explanation"]
+    assert first["result"] == {"decision": "DENY"}
+    assert outcome["record"] == "outcome"
