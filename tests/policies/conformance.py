@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|fals
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"-?[0-9]+(\.[0-9]+)?[eE][-+]?[0-9]+$"), list("-0123456789")
 )
+RECORD = Path(__file__).with_suffix(".yaml")
 NOW_NS = 1_763_700_000_000_000_000
 _DIED = "the process died"
 
@@ -46,6 +48,16 @@ class Case:
     group: str
     note: str
     told: dict[str, Any]
+
+
+def published(version: str) -> Path | None:
+    """Where the cases of an OPA version are: in the module cache, once `opa` was built from source."""
+    go = shutil.which("go")
+    if go is None:
+        return None
+    told = subprocess.run([go, "env", "GOMODCACHE"], capture_output=True, text=True, check=False)
+    folder = Path(told.stdout.strip()) / f"github.com/open-policy-agent/opa@{version}" / "v1/test/cases/testdata/v1"
+    return folder if folder.is_dir() else None
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -185,8 +197,70 @@ def run(folder: Path) -> dict[str, tuple[str, str]]:
     return done
 
 
+REASONS: tuple[tuple[str, str], ...] = (
+    (r"may not be called", "refused on purpose: see FORBIDDEN in policies/builtins"),
+    (r"^graphql\|.*could not find", "graphql.* is not supplied"),
+    (r"^stringinterpolation\||^sprintf\|.*expecting `}`", 'no string interpolation ($"...")'),
+    (r"^keywordrefs\|", "no words of the language as names of rules or packages"),
+    (r"^logic_operators\||^negation\|", "no `and`, `or` and `not` with bodies (future.keywords, rego.v2)"),
+    (r"could not find function providers\.aws", "providers.aws.* is not supplied"),
+    (r"could not find function rego\.|rego\.parse_module|^regoparsemodule", "rego.* is not supplied"),
+    (r"could not find function strings\.render_template", "strings.render_template is not supplied"),
+    (
+        r"could not find function crypto\.(x509\.parse_keypair|parse_private_keys)",
+        "private keys are not shown to policies",
+    ),
+    (r"^walkbuiltin\|", "walk answers nothing with one argument; the linter asks for two"),
+    (r"^aggregates\|", "`key, value in set` is always false"),
+    (r"^refheads\|", "a member of a set cannot be asked for by a dot in a query"),
+    (r"^globmatch\|", "an empty alternative of a glob matches nothing"),
+    (r"^uuid\|", "uuid.parse refuses what OPA reads with strange brackets"),
+    (r"yaml is_valid unreachable", "yaml.is_valid is stricter about what follows a document"),
+    (r"could not find function test\.", "a builtin of OPA's own tests"),
+    (r"^withkeyword\|", "a builtin cannot be put in the place of a function"),
+    (r"^jsonschema\|", "json.match_schema and json.verify_schema tell errors in another form"),
+    (
+        r"type_error_nostrict|not string|invalid type|regex\.match bad RE|uuid-parse/negative|undefined builtin result",
+        "an error, where OPA without strict builtin errors is undefined or false",
+    ),
+    (r"out of range|exponent|not an i64|max int64", "numbers beyond 64 bits"),
+    (r"unhashable", "a set of arrays or objects does not reach a builtin that is ours"),
+)
+"""What is looked for in `group|note|outcome` of a case that fails, and why it does; the first that fits."""
+
+
+def why(group: str, note: str, result: str) -> str:
+    """The reason for a failure, in the words of the table."""
+    told = f"{group}|{note}|{result}"
+    return next((reason for pattern, reason in REASONS if re.search(pattern, told)), f"the interpreter: {result}")
+
+
+def record(results: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    """The figures of every group and, by reason, the notes of the cases that fail."""
+    groups: dict[str, list[int]] = {}
+    failing: dict[str, list[str]] = {}
+    for note, (group, result) in results.items():
+        figures = groups.setdefault(group, [0, 0])
+        figures[0] += not result
+        figures[1] += 1
+        if result:
+            failing.setdefault(why(group, note, result), []).append(note)
+    passed = sum(not result for _, result in results.values())
+    return {
+        "passed": passed,
+        "cases": len(results),
+        "groups": {group: f"{good} of {all_}" for group, (good, all_) in groups.items()},
+        "failing": failing,
+    }
+
+
 def main() -> None:
-    """The child's side: runs the cases from the given one on, a line for each."""
+    """The child's side: runs the cases from the given one on, a line for each. Without a number, records all anew."""
+    if len(sys.argv) == 2:
+        RECORD.write_text(
+            yaml.safe_dump(record(run(Path(sys.argv[1]))), sort_keys=False, width=120, allow_unicode=True)
+        )
+        return
     folder, start = Path(sys.argv[1]), int(sys.argv[2])
     for case in list(cases(folder))[start:]:
         sys.stdout.write(json.dumps([case.note, outcome(case)]) + "\n")
