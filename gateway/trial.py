@@ -130,14 +130,15 @@ class Trial:
 
     async def consider(self, x: Exchange) -> None:
         """Asks the other policy about a call that is over. Costs its caller nothing, and never raises."""
-        other, deciding, question = self.other, self.deciding, x.question
-        if other is None or deciding is None or question is None or self._chance() * 100 >= self.settings.share:
+        other, deciding = self.other, self.deciding
+        if other is None or deciding is None or not x.asked or self._chance() * 100 >= self.settings.share:
             return
-        if x.decision is not None and x.decision.revision != deciding.revision:
+        asked = x.asked[-1]
+        if asked.revision != deciding.revision:
             return  # decided before the last change, so the two verdicts would not be of these two policies
-        decided = verdict(x.decision, deciding.revision)
+        decided = verdict(asked.decision, asked.revision)
         try:
-            otherwise = await other_verdict(other, question)
+            otherwise = await other_verdict(other, asked.question)
         except Exception:
             log.exception("the policy that does not decide failed on call %s", x.id)
             return
@@ -215,8 +216,7 @@ class Trial:
         self._later(self._keep_stage())
 
     def _keep(self, x: Exchange, configured: Verdict, on_trial: Verdict) -> None:
-        question, agent = x.question, x.agent
-        assert question is not None, "only a call that was put before the policy is compared"
+        question, agent = x.asked[-1].question, x.agent
         difference = Difference(
             self._now(),
             x.id,

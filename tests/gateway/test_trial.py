@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import orjson
 import pytest
 
 from config.settings import ShadowSettings
-from gateway.exchange import Exchange
+from gateway.exchange import Asked, Exchange
 from gateway.trial import Trial, TrialRefused
 from policies.decision import Decision, Effect
 from policies.document import Question
@@ -86,14 +87,14 @@ async def call(trial: Trial) -> Exchange:
     x = exchange()
     assert x.agent is not None
     assert x.call is not None
-    x.question = Question(
+    question = Question(
         x.agent.fragment, "llm", "openai", x.call.target, "chat", False, None, x.call.body, x.call.arguments, NOW
     )
     assert trial.deciding is not None
-    try:
-        x.decision = await trial.deciding.decide(x.question)
-    except Undecided:
-        x.decision = None
+    asked = Asked(question, None, trial.deciding.revision)
+    x.asked = [asked]
+    with contextlib.suppress(Undecided):
+        asked.decision = await trial.deciding.decide(question)
     await trial.consider(x)
     return x
 
