@@ -64,7 +64,8 @@ class Answer:
 
 
 async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[str] = ()) -> Answer:
-    """Runs `policies.<module>.main` in a child, which this call never leaves behind. `arguments` are its `sys.argv[1:]`.
+    """Runs `policies.<module>.main` in a child, which this call never leaves behind. `arguments` are its
+    `sys.argv[1:]`.
 
     It has READING seconds to read, and then `seconds` for its work. Raises OSError when no child can be started.
     """
@@ -80,7 +81,6 @@ async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[s
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        cwd="/",
         env=_ENVIRONMENT,
         limit=_CHUNK,
     )
