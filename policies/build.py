@@ -15,8 +15,8 @@ from policies.pack import Packed, pack
 from policies.reads import Reads, analyse
 from policies.sources import Sources
 
-RUNG: Final = 512 * 1024
-"""Bytes of data that are freed at once when the engine retires: about two milliseconds of work."""
+RUNG: Final = 256 * 1024
+"""Bytes of data that are freed at once when the engine retires: about a millisecond of work."""
 WIDEST: Final = 20_000
 """Keys of an object that is copied for a rung; more take longer than what the rung is to save."""
 

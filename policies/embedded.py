@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from threading import get_ident
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from policies.decision import Decision, parse
 from policies.document import Question
 from policies.engine import ENTRY
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.interpreter import Clock, Interpreter
+from policies.log_mask import RULE
 from policies.projection import Projection, projection
 from policies.reads import KINDS, Reads, everything
 from policies.reuse import LONGEST, Reuse
@@ -23,6 +26,9 @@ _UNFIT: Final = (
     ("", "it is not JSON"),
 )
 """How the interpreter's complaint begins, and what the caller is told instead: that complaint counts our own bytes."""
+
+_NO_RULE: Final = "not a valid rule path"
+_UNDEFINED: Final = '"<undefined>"'
 
 _REMEMBERED: Final = 2048
 _LONGEST_REMEMBERED: Final = 1024
@@ -63,6 +69,7 @@ class EmbeddedEngine:
         self._clock = clock
         self._thread = get_ident()
         self._parsed: dict[str, Decision] = {}
+        self.masks = _knows(base, RULE)
 
     def __repr__(self) -> str:
         return f"<EmbeddedEngine {self.revision[:12]}>"
@@ -113,6 +120,18 @@ class EmbeddedEngine:
             self._remember(result, decision)
         return decision
 
+    async def mask(self, event: bytes) -> Any:
+        """See `policies.engine.Engine`."""
+        interpreter, _ = self.interpreter()
+        try:
+            interpreter.set_input_json(event.decode())
+            result = interpreter.eval_rule_as_json(RULE)
+        except STOPS:
+            raise
+        except BaseException as error:  # a panic of the interpreter is not an Exception
+            raise Undecided(str(error).strip() or type(error).__name__) from None
+        return None if result == _UNDEFINED else orjson.loads(result)
+
     def interpreter(self) -> tuple[Interpreter, Clock]:
         """A copy of the interpreter, to be let go before the engine retires, and the clock that policies see.
 
@@ -124,6 +143,7 @@ class EmbeddedEngine:
 
     async def retire(self) -> None:
         """See `policies.engine.Engine`. Frees a piece of the data at a time; all at once would hold up every call."""
+        await asyncio.sleep(0)
         self._base = None
         self._parsed.clear()
         if self.reuse is not None:
@@ -154,6 +174,19 @@ class _Way:
     def lasting(self, question: Question) -> bool:
         """Whether nothing but what the policy reads of this question can change its decision."""
         return self._always or (self._without_budgets and question.budgets is None)
+
+
+def _knows(base: Interpreter, rule: str) -> bool:
+    """Whether there is such a rule, whatever it says."""
+    interpreter = base.clone()
+    try:
+        interpreter.set_input_json("{}")
+        interpreter.eval_rule_as_json(rule)
+    except STOPS:
+        raise
+    except BaseException as error:
+        return _NO_RULE not in str(error)
+    return True
 
 
 def _unfit(complaint: str) -> InputRefused:
