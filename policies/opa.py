@@ -23,6 +23,7 @@ log = logging.getLogger("weighbridge.opa")
 
 DECISION: Final = "/v1/data/weighbridge/decision?strict-builtin-errors=true&provenance=true"
 PROBLEMS: Final = "/v1/data/weighbridge/problems?strict-builtin-errors=true&provenance=true"
+MASK: Final = "/v1/data/system/log/mask?strict-builtin-errors=true"
 POLICIES: Final = "/v1/policies"
 
 NOBODY: Final = "0" * 64
@@ -85,12 +86,14 @@ class OpaEngine:
     def __init__(self, line: Line, *, timeout: float, every: float = 5.0, again: float = 1.0) -> None:
         """`timeout`: seconds for one question and its answer."""
         self.revision = NOBODY
+        self.masks = True
         self._line = line
         self._timeout = timeout
         self._every = every
         self._again = again
         self._down: str | None = _NOT_YET
         self._texts: str | None = None
+        self._by_bundles = False
         self._judged: dict[str, str | None] = {}
         self._look: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -129,6 +132,7 @@ class OpaEngine:
                 revision = self._revision(answer)
                 if revision not in self._judged:
                     await asyncio.shield(self._looking())
+                    revision = self._revision(answer)  # without bundles it is made of what the look has found
         except TimeoutError:
             late = f"OPA gave no answer within {self._timeout:g} s"
             self._fell(late)
@@ -150,6 +154,15 @@ class OpaEngine:
         except TypeError:
             raise Undecided("the decision nests too deep") from None
         return parse(result, revision)
+
+    async def mask(self, event: bytes) -> Any:
+        """See `policies.engine.Engine`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._told(MASK, b'{"input":%b}' % event)
+        except TimeoutError:
+            raise unavailable(f"OPA gave no masks for the decision log within {self._timeout:g} s") from None
+        return answer.get("result")
 
     async def retire(self) -> None:
         """See `policies.engine.Engine`. Questions under way are answered first."""
@@ -221,18 +234,28 @@ class OpaEngine:
             self._next_look = began + max(self._every, _IDLE_SHARE * (loop.time() - began))
 
     async def _judge_now(self) -> None:
+        if self._by_bundles and await self._is_known():
+            return
         provenance: dict[str, Any] = {}
-        wrong: str | None = None
         try:
             provenance = await self._told(PROBLEMS, b"{}")
             wrong = _problems(provenance)
         except Undecided as error:  # an error carries no provenance, so nothing is known of the revision
             wrong = f"data.weighbridge.problems cannot be evaluated: {error.internal}"
         if not _named(provenance) or self._revision(provenance) not in self._judged:
-            self._texts, present = await self._listed()
+            self._texts, present, self.masks = await self._listed()
             if wrong is None and not present:
                 wrong = "OPA has no policy of package weighbridge"
+        self._by_bundles = _named(provenance)
         self._note(self._revision(provenance), wrong)
+
+    async def _is_known(self) -> bool:
+        """Whether what decides has been judged. To judge is work, with ten thousand envelopes a second of OPA's."""
+        try:
+            answer = await self._told(DECISION, b"{}")
+        except Undecided:  # without an input a policy may well fail
+            return True
+        return _named(answer) and self._revision(answer) in self._judged
 
     def _note(self, revision: str, wrong: str | None) -> None:
         if wrong is not None and self._judged.get(revision) != wrong:
@@ -244,11 +267,11 @@ class OpaEngine:
         self._judged[revision] = wrong
         self.revision = revision
 
-    async def _listed(self) -> tuple[str | None, bool]:
+    async def _listed(self) -> tuple[str | None, bool, bool]:
         """A hash over the policies' names and texts, and whether one of them is ours; (None, True) where not told."""
         reply = await self._line.ask(POLICIES, None, _MOST_POLICIES)
         if reply.status in (401, 403, 404):  # who may ask for decisions need not be allowed to read policies
-            return None, True
+            return None, True, True
         return await asyncio.to_thread(_read_listing, reply)
 
     def _revision(self, answer: Mapping[str, Any]) -> str:
@@ -352,15 +375,16 @@ def _named(answer: Mapping[str, Any]) -> bool:
     return bool(bundles) and all(bundles.values())
 
 
-def _read_listing(reply: Reply) -> tuple[str, bool]:
+def _read_listing(reply: Reply) -> tuple[str, bool, bool]:
     policies = _parsed(reply).get("result") if reply.status == 200 else None
     if not isinstance(policies, list):
         raise unavailable(f"OPA answers {reply.status} when asked for its policies")
     texts = []
-    present = False
+    present = masks = False
     for policy in policies:
         with contextlib.suppress(TypeError, KeyError, AttributeError):
             texts.append((str(policy["id"]), str(policy["raw"])))
             path = [part.get("value") for part in policy["ast"]["package"]["path"]]
             present = present or path[:2] == ["data", "weighbridge"]
-    return hashlib.sha256(orjson.dumps(sorted(texts))).hexdigest(), present
+            masks = masks or path[:3] == ["data", "system", "log"]
+    return hashlib.sha256(orjson.dumps(sorted(texts))).hexdigest(), present, masks

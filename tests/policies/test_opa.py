@@ -393,6 +393,38 @@ async def test_a_bundle_names_its_revision_with_every_answer(opa: LyingOpa) -> N
         assert opa.requests.count(PROBLEMS) == 2
 
 
+async def test_a_call_during_the_first_look_waits_for_it(opa: LyingOpa) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def later(wire: Wire) -> None:
+        await wire.body()
+        asked.set()
+        await go_on.wait()
+        await wire.send(reply({}))
+
+    opa.names_problems(later)
+    async with asking(opa) as engine:
+        question = asyncio.create_task(engine.evaluate(llm(), NOW))
+        await asked.wait()
+        while not opa.questions():
+            await asyncio.sleep(0)
+        go_on.set()
+        assert (await question).revision == engine.revision != NOBODY
+
+
+async def test_a_known_bundle_is_not_judged_again_and_an_unknown_one_is_without_a_call(opa: LyingOpa) -> None:
+    opa.names_problems(answers(of_bundle({}, main="1")))
+    opa.decides(answers(of_bundle(ALLOW, main="1")))
+    async with asking(opa, every=0.02) as engine:
+        while opa.questions() < 3:
+            await asyncio.sleep(0.005)
+        assert (opa.requests.count(PROBLEMS), opa.requests.count(POLICIES)) == (1, 1)
+        opa.names_problems(answers(of_bundle({"result": ["wrong"]}, main="2")))
+        opa.decides(answers(of_bundle(ALLOW, main="2")))
+        await until(engine, fails=True)
+        assert engine.failure == "wrong"
+
+
 async def test_a_new_revision_with_problems_decides_nothing_until_they_are_gone(opa: LyingOpa) -> None:
     opa.names_problems(answers(of_bundle({"result": []}, main="1")))
     opa.decides(answers(of_bundle(ALLOW, main="1")))
