@@ -20,6 +20,7 @@ from starlette.routing import Route as Path
 from gateway.app import App, Reload
 from gateway.identity import Person
 from gateway.trial import Trial, TrialRefused
+from policies.embedded import EmbeddedEngine
 from policies.engine import Engine
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from routing.table import Route
@@ -49,7 +50,8 @@ class PolicyView(View):
     url: str | None = Field(description="The OPA server that is asked; null for `embedded`.")
     failure: str | None = Field(description="Why calls cannot be decided now; null when they can.")
     revision: str | None = Field(description="Hash of the policy that decides now; null when none is loaded.")
-    files: list[str] = Field(description="Configured paths.")
+    files: list[str] = Field(description="Configured paths, and the URL of a bundle.")
+    bundles: dict[str, str] = Field(description="The revisions that loaded bundles give themselves, by name.")
     fallen_back: bool = Field(
         description="Whether what decides was kept from before the last start, since when no policy could be loaded."
     )
@@ -205,7 +207,8 @@ class Admin:
                 url=settings.opa.url if settings.engine == "opa" and settings.opa is not None else None,
                 failure=engine.failure if engine is not None else "no policy is loaded",
                 revision=engine.revision if engine is not None else None,
-                files=[str(path) for path in settings.paths],
+                files=[*map(str, settings.paths), *([settings.bundle.url] if settings.bundle is not None else [])],
+                bundles=dict(engine.bundles) if isinstance(engine, EmbeddedEngine) else {},
                 fallen_back=app.fallen_back,
                 loading=_loading(app.policy),
             )
