@@ -28,10 +28,13 @@ def cidr_intersects(one: Any, other: Any) -> bool:
 def cidr_contains_matches(cidrs: Any, others: Any) -> set[tuple[Any, Any]]:
     """The pairs of keys whose first network contains the second network or address."""
     name = "net.cidr_contains_matches"
-    outer = [(key, _network(name, value)) for key, value in _listed(name, cidrs)]
-    inner = [(key, _network(name, value, address=True)) for key, value in _listed(name, others)]
-    if len(outer) * len(inner) > MOST_PAIRS:
+    first, second = list(_listed(name, cidrs)), list(_listed(name, others))
+    if len(first) * len(second) > MOST_PAIRS:
         raise ValueError(f"{name} compares at most {MOST_PAIRS} pairs")
+    if not first or not second:
+        return set()
+    outer = [(key, _network(name, value)) for key, value in first]
+    inner = [(key, _network(name, value, address=True)) for key, value in second]
     return {(key, other) for key, network in outer for other, part in inner if _contains(network, part)}
 
 
@@ -44,9 +47,8 @@ def cidr_merge(networks: Any) -> set[str]:
         raise ValueError(f"{name} takes at most {MOST_NETWORKS} networks")
     text(name, *networks)
     found = {_classful(name, each) if _ADDRESS.fullmatch(each) else _network(name, each) for each in networks}
-    fours = [each for each in found if isinstance(each, ipaddress.IPv4Network)]
-    sixes = [each for each in found if isinstance(each, ipaddress.IPv6Network)]
-    return {str(each) for each in (*ipaddress.collapse_addresses(fours), *ipaddress.collapse_addresses(sixes))}
+    # Both families together, so that ::/0 holds IPv4 as well.
+    return {str(_plain(each)) for each in ipaddress.collapse_addresses(_mapped(each) for each in found)}
 
 
 def cidr_expand(cidr: Any) -> set[str]:
@@ -103,6 +105,13 @@ def _plain(network: Network) -> Network:
         if mapped is not None:
             return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     return network
+
+
+def _mapped(network: Network) -> ipaddress.IPv6Network:
+    if isinstance(network, ipaddress.IPv6Network):
+        return network
+    address = int(_MAPPED.network_address) | int(network.network_address)
+    return ipaddress.IPv6Network((address, network.prefixlen + 96))
 
 
 def _classful(builtin: str, value: str) -> Network:
