@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), the soak, the profile, the installation of peers."""
+"""`python -m benchmarks`: the comparison (without a command), decisions, the soak, the profile, installing peers."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, peers, profile, soak, wrk
+from benchmarks import compare, decisions, peers, profile, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -81,6 +81,24 @@ def _compare(given: argparse.Namespace) -> int:
     return OK
 
 
+def _decisions(given: argparse.Namespace) -> int:
+    stolen, began = stolen_seconds(), time.monotonic()
+    table = decisions.run(given.count, _say)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    pairs = {
+        "command": "`python -m benchmarks decisions`",
+        "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "machine": f"{description()}; time taken by its host during the run: {lost:.1%} of a core",
+        "cores": f"the engine or its client on core {LOAD_CORE}, OPA on core {CONTESTANT_CORE}",
+    }
+    text = f"{facts(pairs)}\n\n{table}"
+    print(text)
+    if given.write:
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), text, "decisions"))
+        _say(f"written to {DOCUMENT.relative_to(ROOT)}")
+    return OK
+
+
 def _soak(given: argparse.Namespace) -> int:
     wrk.present()
     with tempfile.TemporaryDirectory(prefix="weighbridge-soak-") as name, Children(Path(name)) as children:
@@ -137,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--contestant", choices=ours, default="all-on", help="who (default all-on)")
     _takes_scenarios(command, ["small", "stream"])
     command.set_defaults(run=_soak)
+
+    command = commands.add_parser("decisions", help="how long one decision takes, embedded and on an OPA server")
+    command.add_argument("--count", type=int, default=20_000, help="decisions of each kind (default 20000)")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_decisions)
 
     command = commands.add_parser("profile", help="show where the gateway spends its time")
     command.add_argument(

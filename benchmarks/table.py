@@ -196,13 +196,17 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 BEGIN, END = "<!-- written by python -m benchmarks -->", "<!-- end of what python -m benchmarks writes -->"
 
 
-def replaced(document: str, generated: str) -> str:
-    """The document with the part between its two markers replaced. Raises ValueError where a marker is missing."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replaced(document: str, generated: str, command: str = "") -> str:
+    """The document with the part between the two markers of a command replaced.
+
+    Raises ValueError where a marker is missing.
+    """
+    begin_mark, end_mark = (mark.replace("benchmarks", f"benchmarks {command}".rstrip()) for mark in (BEGIN, END))
+    before, begin, rest = document.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"the document has lost its markers: {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{generated.strip()}\n\n{END}{after}"
+        raise ValueError(f"the document has lost its markers: {begin_mark} ... {end_mark}")
+    return f"{before}{begin}\n\n{generated.strip()}\n\n{end}{after}"
 
 
 def facts(pairs: Mapping[str, str]) -> str:

@@ -1,5 +1,7 @@
 """The arithmetic of a benchmark run, and the reading of what wrk says."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import soak, wrk
@@ -128,6 +130,15 @@ def test_errors_and_short_answers_make_a_run_invalid() -> None:
 def test_wrk_without_a_summary_is_an_error() -> None:
     with pytest.raises(ValueError, match="without a summary"):
         wrk.parse("unable to connect")
+
+
+def test_each_command_has_markers_of_its_own() -> None:
+    ours = [mark.replace("benchmarks", "benchmarks decisions") for mark in (BEGIN, END)]
+    document = f"{ours[0]}\nold\n{ours[1]}\n{BEGIN}\nstays\n{END}\n"
+    after = replaced(document, "new", "decisions")
+    assert after == f"{ours[0]}\n\nnew\n\n{ours[1]}\n{BEGIN}\nstays\n{END}\n"
+    manual = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    assert replaced(manual, "new", "decisions") != replaced(manual, "new") != manual
 
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:
