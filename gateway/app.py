@@ -17,6 +17,7 @@ from config.load import Loaded, load
 from config.settings import BundleSettings, PolicySettings, Settings
 from config.watch import changes
 from gateway.assembly import assemble, retired
+from gateway.decision_log import DecisionLog
 from gateway.ledger import FileLedger
 from gateway.opa import OpaLine
 from gateway.pipeline import Pipeline
@@ -95,13 +96,15 @@ class App:
         self._hearing: asyncio.Task[None] | None = None
         self._keys = _digest_of_keys(loaded.settings.policy)
         assembly = assemble(loaded.settings)
-        self.ledger = FileLedger(loaded.settings.ledger.path)
+        events = DecisionLog()
+        self.ledger = FileLedger(loaded.settings.ledger.path, events)
         self.pipeline = Pipeline(
             assembly,
             None,
             approvals=NobodyToAsk(),
             budgets=Unbudgeted(),
             ledger=self.ledger,
+            events=events,
             telemetry=self.telemetry,
         )
         self.config.succeeded()
@@ -220,10 +223,13 @@ class App:
                 await before.retire()
 
     async def _fall_back(self, who: str) -> None:
-        """Where no policy was loaded since the start, lets the one decide that was the last to be put to use before."""
+        """Where no policy was loaded since the start, lets the one decide that was the last to be put to use before.
+
+        Not where policies have to be signed: what was kept is not, and anyone might have written it.
+        """
         settings, kept = self.settings.policy, self.history.newest()
         configured = settings.engine == "embedded" and (settings.paths or settings.bundle is not None)
-        if self.engine is not None or not configured or kept is None:
+        if self.engine is not None or not configured or settings.keys or kept is None:
             return
         try:
             engine = await policy.again(settings, kept)
@@ -283,6 +289,8 @@ class App:
                     await self.reload_policy("bundle server")
                 elif said is not None and self.policy.errors != (str(said),):
                     self._refused("policy", "bundle server", self.policy, [str(said)])
+                    async with self._lock:
+                        await self._fall_back("bundle server")
                     async with self._lock:
                         await self._fall_back("bundle server")
 

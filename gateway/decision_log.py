@@ -8,6 +8,7 @@ What is JSON already is spliced in as it is: every call pays for its event. Sour
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -18,12 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway import trace
+from policies import log_mask
 from policies.decision import Decision
+from policies.engine import Engine
+from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.masks import Mask
 from policies.obligations import NONE
 
 if TYPE_CHECKING:
     from gateway.exchange import Asked, Exchange
+
+log = logging.getLogger("weighbridge.decisions")
 
 PATH: Final = "weighbridge/decision"
 """What was asked, as OPA writes the path of `data.weighbridge.decision`."""
@@ -51,10 +57,31 @@ class DecisionLog:
     def event(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
         """The event of the decision `x.asked[index]`, behind the ledger's own words for it, ready to be written."""
         asked = x.asked[index]
-        if asked.masks:
-            event = asked.event or self.erased(x, index, record)
-            event["record"] = record
-            return event
+        if not asked.masks:
+            return self._whole(x, index, record)
+        event = asked.event or self.erased(x, index, record)
+        event["record"] = record
+        return event
+
+    async def mask(self, x: Exchange, engine: Engine) -> None:
+        """Lets the policy take out of the events so far what must not be recorded; in doubt that is everything."""
+        for index, asked in enumerate(x.asked):
+            if asked.masks:
+                continue
+            asked.masks = True
+            if asked.decision is None:
+                continue
+            try:
+                event = orjson.loads(orjson.dumps(self._whole(x, index, "decision")))
+                told = {name: value for name, value in event.items() if name not in ("record", "call")}
+                log_mask.apply(log_mask.read(await engine.mask(orjson.dumps(told))), event)
+                asked.event = event
+            except (TypeError, ValueError, Undecided, InputRefused, EngineUnavailable) as error:
+                why = getattr(error, "internal", "") or type(error).__name__
+                log.error("call %s: its decision cannot be masked, so its record is erased: %s", x.id, why)
+
+    def _whole(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
+        asked = x.asked[index]
         question, decision = asked.question, asked.decision
         arguments, erased, masked = _arguments(x, asked)
         call: dict[str, Any] = {"kind": question.kind, "protocol": question.protocol}

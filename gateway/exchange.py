@@ -22,7 +22,7 @@ class Asked:
     decision: Decision | None
     revision: str
     masks: bool = False
-    """Whether the policy has a say in what of this is recorded."""
+    """Whether the policy has a say in what of this is recorded: then nothing is but what it has said."""
     event: dict[str, Any] | None = None
     """What is recorded of it once the policy has had its say; see `gateway.decision_log`."""
 

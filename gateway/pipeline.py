@@ -22,6 +22,7 @@ from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import duties
 from gateway.assembly import Assembly
 from gateway.callids import CallIds
+from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
 from gateway.forward import forward
 from gateway.identity import Unauthenticated
@@ -73,6 +74,7 @@ class Pipeline:
         budgets: Budgets,
         ledger: Ledger,
         telemetry: Telemetry,
+        events: DecisionLog,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.assembly = assembly
@@ -81,6 +83,7 @@ class Pipeline:
         self._approvals = approvals
         self._budgets = budgets
         self._ledger = ledger
+        self._events = events
         self._telemetry = telemetry
         self._chance = chance
         self._ids = CallIds()
@@ -153,6 +156,14 @@ class Pipeline:
         Where the answer demands that the call be changed, it is changed and the policy asked again, until it is content
         with the call as it stands.
         """
+        try:
+            await self._agree(x)
+        finally:
+            if self.engine is not None and self.engine.masks:
+                await self._events.mask(x, self.engine)
+
+    async def _agree(self, x: Exchange) -> None:
+        """Asks, changes the call as demanded, and asks again, until nothing is left to change."""
         for _ in range(duties.MOST_ROUNDS):
             decision = await self.ask(x)
             if decision.effect is Effect.DENY:

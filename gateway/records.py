@@ -100,7 +100,7 @@ def outcome(x: Exchange) -> dict[str, Any]:
     if decision is not None:
         record["decision"] = decision.effect
         record["revision"] = decision.revision
-        if decision.explanation and x.code != "ok":
+        if x.asked and decision is not x.asked[-1].decision:  # a refusal in the gateway's own words
             record["explanation"] = decision.explanation
     if x.duties is not None and (facts := x.duties.facts()):
         record["obligations"] = facts

@@ -1,6 +1,6 @@
 """The seam to whatever evaluates Rego: one question, one decision."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from policies.decision import Decision
 from policies.document import Question
@@ -33,6 +33,16 @@ class Engine(Protocol):
 
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
         """Decides on `document`, a whole input as JSON text in UTF-8, as of `now_ns` (Unix nanoseconds), afresh."""
+        ...
+
+    @property
+    def masks(self) -> bool:
+        """Whether the policies may have a say in what is recorded of their decisions: see `policies.log_mask`."""
+        ...
+
+    async def mask(self, event: bytes) -> Any:
+        """The value of `data.system.log.mask` for an event of the decision log, as parsed from JSON; None for
+        undefined. Raises what the ways to ask raise."""
         ...
 
     async def retire(self) -> None:

@@ -1,5 +1,6 @@
 """The decision log: what an event holds, what is kept out of it, and what OPA's own events look like beside it."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,12 @@ import pytest
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
 from gateway.records import concluded, event_of, intended
-from policies.decision import parse
-from tests.support.exchanges import exchange
+from policies.decision import Effect, parse
+from policies.errors import EngineUnavailable, Undecided
+from tests.support.door import connected, post
+from tests.support.exchanges import ALLOWED, exchange
+from tests.support.gate import AUTHORIZED, gate
+from tests.support.target import target
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -129,3 +134,51 @@ def test_an_input_that_json_cannot_hold_is_erased(spoil: Any) -> None:
     assert first["erased"] == ["/input", "/result/explanation"]
     assert first["result"] == {"decision": "DENY"}
     assert outcome["record"] == "outcome"
+
+
+CHAT = b'{"model":"gpt-4o-mini","messages":[],"ssn":"078-05-1120"}'
+DENIED = dataclasses.replace(ALLOWED, effect=Effect.DENY, explanation="078-05-1120 may not.")
+
+
+async def test_what_the_policy_masks_does_not_reach_the_ledger() -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        g.engine.masks = True
+        g.engine.masked = [
+            "/input/call/arguments/ssn",
+            {"op": "upsert", "path": "/input/agent/name", "value": "someone"},
+        ]
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        assert (await client.answer())[0] == 200
+        intent, _ = g.ledger.records
+        assert intent["record"] == "intent"
+        assert intent["input"]["call"]["arguments"].keys() == {"model", "messages"}
+        assert intent["input"]["agent"]["name"] == "someone"
+        assert intent["erased"] == ["/input/call/arguments/ssn"]
+        assert intent["masked"] == ["/input/call/arguments/messages", "/input/agent/name"]
+        (seen,) = g.engine.events
+        assert seen["input"]["call"]["arguments"]["ssn"] == "078-05-1120"
+        assert not seen.keys() & {"record", "call"}
+
+
+@pytest.mark.parametrize("masked", [Undecided("conflict"), EngineUnavailable("no"), "/input", [{"op": "shred"}], {}])
+async def test_a_record_that_cannot_be_masked_is_erased(masked: Any) -> None:
+    async with gate(script=DENIED) as g, connected(g.port) as client:
+        g.engine.masks, g.engine.masked = True, masked
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        assert (await client.answer())[0] == 403
+        await g.ledger.outcome()
+        (decision,) = g.ledger.decisions()
+        assert decision["erased"] == ["/input", "/result/explanation"]
+        assert decision["result"] == {"decision": "DENY"}
+        assert "078-05-1120" not in repr(g.ledger.records)
+
+
+async def test_a_call_that_could_not_be_decided_is_erased_where_the_policy_masks() -> None:
+    async with gate(script=Undecided("conflict")) as g, connected(g.port) as client:
+        g.engine.masks, g.engine.masked = True, []
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        await client.answer()
+        await g.ledger.outcome()
+        (decision,) = g.ledger.decisions()
+        assert decision["erased"] == ["/input"]
+        assert decision["error"]["code"] == "policy_unavailable"

@@ -740,7 +740,8 @@ async def test_a_route_that_cannot_serve_the_call_makes_the_yes_a_no() -> None:
         assert "'claude' has no target that serves chat" in body["error"]["message"]
         intended = g.ledger.decisions()[0]
         assert (intended["record"], intended["result"]["decision"]) == ("decision", "ALLOW")
-        assert (await g.ledger.outcome())["decision"] == "DENY"
+        record = await g.ledger.outcome()
+        assert (record["decision"], record["explanation"]) == ("DENY", body["error"]["message"])
 
 
 async def test_a_sampled_call_tells_its_target_so_and_its_record_which_trace_it_is() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -150,6 +150,11 @@ class Failing:
         raise self.error
 
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
+        raise self.error
+
+    masks = False
+
+    async def mask(self, event: bytes) -> Any:
         raise self.error
 
     async def retire(self) -> None:

@@ -35,6 +35,10 @@ class ScriptedEngine:
     def __init__(self, script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED) -> None:
         self.script = script
         self.documents: list[Mapping[str, Any]] = []
+        self.masks = False
+        self.masked: Any = None
+        """What `data.system.log.mask` says, or raises."""
+        self.events: list[Mapping[str, Any]] = []
 
     async def decide(self, question: Question) -> Decision:
         return await self.evaluate(question.document(), question.now_ns)
@@ -44,6 +48,12 @@ class ScriptedEngine:
         if isinstance(self.script, Exception):
             raise self.script
         return self.script if isinstance(self.script, Decision) else self.script(self.documents[-1])
+
+    async def mask(self, event: bytes) -> Any:
+        self.events.append(orjson.loads(event))
+        if isinstance(self.masked, Exception):
+            raise self.masked
+        return self.masked
 
     async def retire(self) -> None:
         return None
@@ -132,6 +142,7 @@ async def gate(
         approvals=approvals or NobodyToAsk(),
         budgets=budgets or Unbudgeted(),
         ledger=ledger,
+        events=ledger.events,
         telemetry=telemetry,
         chance=lambda: 0.5,
     )
