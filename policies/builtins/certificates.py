@@ -19,7 +19,14 @@ from policies.builtins.keys import LARGEST_RSA, LONGEST_KEYS, pem
 
 MOST_CERTIFICATES: Final = 32
 LONGEST_CHAIN: Final = 8
-_REFUSED: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
+_REFUSED: Final = (
+    ValueError,
+    TypeError,
+    UserWarning,  # of certificates that will be refused one day, where warnings are errors
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+)
 
 _NAMES: Final = {
     NameOID.COUNTRY_NAME: "Country",
@@ -49,6 +56,17 @@ _EXTENDED: Final = {
     "KeyUsageTimeStamping": ExtendedKeyUsageOID.TIME_STAMPING,
     "KeyUsageOCSPSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
 }
+_USAGE_NUMBERS: Final = {
+    ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: 0,
+    ExtendedKeyUsageOID.SERVER_AUTH: 1,
+    ExtendedKeyUsageOID.CLIENT_AUTH: 2,
+    ExtendedKeyUsageOID.CODE_SIGNING: 3,
+    ExtendedKeyUsageOID.EMAIL_PROTECTION: 4,
+    ExtendedKeyUsageOID.TIME_STAMPING: 8,
+    ExtendedKeyUsageOID.OCSP_SIGNING: 9,
+}
+"""OPA's numbers for what a certificate may be used for."""
+
 _ANY_USAGE: Final = "KeyUsageAny"
 _UNDERSTOOD: Final = frozenset(
     (
@@ -161,6 +179,7 @@ def _shown(builtin: str, certificate: x509.Certificate) -> dict[str, Any]:
         extensions = certificate.extensions
         constraints = _extension(extensions, x509.BasicConstraints)
         usage = _extension(extensions, x509.KeyUsage)
+        extended = _extension(extensions, x509.ExtendedKeyUsage)
         subject_key = _extension(extensions, x509.SubjectKeyIdentifier)
         path = constraints.path_length if constraints else None
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -181,6 +200,7 @@ def _shown(builtin: str, certificate: x509.Certificate) -> dict[str, Any]:
             "IsCA": bool(constraints and constraints.ca),
             "MaxPathLen": (-1 if path is None else path) if constraints else 0,
             "MaxPathLenZero": path == 0,
+            "ExtKeyUsage": [_USAGE_NUMBERS[each] for each in extended or () if each in _USAGE_NUMBERS] or None,
             "SubjectKeyId": _base64(subject_key.digest) if subject_key else None,
             **_public_key(certificate.public_key()),
             **_alternatives(extensions),
