@@ -1,6 +1,9 @@
 """Policies built, signed and published as bundles, from a shell to the next decision of a running gateway."""
 
 import asyncio
+import re
+import shlex
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,8 +14,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from config.load import load
 from gateway.cli import main
+from policies import bundle as bundles
 from tests.policies.bundles import RULE
+from tests.policies.support import ENVELOPES, ROOT, SHIPPED
 from tests.support.bundle_server import bundle_server
 from tests.support.process import Gateway, serving_beside
 
@@ -120,6 +126,7 @@ async def test_a_signed_bundle_that_is_replaced_decides_the_next_call(tmp_path: 
         await desk.decides(403)
         second = (await desk.policy())["revision"]
         assert first != second
+        assert (await desk.policy())["bundles"] == {"policy": "2"}
         for bad, told in (
             (stolen, "was not signed with the key `ci`"),
             (allow[:-20], "ends too early"),
@@ -173,6 +180,72 @@ async def test_a_bundle_from_a_server_decides_when_it_has_come_and_stays_when_th
             said = gateway.stderr()
         assert said.count("answers 401") == 2, "what stays wrong is told once"
         assert SERVER_TOKEN not in said
+
+
+async def test_what_was_kept_of_an_unsigned_policy_does_not_decide_where_signatures_are_wanted(tmp_path: Path) -> None:
+    new_key(tmp_path)
+    (tmp_path / "main.rego").write_text(ALLOW)
+    async with httpx2.AsyncClient() as client:
+        for name, settings, status, ready in (
+            ("first", config(paths=["main.rego"], keys=[]), 200, 200),
+            ("gone", config(paths=["gone.rego"], keys=[]), 200, 200),
+            ("signed", config(paths=["main.rego"]), 403, 503),
+        ):
+            folder = tmp_path / name
+            folder.mkdir()
+            settings["ledger"] = {"path": str(tmp_path / "ledger")}
+            for file in ("main.rego", "key.pub"):
+                (folder / file).write_bytes((tmp_path / file).read_bytes())
+            async with serving_beside(settings, folder) as gateway:
+                assert await Desk(gateway, client).ask() == status
+                assert (await client.get(f"{gateway.admin}/readyz")).status_code == ready
+
+
+async def test_a_gateway_starts_on_its_last_policy_while_the_bundle_server_is_away(tmp_path: Path) -> None:
+    content = await asyncio.to_thread(bundles.build, {"main.rego": ALLOW}, {}, "1")
+    async with httpx2.AsyncClient() as client, bundle_server() as server:
+        settings = config(bundle={"url": f"{server.address}/bundle.tar.gz", "poll": "100ms"}, keys=[])
+        settings["ledger"] = {"path": str(tmp_path / "ledger")}
+        await server.publish(content)
+        (tmp_path / "first").mkdir()
+        async with serving_beside(settings, tmp_path / "first") as gateway:
+            await Desk(gateway, client).decides(200)
+        server.token = "nobody-has-it"
+        (tmp_path / "second").mkdir()
+        async with serving_beside(settings, tmp_path / "second") as gateway:
+            desk = Desk(gateway, client)
+            await desk.decides(200)
+            shown = await desk.policy()
+            assert shown["fallen_back"]
+            assert "answers 401" in str(shown["loading"]["errors"])
+            server.token = None
+            await server.publish(await asyncio.to_thread(bundles.build, {"main.rego": DENY}, {}, "2"))
+            await desk.decides(403)
+            assert not (await desk.policy())["fallen_back"]
+
+
+def test_the_commands_of_the_manual_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manual = (ROOT / "docs" / "policy.md").read_text().partition("\n## Bundles\n")[2].partition("\n## ")[0]
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", manual, re.DOTALL | re.MULTILINE)
+    alone, fetched = re.findall(r"^```yaml\n(.*?)^```$", manual, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUNDLE_TOKEN", "x" * 20)
+    (tmp_path / "policies").mkdir()
+    shutil.copytree(SHIPPED, tmp_path / "policies" / "rego")
+    shutil.copy(ENVELOPES, tmp_path / "envelopes.yaml")
+    ours = 0
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "weighbridge":
+            assert main(arguments) == 0, line
+            ours += 1
+        elif "genpkey" in arguments:
+            new_key(tmp_path, "signing")
+    assert ours == 3
+    (tmp_path / "weighbridge.yaml").write_text(fetched)
+    assert load(tmp_path / "weighbridge.yaml").warnings == []
+    (tmp_path / "weighbridge.yaml").write_text(alone)
+    assert main(["check", "--config", "weighbridge.yaml"]) == 0
 
 
 @pytest.mark.parametrize(
