@@ -29,7 +29,7 @@ async def build(policies: Packed | Sources, reads: Reads | None = None, *, reuse
     """
     packed = pack(policies) if isinstance(policies, Sources) else policies
     clock = Clock()
-    base = create(clock)
+    base = create(clock, [module.text for module in packed.modules])
     for module in packed.modules:
         try:
             base.add_policy(module.name, module.text)

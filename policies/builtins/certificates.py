@@ -57,13 +57,10 @@ _EXTENDED: Final = {
     "KeyUsageOCSPSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
 }
 _USAGE_NUMBERS: Final = {
-    ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: 0,
-    ExtendedKeyUsageOID.SERVER_AUTH: 1,
-    ExtendedKeyUsageOID.CLIENT_AUTH: 2,
-    ExtendedKeyUsageOID.CODE_SIGNING: 3,
-    ExtendedKeyUsageOID.EMAIL_PROTECTION: 4,
-    ExtendedKeyUsageOID.TIME_STAMPING: 8,
-    ExtendedKeyUsageOID.OCSP_SIGNING: 9,
+    "2.5.29.37.0": 0,
+    **{f"1.3.6.1.5.5.7.3.{number}": number for number in range(1, 10)},
+    "1.3.6.1.4.1.311.10.3.3": 10,
+    "2.16.840.1.113730.4.1": 11,
 }
 """OPA's numbers for what a certificate may be used for."""
 
@@ -200,13 +197,17 @@ def _shown(builtin: str, certificate: x509.Certificate) -> dict[str, Any]:
             "IsCA": bool(constraints and constraints.ca),
             "MaxPathLen": (-1 if path is None else path) if constraints else 0,
             "MaxPathLenZero": path == 0,
-            "ExtKeyUsage": [_USAGE_NUMBERS[each] for each in extended or () if each in _USAGE_NUMBERS] or None,
+            "ExtKeyUsage": _usage_numbers(extended) or None,
             "SubjectKeyId": _base64(subject_key.digest) if subject_key else None,
             **_public_key(certificate.public_key()),
             **_alternatives(extensions),
         }
     except _REFUSED:
         raise ValueError(f"{builtin} was given a certificate that cannot be read") from None
+
+
+def _usage_numbers(extended: x509.ExtendedKeyUsage | None) -> list[int]:
+    return [_USAGE_NUMBERS[each.dotted_string] for each in extended or () if each.dotted_string in _USAGE_NUMBERS]
 
 
 def _extension(extensions: x509.Extensions, kind: Any) -> Any:
