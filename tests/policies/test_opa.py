@@ -21,8 +21,9 @@ from config.secrets import Secret
 from config.settings import OpaSettings, PolicySettings
 from gateway.opa import OpaLine
 from policies.decision import Effect
-from policies.errors import EngineUnavailable, InputRefused, Undecided
+from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.interpreter import Clock, create
+from policies.load import load
 from policies.opa import DECISION, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
 from tests.gateway.test_carrier_tls import LOOPBACK, Authority
 from tests.policies.support import NOW, ROOT, llm
@@ -87,6 +88,17 @@ def test_the_manuals_example_is_a_configuration() -> None:
     written = PolicySettings.model_validate(yaml.safe_load(example)["policy"]).opa
     assert written is not None
     assert written.model_fields_set == {"url", "token", "ca", "timeout"}
+
+
+async def test_an_opa_server_is_not_asked_where_nobody_may() -> None:
+    with pytest.raises(PolicyError, match="an OPA server is not asked here"):
+        await load(PolicySettings.model_validate({"engine": "opa", "opa": {"url": "http://127.0.0.1:1"}}))
+
+
+async def test_authorities_that_cannot_be_read_are_told_by_name(tmp_path: Path) -> None:
+    opa = {"url": "https://127.0.0.1:1", "ca": str(tmp_path / "absent.pem")}
+    with pytest.raises(PolicyError, match=r"policy\.opa\.ca: its authorities cannot be used: No such file"):
+        await load(PolicySettings.model_validate({"engine": "opa", "opa": opa}), opa=OpaLine)
 
 
 # What is not clearly a decision is none.
