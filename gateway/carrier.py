@@ -64,6 +64,8 @@ INTERIM_REPLIES: Final = 100
 _READY_CHECK_AFTER: Final = 1.0  # seconds of idling after which the socket itself is asked whether it is still open
 _ONE_WRITE: Final = 65536  # bytes of body up to which copying it behind the head is cheaper than a second write
 _NAMES_KEPT: Final = 1024  # header names remembered as checked
+_HEADS_KEPT: Final = 256  # request heads remembered as checked, per carrier
+_HEAD_KEPT: Final = 4096  # bytes of the longest of them
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET: Final = re.compile(rb"/[!\"$-~]*|\*")
@@ -754,6 +756,7 @@ class Carrier:
         self.loop: asyncio.AbstractEventLoop  # set by the first send
         self._running = False
         self._request_end = b" HTTP/1.1\r\nhost: %b\r\n" % origin.authority.encode("ascii")
+        self._heads: dict[tuple[object, ...], bytes] = {}  # by method, path and header lines: callers repeat themselves
         self._connections: set[_Connection] = set()  # every slot taken, from before connecting until the socket is gone
         self._waiters: deque[asyncio.Future[_Connection]] = deque()
         self._opening: set[asyncio.Timeout] = set()
@@ -875,32 +878,34 @@ class Carrier:
         self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes | AsyncIterable[bytes]
     ) -> bytes:
         """The head, and behind it a body small enough to go in the same write. Raises ValueError."""
+        known = (method, path, *headers)
+        head = self._heads.get(known)
+        if head is None:
+            head = self._checked_head(method, path, headers)
+            if len(head) <= _HEAD_KEPT:
+                if len(self._heads) >= _HEADS_KEPT:
+                    self._heads.clear()
+                self._heads[known] = head
+        if not isinstance(body, bytes):
+            return head + b"transfer-encoding: chunked\r\n\r\n"
+        if not body and method not in _LENGTH_EVEN_IF_EMPTY:
+            return head + b"\r\n"
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body if len(body) <= _ONE_WRITE else b"")
+
+    def _checked_head(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """All of a request's head but its framing. Raises ValueError."""
         parts = [method, b" ", path, self._request_end]
         names = _checked_names
         for name, value in headers:
-            parts.append(names.get(name) or _checked_name(name))
-            parts.append(value)
-            parts.append(b"\r\n")
-        lines = 3 + len(headers)
-        if not isinstance(body, bytes):
-            parts.append(b"transfer-encoding: chunked\r\n\r\n")
-        elif body or method in _LENGTH_EVEN_IF_EMPTY:
-            parts.append(b"content-length: %d\r\n\r\n" % len(body))
-            lines += 1
-        else:
-            parts.append(b"\r\n")
-        if not isinstance(body, bytes):
-            lines += 1
+            parts += (names.get(name) or _checked_name(name), value, b"\r\n")
         head = b"".join(parts)
         # Deleting all that may stand in a line leaves the line ends, and those must be ours.
-        if head.translate(None, _FIELD_BYTES) != b"\r\n" * lines:
+        if head.translate(None, _FIELD_BYTES) != b"\r\n" * (2 + len(headers)):
             raise ValueError("a request's method, path or header value holds a control character")
         if method not in _checked_methods:
             _check_method(method)
         if not _TARGET.fullmatch(path):
             raise ValueError("a request's path begins with a slash and has no spaces, fragment or unencoded characters")
-        if isinstance(body, bytes) and body and len(body) <= _ONE_WRITE:
-            return head + body
         return head
 
     # The pool.

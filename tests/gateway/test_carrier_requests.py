@@ -82,6 +82,37 @@ def test_a_carrier_remembers_only_so_many_header_names() -> None:
     assert len(module._checked_names) <= 1024
 
 
+def test_a_carrier_remembers_only_so_many_heads_and_none_that_is_long() -> None:
+    carrier = Carrier(ORIGIN)
+    for number in range(600):
+        carrier._head(b"POST", b"/%d" % number, [(b"x-a", b"a" * 1000)], b"")
+    carrier._head(b"POST", b"/long", [(b"x-a", b"a" * 5000)], b"")
+    assert len(carrier._heads) <= 256
+    assert max(map(len, carrier._heads.values())) < 4096
+
+
+_PARTS = st.tuples(
+    st.sampled_from([b"GET", b"POST", b"G T"]),
+    st.sampled_from([b"/", b"/a", b"/a b"]),
+    st.lists(st.tuples(st.sampled_from([b"x", b"xy", b"Host"]), st.sampled_from([b"", b"y", b"yz", b"\r\nx: y"]))),
+    st.sampled_from([b"", b"a", b"a" * 65536, b"a" * 65537]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests=st.lists(_PARTS, max_size=12))
+def test_what_a_carrier_remembers_of_requests_changes_no_request(
+    requests: list[tuple[bytes, bytes, list[tuple[bytes, bytes]], bytes]],
+) -> None:
+    carrier = Carrier(ORIGIN)
+    for request in requests * 2:
+        try:
+            head: bytes | None = carrier._head(*request)
+        except ValueError:
+            head = None
+        assert head == written(*request)
+
+
 class Parsed:
     """What a strict server reads from the bytes."""
 
