@@ -504,12 +504,38 @@ def test_what_depends_on_more_than_its_arguments_is_listed() -> None:
     assert "io.jwt.decode" not in NONDETERMINISTIC
 
 
-def test_a_policy_that_names_no_supplied_builtin_does_without_them() -> None:
-    lean = create(Clock(), ["package p\nx := time.now_ns()"])
-    lean.add_policy("p.rego", "package p\nx := time.now_ns()\ny := crypto.md5(`a`)")
-    assert lean.eval_rule_as_json("data.p.x") == "0"
+def made_for(text: str) -> Any:
+    clock = Clock()
+    clock.now_ns = 5
+    interpreter = create(clock, [text])
+    interpreter.add_policy("p.rego", text)
+    return orjson.loads(interpreter.eval_rule_as_json("data.p.x"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("crypto.md5(`a`)", "0cc175b9c0f1b6a831c399e269772661"),
+        ('time["now_ns"]()', 5),
+        (r'time["now\u005fns"]()', 5),
+        ("1", 1),
+    ],
+)
+def test_an_interpreter_made_for_a_policy_has_what_it_calls(expression: str, answer: Any) -> None:
+    assert made_for(f"package p\nx := {expression}") == answer
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ['numbers["r\\u0061nge"](1, 100000)', 'rand["\\u0069ntn"]("a", 5)', 'opa["runtim\\u0065"]()', "bits.lsh(1, 99)"],
+)
+def test_no_way_of_writing_a_name_leads_past_our_own(expression: str) -> None:
+    with pytest.raises(RuntimeError, match="raises Python error"):
+        made_for(f"package p\nx := {expression}")
+
+
+def test_an_interpreter_has_nothing_its_policy_does_not_name() -> None:
+    lean = create(Clock(), ["package p\nx := 1"])
+    lean.add_policy("p.rego", "package p\nx := crypto.md5(`a`)")
     with pytest.raises(RuntimeError, match="could not find function"):
-        lean.eval_rule_as_json("data.p.y")
-    full = create(Clock(), ["package p\ny := crypto.md5(`a`)"])
-    full.add_policy("p.rego", "package p\ny := crypto.md5(`a`)")
-    assert full.eval_rule_as_json("data.p.y") == '"0cc175b9c0f1b6a831c399e269772661"'
+        lean.eval_rule_as_json("data.p.x")
