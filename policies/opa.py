@@ -230,6 +230,9 @@ class OpaEngine:
             self._fell(f"OPA took more than {_LOOK_PATIENCE:g} s to tell what it decides by")
         except EngineUnavailable as error:
             self._fell(error.internal)
+        except Exception as error:  # whatever it is, the next look must come
+            log.exception("looking at OPA failed unexpectedly")
+            self._fell(f"looking at OPA failed unexpectedly with {type(error).__name__}")
         finally:
             self._next_look = began + max(self._every, _IDLE_SHARE * (loop.time() - began))
 

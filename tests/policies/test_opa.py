@@ -26,9 +26,10 @@ from policies.interpreter import Clock, create
 from policies.load import load
 from policies.opa import DECISION, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
 from tests.gateway.test_carrier_tls import LOOPBACK, Authority
-from tests.policies.support import NOW, ROOT, llm
+from tests.policies.support import NOW, ROOT, llm, rego
 from tests.support.lying_opa import ALLOW, LISTING, LyingOpa, answers, breaks_off, of_bundle, reply
 from tests.support.misbehaving import HEAD, Script, Wire, falls_silent, floods, never_answers, says
+from tests.support.opa import OpaServer, needs_opa, opa_server
 
 DEADLINE: Final = 0.25
 DENY: Final = {"result": {"decision": "DENY", "explanation": "No."}}
@@ -512,6 +513,62 @@ async def test_who_may_only_ask_for_decisions_need_not_be_shown_policies(opa: Ly
         assert (await engine.evaluate(llm(), NOW)).effect is Effect.ALLOW
 
 
+# The real one.
+
+
+@asynccontextmanager
+async def asking_really(server: OpaServer, **more: Any) -> AsyncIterator[OpaEngine]:
+    line = OpaLine(OpaSettings.model_validate({"url": server.url, **more}))
+    engine = OpaEngine(line, timeout=10, every=60, again=0.02)
+    await engine.begin()
+    yield engine
+    await engine.retire()
+
+
+@needs_opa
+async def test_the_revision_of_a_real_bundle_changes_with_it_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "p.rego").write_text(rego('decision := {"decision": "ALLOW"}'))
+    revisions = []
+    for revision in ("1", "1", "2"):
+        (folder / ".manifest").write_text(orjson.dumps({"revision": revision}).decode())
+        with opa_server(folder, arguments=["--bundle"]) as server:
+            async with asking_really(server) as engine:
+                decision = await engine.evaluate(llm(), NOW)
+                assert decision.revision == engine.revision
+                revisions.append(decision.revision)
+    assert revisions[0] == revisions[1] != revisions[2]
+
+
+@needs_opa
+async def test_a_real_opa_over_tls_that_wants_a_token_and_shows_no_policies(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.server(LOOPBACK)
+    (tmp_path / "ca.pem").write_text(authority.pem())
+    allowed = """default allow := false
+
+        allow if {
+            input.identity == "opas-own-token"
+            input.path[0] == "v1"
+            input.path[1] == "data"
+            input.path[2] == "weighbridge"
+        }"""
+    (tmp_path / "authz.rego").write_text(rego(allowed, "system.authz"))
+    (tmp_path / "p.rego").write_text(rego('decision := {"decision": "ALLOW"}'))
+    files = (tmp_path / "p.rego", tmp_path / "authz.rego")
+    own = str(tmp_path / "server.pem")
+    protected = ["--authentication=token", "--authorization=basic"]
+    protected += ["--tls-cert-file", own, "--tls-private-key-file", own]
+    with opa_server(*files, arguments=protected, scheme="https") as server:
+        async with asking_really(server, ca=str(tmp_path / "ca.pem"), token=TOKEN) as engine:
+            assert (await engine.evaluate(llm(), NOW)).effect is Effect.ALLOW
+        async with asking_really(server, ca=str(tmp_path / "ca.pem"), token="another-token") as engine:
+            await refused(engine, EngineUnavailable, "OPA answers 401 unauthorized")
+        async with asking_really(server, token=TOKEN) as engine:
+            await refused(engine, EngineUnavailable, "TLS:")
+
+
 # The end.
 
 
@@ -649,6 +706,25 @@ class Parrot:
 
     async def close(self) -> None:
         pass
+
+
+async def test_a_fault_of_our_own_is_no_yes_and_does_not_end_the_watch() -> None:
+    class Broken(Parrot):
+        broken = True
+
+        async def ask(self, path: str, body: bytes | None, most: int) -> Reply:
+            if self.broken:
+                raise ValueError("nobody foresaw this")
+            return Reply(200, orjson.dumps(LISTING if path == POLICIES else {} if path == PROBLEMS else ALLOW))
+
+    line = Broken()
+    engine = OpaEngine(line, timeout=5, again=0.02)
+    await engine.begin()
+    assert engine.failure == "looking at OPA failed unexpectedly with ValueError"
+    line.broken = False
+    await until(engine, fails=False)
+    assert (await engine.evaluate(b"{}", NOW)).effect is Effect.ALLOW
+    await engine.retire()
 
 
 _KEYS = st.sampled_from(
