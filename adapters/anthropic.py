@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from adapters.base import (
+    ERROR_TYPES,
     AgentCall,
     Endpoint,
     Headers,
@@ -41,11 +42,9 @@ MEMBERS = frozenset(
 """What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
 
 _ERROR_TYPES: Mapping[int, str] = {
-    401: "authentication_error",
-    403: "permission_error",
+    **ERROR_TYPES,
     404: "not_found_error",
     413: "request_too_large",
-    429: "rate_limit_error",
     500: "api_error",
     502: "api_error",
     503: "overloaded_error",

@@ -141,6 +141,10 @@ class Adapter(Protocol):
         ...
 
 
+ERROR_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""What both OpenAI and Anthropic call errors of these statuses."""
+
+
 def refusal_headers(refusal: Refusal) -> Headers:
     """Both SDKs repeat a call that failed with 408, 409, 429 or 5xx, unless they are told not to."""
     headers = [(b"content-type", b"application/json")]
@@ -153,7 +157,7 @@ _MOST_TOKENS = 2**53
 
 def whole(value: object) -> int:
     """A token count as targets report it, at most 2**53: anything but a non-negative integer counts as none."""
-    return min(value, _MOST_TOKENS) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return min(value, _MOST_TOKENS) if type(value) is int and value > 0 else 0
 
 
 def member(mapping: object, key: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from adapters.base import (
+    ERROR_TYPES,
     AgentCall,
     Endpoint,
     Headers,
@@ -65,9 +66,7 @@ _USAGE_ON_REQUEST = frozenset({"chat", "completions"})
 """Operations that stream token counts only to those who ask."""
 
 _ERROR_TYPES: Mapping[int, str] = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
+    **ERROR_TYPES,
     500: "server_error",
     502: "server_error",
     503: "server_error",

@@ -12,8 +12,8 @@ OPENAI: Final = OpenAI()
 ANTHROPIC: Final = Anthropic()
 ADAPTERS: Sequence[Adapter] = (OPENAI, ANTHROPIC)
 
-_BY_PATH: Mapping[str, Sequence[tuple[Adapter, Endpoint]]] = {
-    path: tuple((adapter, endpoint) for adapter in ADAPTERS for endpoint in adapter.endpoints if endpoint.path == path)
+_BY_PATH: Mapping[str, Mapping[Adapter, Endpoint]] = {
+    path: {adapter: endpoint for adapter in ADAPTERS for endpoint in adapter.endpoints if endpoint.path == path}
     for path in {endpoint.path for adapter in ADAPTERS for endpoint in adapter.endpoints}
 }
 _OPEN_ENDED = tuple(path for path in _BY_PATH if path.endswith("/"))
@@ -24,9 +24,9 @@ def speaking(path: str, anthropic_version: bool) -> Adapter:
 
     Where a path belongs to both protocols, or to none, an `anthropic-version` header tells them apart.
     """
-    owners = {owner.protocol: owner for owner, _ in _served(path)[0]}
+    owners, _ = _served(path)
     if len(owners) == 1:
-        return next(iter(owners.values()))
+        return next(iter(owners))
     return ANTHROPIC if anthropic_version or path.startswith("/v1/messages/") else OPENAI
 
 
@@ -35,16 +35,16 @@ def endpoint(adapter: Adapter, method: str, path: str) -> tuple[Endpoint, str]:
 
     Raises UnknownEndpoint, MethodNotAllowed.
     """
-    choices, argument = _served(path)
-    for owner, found in choices:
-        if owner is adapter:
-            if found.method != method:
-                raise MethodNotAllowed(found.method)
-            return found, argument
-    raise UnknownEndpoint(f"Nothing is served at {path[:200]!r}.")
+    owners, argument = _served(path)
+    found = owners.get(adapter)
+    if found is None:
+        raise UnknownEndpoint(f"Nothing is served at {path[:200]!r}.")
+    if found.method != method:
+        raise MethodNotAllowed(found.method)
+    return found, argument
 
 
-def _served(path: str) -> tuple[Sequence[tuple[Adapter, Endpoint]], str]:
+def _served(path: str) -> tuple[Mapping[Adapter, Endpoint], str]:
     """Who serves `path`, and what follows it where it is open-ended."""
     served = _BY_PATH.get(path)
     if served is not None:
@@ -52,4 +52,4 @@ def _served(path: str) -> tuple[Sequence[tuple[Adapter, Endpoint]], str]:
     for opening in _OPEN_ENDED:
         if path.startswith(opening):
             return _BY_PATH[opening], path[len(opening) :]
-    return (), ""
+    return {}, ""

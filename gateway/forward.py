@@ -44,13 +44,13 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         raise MalformedCall(f"The call's path or headers cannot be sent on: {error}.") from None
     try:
         x.target_status = answer.status
-        kind = _header(answer.headers, b"content-type").partition(b";")[0].strip().lower()
-        x.detail = _unacceptable(call, answer, kind)
+        kind, encoded = _described(answer.headers)
+        x.detail = _unacceptable(call, answer.status, kind, encoded)
         if x.detail:
             raise TargetFailed("The target's answer cannot be understood.")
         secret = arm.target.secret
         headers = homeward(answer.headers)
-        if any(secret in value for _, value in headers):
+        if secret in b"\n".join([value for _, value in headers]):
             headers = [(name, _concealed(value, secret)) for name, value in headers]
         if kind == _EVENTS and answer.status == 200:
             await _stream(x, call, answer, headers, reply, secret)
@@ -60,15 +60,26 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         answer.close()
 
 
-def _unacceptable(call: AgentCall, answer: carrier.Reply, kind: bytes) -> str:
+def _described(headers: Headers) -> tuple[bytes, bool]:
+    """The content type, in lower case and without parameters, and whether the body is encoded."""
+    kind, encoded = b"", False
+    for name, value in headers:
+        if name == b"content-type":
+            kind = kind or value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding":
+            encoded = encoded or value not in (b"", b"identity")
+    return kind, encoded
+
+
+def _unacceptable(call: AgentCall, status: int, kind: bytes, encoded: bool) -> str:
     """Why an answer must not reach an agent; empty when it may."""
-    if not 200 <= answer.status <= 599:
-        return f"status {answer.status} is none that an answer can have"
-    if 300 <= answer.status <= 399:
-        return f"status {answer.status}: an agent that followed a redirect would walk around the gate"
-    if _header(answer.headers, b"content-encoding") not in (b"", b"identity"):
+    if not 200 <= status <= 599:
+        return f"status {status} is none that an answer can have"
+    if 300 <= status <= 399:
+        return f"status {status}: an agent that followed a redirect would walk around the gate"
+    if encoded:
         return "the target encoded its answer although it was asked not to"
-    if call.stream and answer.status == 200 and kind != _EVENTS:
+    if call.stream and status == 200 and kind != _EVENTS:
         return "a streamed call was answered without a stream, which clients take for an empty one"
     return ""
 
@@ -172,10 +183,3 @@ def _failure(x: Exchange, error: Exception) -> Exception:
     if isinstance(error, carrier.ReplyMalformed | ValueError):
         return TargetFailed("The target's answer cannot be understood.")
     return TargetFailed("The target cannot be reached.")
-
-
-def _header(headers: Headers, wanted: bytes) -> bytes:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return b""

@@ -20,10 +20,7 @@ class Reply:
         self.started = False
 
     async def start(self, status: int, headers: Headers) -> None:
-        x = self._x
-        x.status = status
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers + marks(x)})
+        await self._send(self._head(status, headers))
 
     async def piece(self, piece: bytes) -> None:
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -33,8 +30,13 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer in one piece, with its length."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.end(body)
+        await self._send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _head(self, status: int, headers: Headers) -> dict[str, Any]:
+        self._x.status = status
+        self.started = True
+        return {"type": "http.response.start", "status": status, "headers": headers + marks(self._x)}
 
 
 def marks(x: Exchange) -> Headers:
