@@ -1,5 +1,6 @@
 """The operators' door: health, metrics, and what is loaded, on a listener of its own."""
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,11 +19,13 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from gateway.app import App, Reload
+from gateway.explanations import Explained, Explainer, Recorded, recorded, replayable, verdict
 from gateway.identity import Person
 from gateway.trial import Trial, TrialRefused
+from policies import load as policy
 from policies.embedded import EmbeddedEngine
 from policies.engine import Engine
-from policies.errors import EngineUnavailable, InputRefused, Undecided
+from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from routing.table import Route
 
 _LONGEST_INPUT = 1024 * 1024
@@ -82,6 +85,16 @@ class RouteList(View):
     next: str | None = None
 
 
+class RuleView(View):
+    """A rule that a decision stands on. Its value is not told."""
+
+    name: str
+    file: str
+    lines: list[int]
+    depth: int = Field(description="0 is the rule that is asked; what it rests on is deeper.")
+    holds: bool | None = Field(description="Whether it has a value; null for a function.")
+
+
 class DecisionView(View):
     decision: str
     risk_level: str | None
@@ -89,6 +102,23 @@ class DecisionView(View):
     explanation: str
     obligations: dict[str, Any]
     revision: str
+    rules: list[RuleView] = Field(description="The rules that made it, the one that answered first.")
+    unknown: str = Field(description="Why no rules can be told; empty when they can.")
+    reads: list[str] = Field(description="What the policy can read of calls of this kind.")
+    unstable: list[str] = Field(description="Why this decision is not reused; empty when it is.")
+
+
+class ExplanationView(View):
+    call: str
+    code: str | None = Field(description="How the call ended; null while it is under way.")
+    timestamp: str | None = Field(description="When it was decided.")
+    revision: str | None = Field(description="The policy that decided; null when none did.")
+    recorded: dict[str, Any] | None = Field(description="The decision as it was recorded.")
+    input: dict[str, Any] | None = Field(description="What the policy was asked, as it was recorded.")
+    missing: list[str] = Field(description="JSON pointers to what was masked or left out when it was recorded.")
+    again: DecisionView | None = Field(description="The decision on the recorded input now.")
+    verdict: Literal["same", "differs", "cannot be told"] = Field(description="Whether it comes about again.")
+    note: str = Field(description="What is to be known about it.")
 
 
 class RevisionView(View):
@@ -173,6 +203,7 @@ class Admin:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._explainer = Explainer()
 
     async def healthz(self, request: Request, person: Person | None) -> Response:
         return _json(Health(status="ok"))
@@ -274,23 +305,69 @@ class Admin:
         if engine is None:
             raise HTTPException(503, "No policy is loaded; GET /policy says why.")
         try:
-            decision = await engine.evaluate(document, time.time_ns())
+            found = await self._explainer.explain(engine, document, time.time_ns())
         except InputRefused as error:
             raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
         except EngineUnavailable as error:
             raise HTTPException(503, f"The policy cannot be asked: {error.internal}") from None
-        except Undecided as error:
-            raise HTTPException(422, f"The policy gives no valid decision on this input: {error}") from None
+        view = _decision(found)
+        if view is None:
+            raise HTTPException(422, f"The policy gives no valid decision on this input: {Undecided()}")
+        return _json(view)
+
+    async def explain(self, request: Request, person: Person | None) -> Response:
+        app, call = self._app, request.path_params["call"]
+        try:
+            before = await asyncio.to_thread(recorded, app.ledger.path, call)
+        except OSError as error:
+            raise HTTPException(503, f"The ledger cannot be read: {error.strerror}.") from None
+        if before is None:
+            raise HTTPException(404, "There is no such call in the ledger.")
+        now: Explained | None = None
+        note = ""
+        question = replayable(before)
+        if question is None:
+            note = "The input was not recorded, so it cannot be decided on again."
+        else:
+            try:
+                now, note = await self._again(before, *question)
+            except (InputRefused, EngineUnavailable) as error:
+                note = str(error)
+        result, document = before.event.get("result"), before.event.get("input")
         return _json(
-            DecisionView(
-                decision=decision.effect,
-                risk_level=decision.risk_level,
-                required_approvals=list(decision.required_approvals),
-                explanation=decision.explanation,
-                obligations=decision.obligations.facts(),
-                revision=decision.revision,
+            ExplanationView(
+                call=call,
+                code=before.code,
+                timestamp=before.event.get("timestamp"),
+                revision=before.revision or None,
+                recorded=result if isinstance(result, dict) else None,
+                input=document if isinstance(document, dict) else None,
+                missing=before.missing,
+                again=_decision(now) if now is not None else None,
+                verdict=verdict(before, now) if now is not None else "cannot be told",
+                note=note,
             )
         )
+
+    async def _again(self, before: Recorded, document: bytes, now_ns: int) -> tuple[Explained | None, str]:
+        """The decision on the policy that took it, or else on the one that decides now."""
+        engine = self._app.pipeline.engine
+        if engine is not None and engine.revision == before.revision:
+            return await self._explainer.explain(engine, document, now_ns), ""
+        kept = self._app.history.find(before.revision)
+        if kept is not None:
+            try:
+                old = await policy.again(self._app.settings.policy, kept)
+            except PolicyError as error:
+                return None, f"The policy that decided cannot be loaded any more: {error.problems[0]}"
+            try:
+                return await self._explainer.explain(old, document, now_ns), ""
+            finally:
+                await old.retire()
+        if engine is None:
+            return None, "The policy that decided is not kept any more, and none is loaded."
+        note = "The policy that decided is not kept any more; this is the one that decides now."
+        return await self._explainer.explain(engine, document, now_ns), note
 
     async def routes(self, request: Request, person: Person | None) -> Response:
         return _json(RouteList(items=[_route(route) for route in self._app.pipeline.assembly.table.routes]))
@@ -327,6 +404,13 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/policy/shadow", "The policy on trial and how it differs.", ShadowView, Admin.shadow),
     Operation("POST", "/policy/promote", "Let the policy on trial decide (role admin).", ShadowView, Admin.promote),
     Operation("POST", "/policy/rollback", "Let the configured policy decide (role admin).", ShadowView, Admin.rollback),
+    Operation(
+        "GET",
+        "/policy/explain/{call}",
+        "Why a call was decided so: its decision as recorded, and taken again.",
+        ExplanationView,
+        Admin.explain,
+    ),
     Operation("GET", "/routes", "All routes with their arms and weights.", RouteList, Admin.routes),
     Operation("GET", "/routes/{route}", "One route.", RouteView, Admin.route),
 )
@@ -389,6 +473,27 @@ async def _problem(request: Request, error: Exception) -> Response:
         status, detail, headers = error.status_code, error.detail, error.headers
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
     return Response(problem.model_dump_json(), status, headers, "application/problem+json")
+
+
+def _decision(found: Explained) -> DecisionView | None:
+    decision = found.decision
+    if decision is None:
+        return None
+    return DecisionView(
+        decision=decision.effect,
+        risk_level=decision.risk_level,
+        required_approvals=list(decision.required_approvals),
+        explanation=decision.explanation,
+        obligations=decision.obligations.facts(),
+        revision=decision.revision,
+        rules=[
+            RuleView(name=step.name, file=step.file, lines=list(step.lines), depth=step.depth, holds=step.holds)
+            for step in found.rules
+        ],
+        unknown=found.unknown,
+        reads=list(found.reads),
+        unstable=list(found.unstable),
+    )
 
 
 def _loading(reload: Any) -> Loading:
