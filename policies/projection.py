@@ -22,7 +22,7 @@ Projection = Callable[[Question], bytes | None]
 InputRefused."""
 
 _MOST_AGENTS: Final = 65_536
-_MINUS_ZERO: Final = re.compile(rb"-0(?![0-9])")
+_MINUS_ZERO: Final = re.compile(rb"-0(?![0-9.])")
 _SMALLEST: Final = -(2**63)
 _LARGEST: Final = 2**64 - 1
 _PLAIN: Final = (str, bool, type(None))

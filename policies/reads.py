@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from policies.builtins import NONDETERMINISTIC
 from policies.engine import ENTRY
 
 Node = Any
@@ -24,20 +25,7 @@ KINDS: Final = ("llm", "tool", "message", "environment")
 """The kinds of call that policies are known to tell apart. Reads are told for each, and for any other."""
 OTHER: Final = "other"
 
-CHANGING: Final = frozenset(
-    {
-        "crypto.x509.parse_and_verify_certificates",
-        "crypto.x509.parse_and_verify_certificates_with_options",
-        "http.send",
-        "io.jwt.decode_verify",
-        "io.jwt.verify_exp",
-        "net.lookup_ip_addr",
-        "opa.runtime",
-        "rand.intn",
-        "time.now_ns",
-        "uuid.rfc4122",
-    }
-)
+CHANGING: Final = NONDETERMINISTIC
 """Builtins whose result depends on more than their arguments."""
 
 COARSE_MONEY: Final = frozenset({"node", "window", "limit_usd", "mode", "state", "used_percent"})
@@ -274,7 +262,7 @@ class _Source:
         return self._text[span["start"] : span["end"]].decode()
 
     def key(self, index: Node) -> str | None:
-        """The key that an index spells out; None for a computed one. The interpreter takes escapes for themselves."""
+        """The key that an index spells out; None for a computed one, and for one with escapes, to be safe."""
         if "String" not in index:
             return None
         node = index["String"]
