@@ -80,6 +80,8 @@ class Secret:
         value = self._read()
         if not value.strip():
             raise SecretMissing(self.reference, "is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):  # as the environment gives other bytes
+            raise SecretMissing(self.reference, "is not UTF-8 text")
         return value
 
     def _read(self) -> str:

@@ -17,6 +17,7 @@ from config.load import Loaded, load
 from config.settings import BundleSettings, PolicySettings, Settings
 from config.watch import changes
 from gateway.assembly import assemble, retired
+from gateway.collector import Collector
 from gateway.decision_log import DecisionLog
 from gateway.ledger import FileLedger
 from gateway.opa import OpaLine
@@ -40,7 +41,7 @@ _CLOSING = 5.0
 _AGAIN, _AGAIN_AT_MOST = 1.0, 60.0
 """Seconds after which a policy is loaded again that was refused for no fault of its own; each time twice as many."""
 
-_NEEDS_RESTART = ("listen", "admin", "state", "ledger", "log")
+_NEEDS_RESTART = ("listen", "admin", "state", "ledger", "decision_log", "log")
 """Sections that are read when a process starts. Within them only what `_hot` leaves out can change while it runs."""
 
 
@@ -96,8 +97,11 @@ class App:
         self._hearing: asyncio.Task[None] | None = None
         self._keys = _digest_of_keys(loaded.settings.policy)
         assembly = assemble(loaded.settings)
-        events = DecisionLog()
-        self.ledger = FileLedger(loaded.settings.ledger.path, events)
+        upload, events = loaded.settings.decision_log, DecisionLog()
+        self.collector = Collector(upload) if upload is not None else None
+        self.ledger = FileLedger(
+            loaded.settings.ledger.path, events, self.collector.take if self.collector is not None else None
+        )
         self.pipeline = Pipeline(
             assembly,
             None,
@@ -128,6 +132,9 @@ class App:
         return reasons
 
     async def __aenter__(self) -> Self:
+        if self.collector is not None:
+            self.telemetry.uploaded = self.collector.counts
+            self.collector.begin()
         self._begin_trial()
         if not await self._ask_for_bundles():
             await self.reload_policy("start")
@@ -150,6 +157,8 @@ class App:
         if self.trial is not None:
             await self.trial.close()
         self.ledger.close()
+        if self.collector is not None:
+            await self.collector.close()
         # An engine has to end in the thread that made it; the garbage collector may run in any.
         for engine in (self.engine, self.trial.on_trial if self.trial is not None else None):
             if engine is not None:
@@ -383,7 +392,7 @@ def _digest_of_keys(settings: PolicySettings) -> bytes:
     digest = hashlib.sha256()
     for key in settings.keys:
         with contextlib.suppress(SecretMissing):
-            digest.update(hashlib.sha256(key.key.reveal_text().encode("utf-8", "surrogateescape")).digest())
+            digest.update(hashlib.sha256(key.key.reveal_text().encode()).digest())
     return digest.digest()
 
 

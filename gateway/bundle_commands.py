@@ -130,8 +130,8 @@ def _relative(modules: Mapping[str, str], paths: Sequence[Path]) -> dict[str, st
     """Modules by their paths below the one of `paths` they came from, with that one's name where two would be one."""
     named: dict[str, str] = {}
     for name, text in modules.items():
-        root = next(path for path in paths if name == str(path) or name.startswith(f"{path}/"))
-        inner = name.removeprefix(f"{root}/") if name != str(root) else root.name
+        root = next(path for path in paths if Path(name).is_relative_to(path))
+        inner = root.name if Path(name) == root else Path(name).relative_to(root).as_posix()
         if inner in named:
             inner = f"{root.absolute().name}/{inner}"
         if inner in named:

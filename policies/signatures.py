@@ -399,7 +399,7 @@ def _public(key: Key) -> bytes | _Public:
     """The key in the form its algorithm takes; a secret is never made of a PEM, nor a public key of a secret."""
     if (secret := _secret(key)) is not None:
         return secret
-    material = key.material.strip().encode("utf-8", "surrogateescape")
+    material = key.material.strip().encode()
     if b"PRIVATE KEY" in material:
         raise _Unfit("is a private key, which only the signer may have", "Give its public key.")
     try:
@@ -420,7 +420,7 @@ def _private(key: SigningKey) -> bytes | _Private:
     if (secret := _secret(key)) is not None:
         return secret
     try:
-        private: Any = serialization.load_pem_private_key(key.material.strip().encode("utf-8", "surrogateescape"), None)
+        private: Any = serialization.load_pem_private_key(key.material.strip().encode(), None)
     except TypeError:
         raise _Unfit("is encrypted", "Give it decrypted, in a file that nobody else can read.") from None
     except (ValueError, UnsupportedAlgorithm):
@@ -435,7 +435,7 @@ def _secret(key: Key | SigningKey) -> bytes | None:
         raise _Unfit("has an algorithm that is not known here", f"Use one of {', '.join(ALGORITHMS)}.")
     if not key.algorithm.startswith("HS"):
         return None
-    secret = key.material.encode("utf-8", "surrogateescape")
+    secret = key.material.encode()
     if secret.lstrip().startswith(b"-----BEGIN"):
         raise _Unfit("is a PEM key, which is no secret for an HS algorithm", "Correct algorithm, or give the secret.")
     if len(secret) < SHORTEST_SECRET:

@@ -88,6 +88,41 @@ def test_an_opa_server_reads_its_own_policies(tmp_path: Path) -> None:
     assert (warning.path, warning.message) == ("policy.paths", "not read with engine: opa")
 
 
+SIGNED = """policy:
+  paths: [policy.tar.gz]
+  keys:
+    - {id: one, algorithm: EdDSA, key: "file:one.pub"}
+    - {id: two, algorithm: HS256, key: env:BOT, scope: write}
+  bundle: {url: "https://bundles.example.com/policy.tar.gz", token: env:INTERN, poll: 30s}
+"""
+
+
+def test_keys_of_bundles_may_have_several_lines_and_are_watched(tmp_path: Path) -> None:
+    text = edited("policy:\n  paths: [policy.rego]\n", SIGNED)
+    [mistake] = mistakes_of(tmp_path, text)
+    assert (mistake.path, "cannot be read" in mistake.message or "is not a file" in mistake.message) == (
+        "policy.keys[0].key",
+        True,
+    )
+    (tmp_path / "one.pub").write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    found = loaded(tmp_path, text)
+    assert found.warnings == []
+    assert tmp_path / "one.pub" in found.files
+    assert [key.scope for key in found.settings.policy.keys] == [None, "write"]
+    assert found.settings.policy.keys[0].key.reveal_text().count("\n") == 2
+
+
+def test_two_keys_of_bundles_cannot_have_one_name(tmp_path: Path) -> None:
+    (tmp_path / "one.pub").write_text("-----BEGIN")
+    [mistake] = mistakes_of(tmp_path, edited("policy:\n  paths: [policy.rego]\n", SIGNED.replace("id: two", "id: one")))
+    assert (mistake.path, mistake.message) == ("policy.keys[1].id", "is the same as policy.keys[0].id")
+
+
+def test_a_bundle_from_a_server_is_a_policy(tmp_path: Path) -> None:
+    text = edited("policy:\n  paths: [policy.rego]\n", 'policy: {bundle: {url: "http://127.0.0.1:9/b.tar.gz"}}\n')
+    assert loaded(tmp_path, text).warnings == []
+
+
 def test_a_good_file_loads_without_a_warning(tmp_path: Path) -> None:
     found = loaded(tmp_path, GOOD)
     assert found.warnings == []
@@ -695,3 +730,15 @@ def test_loading_does_not_touch_the_process_environment(tmp_path: Path) -> None:
     before = dict(os.environ)
     loaded(tmp_path, GOOD)
     assert dict(os.environ) == before
+
+
+def test_a_collector_of_decisions_needs_a_buffer_that_holds_a_batch(tmp_path: Path) -> None:
+    text = edited(
+        "policy:\n",
+        'decision_log: {url: "http://127.0.0.1:9/logs", token: env:BOT, max_batch: 2MiB, buffer: 1MiB}\npolicy:\n',
+    )
+    [mistake] = mistakes_of(tmp_path, text)
+    assert (mistake.path, mistake.message) == ("decision_log", "buffer is less than max_batch")
+    found = loaded(tmp_path, text.replace("buffer: 1MiB", "buffer: 2MiB")).settings.decision_log
+    assert found is not None
+    assert (found.max_delay, found.max_batch) == (5.0, 2 * 1024 * 1024)

@@ -49,6 +49,16 @@ def test_a_secret_of_a_file_starts_at_the_folder_and_loses_its_last_line_end(tmp
     assert Secret(f"file:{tmp_path}/key", folder=Path("/elsewhere")).reveal() == "from-a-file"
 
 
+def test_a_key_in_pem_has_several_lines_and_no_header_will_carry_it() -> None:
+    environ = {"KEY": "-----BEGIN\n-----END\n", "EMPTY": " \n", "BYTES": os.fsdecode(b"\xff" * 40)}
+    assert Secret("env:KEY", environ=environ).reveal_text() == "-----BEGIN\n-----END\n"
+    with pytest.raises(SecretMissing):
+        Secret("env:KEY", environ=environ).reveal()
+    for name, reason in (("EMPTY", "is empty"), ("BYTES", "is not UTF-8 text"), ("GONE", "no variable")):
+        with pytest.raises(SecretMissing, match=f"env:{name}.*{reason}"):
+            Secret(f"env:{name}", environ=environ).reveal_text()
+
+
 def test_a_literal_is_itself() -> None:
     assert Secret(LITERAL).reveal() == LITERAL
     assert Secret(LITERAL).is_literal

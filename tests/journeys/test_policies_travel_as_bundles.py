@@ -249,6 +249,23 @@ def test_the_commands_of_the_manual_do_what_it_says(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
+    "paths", [["."], ["./rules/", "limits.yaml"], ["../here/rules", "limits.yaml"], ["rules/a.rego"]]
+)
+def test_modules_are_named_by_where_they_lie_below_what_was_named(
+    paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    (here / "rules").mkdir(parents=True)
+    (here / "rules" / "a.rego").write_text(ALLOW)
+    (here / "limits.yaml").write_text("limits: {}")
+    monkeypatch.chdir(here)
+    assert main(["policy", "build", *paths, "-o", "x.tar.gz"]) == 0
+    found = bundles.unpack((here / "x.tar.gz").read_bytes(), "x")
+    assert [name for name, _ in found.modules] == ["x/rules/a.rego" if paths == ["."] else "x/a.rego"]
+    assert len(found.revision) == 64, "the hash of what it was built from"
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["build", "broken.rego", "-o", "x.tar.gz"], 1, "broken.rego"),

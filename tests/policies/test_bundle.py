@@ -1,6 +1,7 @@
 """What a bundle means: its modules, its data where it lies, its roots, and everything it is refused for."""
 
 import os
+import random
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from policies import bundle as bundles
 from policies.errors import PolicyError
-from policies.signatures import Key
+from policies.signatures import Key, SigningKey, canonical, is_structured
 from policies.sources import Fetched
 from policies.sources import read as read_paths
 from tests.policies.bundles import RULE, bundle, manifest, packed, read, refused
@@ -296,6 +297,42 @@ def test_a_bundle_is_a_regular_file_of_limited_size(tmp_path: Path) -> None:
         file.truncate(33 * 1024 * 1024)
     with pytest.raises(PolicyError, match="too large"):
         read_paths([tmp_path / "large.tar.gz"])
+
+
+def test_damaged_bundles_are_refused_in_words_and_signed_ones_always() -> None:
+    """Members cut, doubled and scribbled in: nothing but a PolicyError comes of it, and with a key nothing at all."""
+    key = Key("k", "HS256", "x" * 32)
+    files: dict[str, bytes | str] = {
+        "main.rego": RULE,
+        "a/data.json": b'{"x":[1.0,{"y":null}]}',
+        "a/b/data.yaml": b"q: [1, 2]\nr: {s: t}\n",
+    }
+    whole = bundles.sign(bundle(files, roots=["weighbridge", "a"]), "b", SigningKey("k", "HS256", "x" * 32))
+    members = {name: bytes(content) for name, content in bundles.read(whole, "b").items()}
+    scribbles = (b"{", b"[", b'"', b"\\u0000", b"1e999", b"\xff", b"\0", b": &a", b"[" * 3000, b"\n", b" ")
+    chance = random.Random(5)
+    accepted = 0
+    for _ in range(1500):
+        name = chance.choice(list(members))
+        damaged = bytearray(members[name])
+        here, there = sorted(chance.randrange(len(damaged) + 1) for _ in range(2))
+        damaged[here : chance.choice([here, there])] = chance.choice([*scribbles, damaged[here:there]])
+        signed = {**members, name: bytes(damaged)}
+        unsigned = {each: content for each, content in signed.items() if each != ".signatures.json"}
+        for held, keys in ((unsigned, []), (signed, [key])):
+            try:
+                found = read(packed(*held.items()), keys)
+            except PolicyError:
+                continue
+            accepted += 1
+            if keys:
+                assert all(canonical_or_same(each, held[each], members[each]) for each in unsigned), name
+                assert found.signed_by == "k"
+    assert 100 < accepted < 1500
+
+
+def canonical_or_same(name: str, one: bytes, other: bytes) -> bool:
+    return canonical(name, one) == canonical(name, other) if is_structured(name) else one == other
 
 
 @needs_opa
