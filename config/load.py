@@ -23,6 +23,7 @@ from config.settings import Settings
 
 SECRETS: Final[tuple[document.Path, ...]] = (
     ("admin", "people", "*", "token"),
+    ("decision_log", "token"),
     ("policy", "keys", "*", "key"),
     ("policy", "bundle", "token"),
     ("agents", "*", "key"),

@@ -269,6 +269,34 @@ class LedgerSettings(Section):
     )
 
 
+class DecisionLogSettings(Section):
+    """Where decisions are uploaded to, beside the ledger, in the shape of OPA's decision log."""
+
+    url: Url = Field(description="Where batches are POSTed: gzipped JSON arrays of events.")
+    token: Secret | None = Field(
+        default=None, description="Bearer token that it asks for: `env:NAME`, `file:PATH` or a literal."
+    )
+    ca: InputPath | None = Field(
+        default=None, description="PEM file of the authorities its certificate may come from; the system's when absent."
+    )
+    max_delay: Seconds = Field(default=5.0, gt=0, le=3600, description="How long an event waits for others at most.")
+    max_batch: Bytes = Field(
+        default=1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Bytes of events in one upload, before gzip."
+    )
+    buffer: Bytes = Field(
+        default=16 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
+        description="Bytes of events that wait while nobody takes them; beyond that the oldest are dropped.",
+    )
+
+    @model_validator(mode="after")
+    def _holds_a_batch(self) -> Self:
+        if self.buffer < self.max_batch:
+            raise mistaken("buffer is less than max_batch", "Raise buffer, or lower max_batch.")
+        return self
+
+
 class OpaSettings(Section):
     """A separate Open Policy Agent server."""
 
@@ -609,6 +637,9 @@ class Settings(Section):
         description="Where counters and approvals are kept; relative to the working directory.",
     )
     ledger: LedgerSettings = Field(default_factory=lambda: LedgerSettings(), description="Where calls are recorded.")
+    decision_log: DecisionLogSettings | None = Field(
+        default=None, description="Where decisions are uploaded to; nowhere when absent."
+    )
     policy: PolicySettings = Field(default=PolicySettings(), description="Which rules decide.")
     agents: Several[AgentSettings] = Field(default=(), description="Who may call.")
     targets: Several[TargetSettings] = Field(default=(), description="Where completions can go.")

@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -58,7 +58,11 @@ class FileLedger:
     deleted one is written again.
     """
 
-    def __init__(self, folder: Path, events: DecisionLog | None = None) -> None:
+    def __init__(
+        self, folder: Path, events: DecisionLog | None = None, collect: Callable[[bytes], None] | None = None
+    ) -> None:
+        """`collect` is given each decision's event once it is recorded, or waits to be."""
+        self._collect = collect
         self._events = events or DecisionLog()
         self.path = folder / FILE_NAME
         self.failure: str | None = None
@@ -82,9 +86,16 @@ class FileLedger:
             self._backlog.withdraw(lines)
             raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
         x.intended = True
+        if self._collect is not None:
+            for line in lines:
+                self._collect(records.event_of(line))
 
     def conclude(self, x: Exchange) -> None:
-        self._append(*records.concluded(x, self._events))
+        lines = records.concluded(x, self._events)
+        self._append(*lines)
+        if self._collect is not None:
+            for line in lines[:-1]:
+                self._collect(records.event_of(line))
 
     def note(self, kind: str, facts: Mapping[str, Any]) -> None:
         record = {"record": kind, "at": time.time_ns()}

@@ -57,6 +57,8 @@ class Telemetry(Collector):
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.decisions: dict[str, defaultdict[str, int]] = {}
         """By revision, then by the policy's word; `none` where there was no answer."""
+        self.uploaded: Mapping[str, int] = {}
+        """Decision log events, by what became of them on their way to a collector."""
         self.in_flight = 0
         self.revision = ""
         self.compared: Mapping[tuple[str, str], int] = {}
@@ -115,6 +117,14 @@ class Telemetry(Collector):
             for word, count in answers.items():
                 decisions.add_metric((word, revision[:SHORT]), count)
         yield decisions
+        uploaded = CounterMetricFamily(
+            "weighbridge_decision_log",
+            "Decision log events on their way to the collector: delivered, given up, or tried in vain and tried again.",
+            labels=("result",),
+        )
+        for became, count in self.uploaded.items():
+            uploaded.add_metric((became,), count)
+        yield uploaded
         yield _histograms(
             "weighbridge_overhead_seconds",
             "From the call read to its request sent: the gateway's own time before a target works.",

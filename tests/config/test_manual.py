@@ -39,6 +39,7 @@ SECTIONS = {
     "listen",
     "admin",
     "ledger",
+    "decision_log",
     "policy",
     "opa",
     "bundle",
