@@ -70,7 +70,7 @@ async def prove(
 
 
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
-_SLOWEST_PARSE: Final = 1.0
+_SLOWEST_PARSE: Final = 0.5
 _SLOWEST_DECISION: Final = 0.1
 """Seconds of processor time. The gateway parses a proven policy itself, and decides while everyone else waits."""
 

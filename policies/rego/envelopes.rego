@@ -15,6 +15,7 @@ problems contains sprintf("envelopes.%s: %s", [name, wrong]) if {
 }
 
 problems contains sprintf("envelopes.%s.models.%s: %s", [name, model, wrong]) if {
+	count(faulty_models) > 0
 	some name, whole in envelopes
 	some model, granted in objects(whole, "models")
 	wrong := fault_within(model_fields, granted)
@@ -28,11 +29,30 @@ problems contains sprintf("envelopes.%s.%s.%s: %s", [name, kind, target, wrong])
 }
 
 problems contains sprintf("envelopes.%s.%s.%s.operations.%s: %s", [name, kind, target, operation, wrong]) if {
+	count(faulty_operations) > 0
 	some name, whole in envelopes
 	some kind in ["allowed_tools", "allowed_agents", "allowed_environments"]
 	some target, at in objects(whole, kind)
 	some operation, granted in objects(at, "operations")
 	wrong := fault_within(operation_fields, granted)
+}
+
+# Many envelopes grant the same: each grant is looked at once, and where it stands is only looked for when it is wrong.
+faulty_models := {granted |
+	some granted in {each | some whole in envelopes; some each in whole.models}
+	fault_within(model_fields, granted)
+}
+
+faulty_operations := {granted |
+	some granted in operation_grants
+	fault_within(operation_fields, granted)
+}
+
+operation_grants := {granted |
+	some whole in envelopes
+	some kind in ["allowed_tools", "allowed_agents", "allowed_environments"]
+	some at in whole[kind]
+	some granted in at.operations
 }
 
 envelopes := data.envelopes if {

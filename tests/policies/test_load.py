@@ -68,6 +68,17 @@ async def test_an_envelope_that_would_limit_nothing_is_refused(tmp_path: Path, e
     assert message in str(caught.value)
 
 
+async def test_a_fault_that_many_envelopes_share_is_told_of_each(tmp_path: Path) -> None:
+    grant = {"operations": {"refund": {"maximum": {"amount": 5}}}}
+    envelopes = {name: {"allowed_tools": {"pay": grant}, "models": {"m": {"risky": 1}}} for name in ("ann", "bob")}
+    (tmp_path / "envelopes.json").write_bytes(orjson.dumps({"envelopes": envelopes}))
+    with pytest.raises(PolicyError) as caught:
+        await load(policy(SHIPPED, tmp_path))
+    for name in ("ann", "bob"):
+        assert f"envelopes.{name}.allowed_tools.pay.operations.refund: maximum: there is no such" in str(caught.value)
+        assert f"envelopes.{name}.models.m: risky: there is no such" in str(caught.value)
+
+
 class Turns:
     """The longest that anything held the event loop, in seconds of its thread's processor time."""
 
