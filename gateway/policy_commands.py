@@ -248,7 +248,8 @@ def _show_call(facts: Mapping[str, Any], before: Recorded, now: Explained | None
         print(printable(facts["note"]))
     if now is not None:
         answer: Verdict = facts["verdict"]
-        print(printable(_SAID[answer].format(again=now.decision.effect if now.decision else "no decision")))
+        again = now.decision.effect.value if now.decision is not None else f"no decision ({_first_line(now.failure)})"
+        print(printable(_SAID[answer].format(again=again)))
         _show_rules(now)
 
 
@@ -287,6 +288,12 @@ def _printable(text: str) -> str:
 def _say(name: str, value: str) -> None:
     if value:
         print(printable(f"{name:<19} {value}"))
+
+
+def _first_line(failure: str) -> str:
+    """What went wrong, of an error that quotes the policy around it."""
+    lines = [line for line in failure.split("\n") if line.startswith("error:")] or failure.split("\n")
+    return lines[0].removeprefix("error:").strip()
 
 
 def _cut(text: str) -> str:

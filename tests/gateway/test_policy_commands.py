@@ -1,0 +1,355 @@
+"""The policy commands: what authors and operators are shown, and the exit codes that scripts rely on."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from config.load import load
+from gateway.admin import admin_app
+from gateway.app import App
+from gateway.cli import main
+from gateway.policy_commands import NOT_FOUND
+from gateway.terminal import MISTAKEN, OK, UNUSABLE
+from tests.support.door import door
+from tests.support.opa import OPA, needs_opa
+
+RULES = """package weighbridge
+
+import rego.v1
+
+decision := {"decision": "DENY", "explanation": why} if {
+	why
+} else := {"decision": "ALLOW"}
+
+why := "Secrets stay here." if "secret" in texts
+
+why := "Ask for less." if input.call.arguments.max_tokens > limit
+
+limit := 100
+
+texts contains message.content if some message in input.call.arguments.messages
+"""
+TESTS = """package weighbridge_test
+
+import rego.v1
+
+asking(tokens) := {"call": {"arguments": {"max_tokens": tokens}}}
+
+test_less_is_allowed if data.weighbridge.decision.decision == "ALLOW" with input as asking(100)
+
+test_more_is_denied if data.weighbridge.decision.decision == "DENY" with input as asking(101)
+
+todo_test_secrets if false
+"""
+DANA = {"authorization": "Bearer danas-own-token"}
+Said = Callable[[], tuple[str, str]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "main.rego").write_text(RULES)
+    (tmp_path / "rules" / "main_test.rego").write_text(TESTS)
+    path = tmp_path / "w.yaml"
+    settings = {
+        "admin": {"people": [{"name": "dana", "token": "danas-own-token", "roles": ["admin"]}]},
+        "ledger": {"path": str(tmp_path / "ledger"), "mask": ["/messages/*/content"]},
+        "policy": {"paths": ["rules"]},
+        "agents": [{"name": "support-bot", "tenant": "acme", "key": "support-bots-own-key"}],
+        "targets": [{"name": "t", "kind": "openai", "url": "http://127.0.0.1:9/v1"}],
+        "routes": [{"name": "r", "models": ["*"], "arms": [{"target": "t"}]}],
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    def both() -> tuple[str, str]:
+        out, err = capsys.readouterr()
+        return out, err
+
+    return both
+
+
+def asked(config: Path, **arguments: Any) -> str:
+    file = config.parent / "input.json"
+    file.write_text(json.dumps({"call": {"kind": "llm", "arguments": arguments}}))
+    return str(file)
+
+
+# --- eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_eval_shows_the_rules_that_decided_with_file_and_line(config: Path, said: Said) -> None:
+    assert main(["policy", "eval", asked(config, max_tokens=500), "--config", str(config)]) == OK
+    out, _ = said()
+    rules = config.parent / "rules" / "main.rego"
+    assert "decision            DENY" in out
+    assert f"weighbridge.decision  ({rules}:5)" in out
+    assert f"    weighbridge.why  ({rules}:11)" in out
+    assert f"      weighbridge.limit = 100  ({rules}:13)" in out
+
+
+def test_eval_tells_scripts_the_same(config: Path, said: Said) -> None:
+    assert main(["policy", "eval", asked(config, max_tokens=5), "--config", str(config), "--json"]) == OK
+    told = json.loads(said()[0])
+    assert told["decision"] == "ALLOW"
+    assert [(rule["name"], rule["lines"], rule["holds"]) for rule in told["rules"]] == [
+        ("data.weighbridge.decision", [7], True)
+    ]
+    assert "input.call.arguments.max_tokens" in told["reads"]
+    assert told["unstable"] == []
+    assert told["input"]["call"]["arguments"] == {"max_tokens": 5}
+
+
+def test_eval_shows_an_input_as_it_would_be_recorded(config: Path, said: Said) -> None:
+    file = asked(config, messages=[{"content": "hunter2"}])
+    for options in ([], ["--json"]):
+        assert main(["policy", "eval", file, "--config", str(config), *options]) == OK
+        out, err = said()
+        assert "***" in out
+        assert "hunter2" not in out + err
+
+
+def test_eval_of_a_policy_that_does_not_decide_says_so(config: Path, said: Said) -> None:
+    rules = config.parent / "odd.rego"
+    rules.write_text('package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW"} if input.never\n')
+    assert main(["policy", "eval", asked(config), "--policy", str(rules)]) == MISTAKEN
+    out, err = said()
+    assert "the decision is undefined" in err
+    assert f"weighbridge.decision does not hold  ({rules}:5)" in out
+
+
+def test_eval_takes_paths_as_they_are_typed(config: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    assert main(["policy", "eval", asked(config), "--policy", "rules"]) == OK
+    assert "weighbridge.decision  (rules/main.rego:7)" in said()[0].replace(' = {"decision":"ALLOW"}', "")
+
+
+# --- test ------------------------------------------------------------------------------------------------------------
+
+
+def test_test_tells_what_it_ran_and_what_it_skipped(config: Path, said: Said) -> None:
+    assert main(["policy", "test", "--config", str(config), "--engine", "embedded", "-v"]) == OK
+    out, _ = said()
+    assert "data.weighbridge_test.test_less_is_allowed: PASS" in out
+    assert "data.weighbridge_test.todo_test_secrets: SKIPPED" in out
+    assert out.splitlines()[-2:] == ["PASS: 2/3", "SKIPPED: 1/3"]
+
+
+def test_test_runs_only_what_is_asked_for(config: Path, said: Said) -> None:
+    arguments = ["policy", "test", "--config", str(config), "--engine", "embedded"]
+    assert main([*arguments, "--run", "more_is"]) == OK
+    assert "PASS: 1/1" in said()[0]
+    assert main([*arguments, "-r", "nothing_like_it"]) == MISTAKEN
+    with pytest.raises(SystemExit):
+        main([*arguments, "-r", "("])
+
+
+def test_test_shows_coverage_and_fails_below_a_threshold(config: Path, said: Said) -> None:
+    arguments = ["policy", "test", "--config", str(config), "--engine", "embedded"]
+    assert main([*arguments, "--coverage"]) == OK
+    out, _ = said()
+    assert f"%  {config.parent / 'rules' / 'main.rego'}" in out
+    assert main([*arguments, "--threshold", "100"]) == OK
+    said()
+    assert main([*arguments, "--threshold", "99.9", "--run", "less_is"]) == MISTAKEN
+    assert "Code coverage threshold not met: got " in said()[1]
+    assert main([*arguments, "--coverage", "--format", "json"]) == OK
+    told = json.loads(said()[0])
+    (file,) = told["files"].values()
+    assert {"covered", "not_covered", "covered_lines", "not_covered_lines", "coverage"} == set(file)
+
+
+def test_test_tells_scripts_what_opa_would(config: Path, said: Said) -> None:
+    assert main(["policy", "test", "--config", str(config), "--engine", "embedded", "--json"]) == OK
+    told = json.loads(said()[0])
+    assert [(each["package"], each["name"], each.get("skip", False)) for each in told] == [
+        ("data.weighbridge_test", "test_less_is_allowed", False),
+        ("data.weighbridge_test", "test_more_is_denied", False),
+        ("data.weighbridge_test", "todo_test_secrets", True),
+    ]
+
+
+def test_test_on_opa_without_opa_is_unusable(
+    config: Path, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["policy", "test", "--config", str(config), "--engine", "both"]) == UNUSABLE
+    assert "opa is not installed" in said()[1]
+    assert main(["policy", "test", "--config", str(config)]) == OK
+
+
+@needs_opa
+def test_test_asks_opa_too_and_fails_where_it_does_not_agree(
+    config: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert OPA is not None
+    monkeypatch.setenv("PATH", str(OPA.parent))
+    assert main(["policy", "test", "--config", str(config)]) == OK
+    assert f"The same on {OPA}." in said()[0]
+    with (config.parent / "rules" / "main_test.rego").open("a") as file:
+        file.write("\ntest_sums if 0.1 + 0.2 != 0.3\n")
+    assert main(["policy", "test", "--config", str(config)]) == MISTAKEN
+    assert "data.weighbridge_test.test_sums passes on the embedded engine and fails on opa." in said()[1]
+    assert main(["policy", "test", "--config", str(config), "--engine", "embedded"]) == OK
+    assert main(["policy", "test", "--config", str(config), "--engine", "opa"]) == MISTAKEN
+
+
+# --- explain ---------------------------------------------------------------------------------------------------------
+
+
+async def refused(config: Path) -> dict[str, str]:
+    """The ids of calls to a gateway with this configuration, most of which it refuses, by what they are about."""
+    made: dict[str, str] = {}
+    app = App(config, load(config))
+    async with app, door(app.pipeline) as port, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for name, changes, key in (
+            ("greedy", {"max_tokens": 500}, "support-bots-own-key"),
+            ("secret", {"messages": [{"role": "user", "content": "secret"}]}, "support-bots-own-key"),
+            ("stranger", {}, "nobodys-key"),
+        ):
+            answer = await client.post(
+                "/v1/chat/completions",
+                json={"model": "m", "messages": [], **changes},
+                headers={"authorization": f"Bearer {key}"},
+            )
+            made[name] = answer.headers["x-weighbridge-call"]
+    return made
+
+
+@pytest.fixture
+async def calls(config: Path) -> dict[str, str]:
+    return await refused(config)
+
+
+async def explained(config: Path, call: str, *options: str) -> int:
+    return await asyncio.to_thread(main, ["policy", "explain", call, "--config", str(config), *options])
+
+
+async def test_explain_shows_a_refusal_as_it_was_and_why(config: Path, calls: dict[str, str], said: Said) -> None:
+    assert await explained(config, calls["greedy"]) == OK
+    out, _ = said()
+    assert "ended with          policy_denied" in out
+    assert "explanation         Ask for less." in out
+    assert '"max_tokens": 500' in out
+    assert "Decided again on the recorded input, the answer is the same. It stands on:" in out
+    assert f"weighbridge.why  ({config.parent}/rules/main.rego:11)" in out
+    assert await explained(config, calls["greedy"], "--json") == OK
+    told = json.loads(said()[0])
+    assert told["verdict"] == "same"
+    assert told["recorded"] == {"decision": "DENY", "explanation": "Ask for less."}
+    assert told["again"]["revision"] == told["revision"]
+    assert [rule["name"] for rule in told["again"]["rules"]][:2] == [
+        "data.weighbridge.decision",
+        "data.weighbridge.why",
+    ]
+
+
+async def test_explain_does_not_pretend_where_something_was_masked(
+    config: Path, calls: dict[str, str], said: Said
+) -> None:
+    assert await explained(config, calls["secret"]) == OK
+    out, _ = said()
+    assert "explanation         Secrets stay here." in out
+    assert "not recorded        /input/call/arguments/messages/*/content" in out
+    assert "What was masked or left out may be what the decision stood on" in out
+    assert "secret" not in out.replace("Secrets", "")
+
+
+@pytest.fixture
+def masking_all(config: Path) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["ledger"]["mask"] = ["/messages"]
+    config.write_text(yaml.safe_dump(settings))
+
+
+@pytest.mark.usefixtures("masking_all")
+async def test_explain_says_why_nothing_came_of_what_was_masked(config: Path, said: Said) -> None:
+    made = await refused(config)
+    assert await explained(config, made["greedy"]) == OK
+    assert "the answer is no decision (`some .. in collection` expects array/set/object" in said()[0]
+
+
+async def test_explain_uses_the_policy_that_decided(config: Path, calls: dict[str, str], said: Said) -> None:
+    rules = config.parent / "rules" / "main.rego"
+    rules.write_text(rules.read_text().replace("limit := 100", "limit := 1000"))
+    assert await explained(config, calls["greedy"], "--json") == OK
+    told = json.loads(said()[0])
+    assert (told["verdict"], told["note"]) == ("same", "")
+
+
+async def test_explain_says_when_only_another_policy_is_left(config: Path, calls: dict[str, str], said: Said) -> None:
+    for kept in (config.parent / "ledger" / "policies").iterdir():
+        kept.unlink()
+    rules = config.parent / "rules" / "main.rego"
+    rules.write_text(rules.read_text().replace("limit := 100", "limit := 1000"))
+    assert await explained(config, calls["greedy"]) == MISTAKEN
+    out, _ = said()
+    assert "The policy that decided is not kept any more; this is the one that there is now." in out
+    assert "Decided again on the recorded input, the answer is another: ALLOW." in out
+
+
+async def test_explain_of_a_call_that_no_policy_saw(config: Path, calls: dict[str, str], said: Said) -> None:
+    assert await explained(config, calls["stranger"]) == OK
+    out, _ = said()
+    assert "unauthenticated" in out
+    assert "No policy was asked" in out
+
+
+async def test_explain_of_a_call_that_is_not_there(config: Path, calls: dict[str, str], said: Said) -> None:
+    assert await explained(config, "01ABC") == NOT_FOUND
+    assert "there is no call 01ABC here" in said()[1]
+
+
+def test_explain_without_a_ledger_is_unusable(config: Path, said: Said) -> None:
+    assert main(["policy", "explain", "01ABC", "--config", str(config)]) == UNUSABLE
+    assert "No such file" in said()[1]
+
+
+def test_explain_without_a_call_says_what_is_read(config: Path, said: Said) -> None:
+    assert main(["policy", "explain", "--config", str(config)]) == OK
+    out, _ = said()
+    assert "input.call.arguments.max_tokens" in out
+    assert main(["policy", "explain", "--policy", str(config.parent / "rules"), "--json"]) == OK
+    assert set(json.loads(said()[0])["reads"]) >= {"llm", "tool"}
+
+
+# --- the same over the admin API -------------------------------------------------------------------------------------
+
+
+async def test_people_with_a_token_are_told_the_same_but_no_values(config: Path, calls: dict[str, str]) -> None:
+    async with App(config, load(config)) as app, door(admin_app(app)) as port:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=DANA) as client:
+            told = (await client.get(f"/policy/explain/{calls['greedy']}")).json()
+            assert told["verdict"] == "same"
+            assert told["code"] == "policy_denied"
+            assert told["again"]["rules"][1] == {
+                "name": "data.weighbridge.why",
+                "file": str(config.parent / "rules" / "main.rego"),
+                "lines": [11],
+                "depth": 1,
+                "holds": True,
+            }
+            masked = (await client.get(f"/policy/explain/{calls['secret']}")).json()
+            assert masked["verdict"] == "cannot be told"
+            assert masked["missing"] == ["/input/call/arguments/messages/*/content"]
+            stranger = (await client.get(f"/policy/explain/{calls['stranger']}")).json()
+            assert (stranger["again"], stranger["code"]) == (None, "unauthenticated")
+            assert (await client.get("/policy/explain/01ABC")).status_code == 404
+
+            again = (await client.post("/policy/evaluate", json=told["input"])).json()
+            assert again["rules"] == told["again"]["rules"]
+            assert "input.call.arguments.max_tokens" in again["reads"]
+            everything = json.dumps([told, masked, again])
+            assert "Secrets stay here." in everything
+            assert '"secret"' not in everything
+            assert "value" not in told["again"]["rules"][0]
