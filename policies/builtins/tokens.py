@@ -30,23 +30,36 @@ _CURVE: Final = {"256": "secp256r1", "384": "secp384r1", "512": "secp521r1"}
 
 @dataclass(frozen=True, slots=True)
 class _Token:
+    """A token's header, read, and its other parts as they came: what they are is asked when it matters."""
+
+    builtin: str
     signed: bytes
     header: dict[str, Any]
-    payload: bytes
-    signature: bytes
+    encoded_payload: str
+    encoded_signature: str
+
+    def payload(self) -> bytes:
+        return from_base64url(self.builtin, self.encoded_payload)
+
+    def signature(self) -> bytes:
+        return from_base64url(self.builtin, self.encoded_signature)
 
 
 def _read(builtin: str, token: Any) -> _Token:
-    """The parts of a token. Raises ValueError; what the payload is, is not looked at."""
-    text(builtin, token, longest=LONGEST_TOKEN)
-    parts = token.split(".")
-    if len(parts) != 3:
-        raise ValueError(f"{builtin} takes a token of three parts")
+    """A token whose header is in order. Raises ValueError."""
+    parts = _split(builtin, token)
     header = json_object(builtin, from_base64url(builtin, parts[0]))
     if "enc" in header:
         raise ValueError(f"{builtin} does not take encrypted tokens")
-    payload, signature = (from_base64url(builtin, part) for part in parts[1:])
-    return _Token(f"{parts[0]}.{parts[1]}".encode(), header, payload, signature)
+    return _Token(builtin, f"{parts[0]}.{parts[1]}".encode(), header, parts[1], parts[2])
+
+
+def _split(builtin: str, token: Any) -> list[str]:
+    text(builtin, token, longest=LONGEST_TOKEN)
+    parts: list[str] = token.split(".")
+    if len(parts) != 3:
+        raise ValueError(f"{builtin} takes a token of three parts")
+    return parts
 
 
 def decode(token: Any) -> list[Any]:
@@ -54,8 +67,8 @@ def decode(token: Any) -> list[Any]:
     for _ in range(MOST_NESTED):
         read = _read("io.jwt.decode", token)
         if read.header.get("cty") != "JWT":
-            return [read.header, json_object("io.jwt.decode", read.payload), read.signature.hex()]
-        token = _inner("io.jwt.decode", read.payload).strip("\"'")
+            return [read.header, json_object("io.jwt.decode", read.payload()), read.signature().hex()]
+        token = _inner("io.jwt.decode", read.payload()).strip("\"'")
     raise ValueError(f"io.jwt.decode opens at most {MOST_NESTED} tokens in tokens")
 
 
@@ -98,7 +111,8 @@ def _by_any(keys: Iterable[Key], header: dict[str, Any], algorithm: str, token: 
     listed = tuple(keys)
     chosen = [key for key in listed if kid and key.kid == kid][:1]
     candidates = chosen or [key for key in listed if not key.algorithm or key.algorithm == named]
-    return any(_is_signed(key.public, algorithm, token.signed, token.signature) for key in candidates)
+    signature = token.signature()
+    return any(_is_signed(key.public, algorithm, token.signed, signature) for key in candidates)
 
 
 _TEXTS: Final = ("alg", "kid", "typ", "cty")
@@ -126,8 +140,9 @@ def verify(algorithm: str) -> Callable[[Any, Any], bool]:
 
     def by_secret(token: Any, secret: Any) -> bool:
         text(builtin, secret)
-        read = _read(builtin, token)
-        return _is_signed(secret.encode(), algorithm, read.signed, read.signature)
+        header, payload, signature = _split(builtin, token)
+        signed = from_base64url(builtin, signature)
+        return _is_signed(secret.encode(), algorithm, f"{header}.{payload}".encode(), signed)
 
     return by_secret if algorithm.startswith("HS") else by_key
 
@@ -187,9 +202,9 @@ def decode_verify(now: Callable[[], int]) -> Callable[[Any, Any], Any]:
             if not _by_any(keys, read.header, algorithm, read):
                 return UNVERIFIED
             if read.header.get("cty", "").upper() != "JWT":
-                payload = json_object(name, read.payload)
+                payload = json_object(name, read.payload())
                 return (True, read.header, payload) if _meets(payload, demands) else UNVERIFIED
-            token = _inner(name, read.payload)
+            token = _inner(name, read.payload())
         raise ValueError(f"{name} opens at most {MOST_NESTED} tokens in tokens")
 
     return answer
