@@ -47,6 +47,10 @@ NEVER_TOLD = {
     "policies.signatures._Unfit": "is caught where bundles are verified and becomes a PolicyError",
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
+    "gateway.remote.Refused": "is told by a command, at a terminal",
+    "gateway.trial.TrialRefused": "is told to a person, by the admin API",
+    "gateway.duties.Unfulfilled": "makes the policy's yes a no, which has a row",
+    "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""
 
