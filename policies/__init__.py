@@ -6,7 +6,9 @@
 - `pack`: policies as an interpreter takes them, data in slices
 - `build`: from proven policies to a warmed engine, in slices
 - `embedded`: the engine in this process, a clone of a warmed interpreter for every call
-- `interpreter`: the Rego interpreter, fenced in; which builtins policies do not get
+- `interpreter`: the Rego interpreter, fenced in
+- `builtins`: the builtins that are ours, and those that policies do not get
+- `capabilities`: what the embedded engine knows, as OPA's tools read it
 - `load`: from paths to an engine: read, prove, build, warm
 - `sources`: what the policy paths hold, and its revision
 - `data`: data files, read so that no two readers could differ
@@ -14,6 +16,7 @@
 - `prove`: parse, lint and sample calls, in a child process
 - `child`: the child process and its limits
 - `lint`: what is wrong with policies before any is evaluated
+- `negation`: where a `not` would mean one thing here and another on an OPA server
 - `testing`: runs the tests that stand beside policies
 - `watchdog`: ends this process when a policy does not come to an end
 - `masks`: what of a call never reaches a record
