@@ -42,7 +42,7 @@ class EmbeddedEngine:
 
     `bundles` has the revisions that bundles were given by those who built them, by name.
     `reads` says what the policy can read; calls are put before it without the rest. `reuse` are the decisions made so
-    far, None where every call is to be evaluated afresh.
+    far, and counts; it stays empty where every call is to be evaluated afresh.
     """
 
     failure: str | None = None
@@ -62,8 +62,8 @@ class EmbeddedEngine:
         self.revision = revision
         self.bundles = bundles
         self.reads = reads or everything("nobody has looked at what this policy reads")
-        self.reuse = Reuse() if reuse else None
-        self._ways = {kind: _Way(self.reads, kind) for kind in KINDS}
+        self.reuse = Reuse()
+        self._ways = {kind: _Way(self.reads, kind, reuse=reuse) for kind in KINDS}
         self._base: Interpreter | None = base
         self._rungs = list(rungs)
         self._clock = clock
@@ -80,14 +80,13 @@ class EmbeddedEngine:
         document = way.project(question)
         if document is None:
             document = question.document()
-        elif reuse is not None and len(document) <= LONGEST and way.lasting(question):
+        elif len(document) <= LONGEST and way.lasting(question):
             decision = reuse.find(document)
             if decision is None:
                 decision = self.answer(document, question.now_ns)
                 reuse.keep(document, decision)
             return decision
-        if reuse is not None:
-            reuse.unsuited += 1
+        reuse.unsuited += 1
         return self.answer(document, question.now_ns)
 
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
@@ -146,8 +145,7 @@ class EmbeddedEngine:
         await asyncio.sleep(0)
         self._base = None
         self._parsed.clear()
-        if self.reuse is not None:
-            self.reuse.clear()
+        self.reuse.clear()
         while self._rungs:
             await asyncio.sleep(0)
             self._rungs.pop()
@@ -165,11 +163,11 @@ class _Way:
 
     __slots__ = ("_always", "_without_budgets", "project")
 
-    def __init__(self, reads: Reads, kind: str) -> None:
+    def __init__(self, reads: Reads, kind: str, *, reuse: bool) -> None:
         told = reads.of(kind)
         self.project: Projection = projection(told, kind)
-        self._always = not told.unstable and not told.money
-        self._without_budgets = not told.unstable
+        self._without_budgets = reuse and not told.unstable
+        self._always = self._without_budgets and not told.money
 
     def lasting(self, question: Question) -> bool:
         """Whether nothing but what the policy reads of this question can change its decision."""

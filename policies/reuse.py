@@ -15,8 +15,8 @@ LONGEST: Final = 2048
 class Reuse:
     """The decisions of one revision. When there are too many, the one longest unasked for goes.
 
-    `hits` and `misses` count the questions that could be answered so; `unsuited` those that could not, because their
-    decision may change without them, or because they are long.
+    `hits` and `misses` count the questions that could be answered so; `unsuited` those that could not: because their
+    decision may change without them, because they are long, or because nobody wants it.
     """
 
     __slots__ = ("_decisions", "hits", "misses", "unsuited")

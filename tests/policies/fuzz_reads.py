@@ -560,7 +560,7 @@ def try_policy(seed: int, figures: Figures, *, calls: int = 6, changes: int = 4)
             figures.outside += same
             figures.inside += not same
             figures.changed += whole != before["whole"] and not same
-    figures.reused += engine.reuse.hits if engine.reuse is not None else 0
+    figures.reused += engine.reuse.hits
 
 
 def main() -> None:
