@@ -2,18 +2,20 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.errors import PolicyError, Problem
 from policies.prove import prove, samples
-from policies.sources import Module, Sources
+from policies.sources import Module, Sources, read
 from tests.policies.support import rego, sources
 
 _ALLOW = 'decision := {"decision": "ALLOW"}'
@@ -126,6 +128,37 @@ async def test_a_child_is_gone_when_its_proof_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not _children() - before
+
+
+async def test_a_child_that_somebody_else_ended_says_nothing_about_the_policy() -> None:
+    slow = sources(rego("x := " + "[" * 300 + "]" * 300 + "\n" + _ALLOW))
+    before = _children()
+    task = asyncio.create_task(prove(slow, 30))
+    while not _children() - before:
+        await asyncio.sleep(0.01)
+    (child,) = _children() - before
+    os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(PolicyError, match="was ended from outside") as caught:
+        await task
+    assert caught.value.transient
+
+
+async def test_a_policy_that_is_wrong_is_not_wrong_for_now() -> None:
+    with pytest.raises(PolicyError) as caught:
+        await prove(sources("garbage"), 10)
+    assert not caught.value.transient
+
+
+async def test_what_was_proven_comes_back_as_it_was_read(tmp_path: Path) -> None:
+    texts = {"a.rego": rego(_ALLOW), "b.rego": rego('word := "é😀"', "b")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "data.json").write_text('{"a": {"é": [1.5, null, "\\u0000"]}}')
+    (tmp_path / "a_test.rego").write_text("package a_test")
+    proof = await prove([tmp_path], 10)
+    assert [(Path(module.name).name, module.text) for module in proof.packed.modules] == list(texts.items())
+    assert [orjson.loads(text) for text in proof.packed.slices] == [{"a": {"é": [1.5, None, "\0"]}}]
+    assert proof.packed.revision == read([tmp_path]).revision
 
 
 def _children() -> set[str]:
