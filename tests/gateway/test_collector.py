@@ -1,7 +1,6 @@
 """The upload of decisions: batches arrive whole, calls never wait for it, and what is lost is counted."""
 
 import asyncio
-import gzip
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,62 +13,8 @@ import pytest
 from config.settings import DecisionLogSettings
 from gateway.collector import Collector
 from gateway.ledger import FileLedger
+from tests.support.collector import collecting
 from tests.support.exchanges import exchange
-
-
-class Server:
-    """A collector that answers as it is told: a status, or a word for what it does instead; the last one stays."""
-
-    def __init__(self) -> None:
-        self.answers: list[int | str] = [200]
-        self.batches: list[list[Any]] = []
-        self.heads: list[bytes] = []
-        self.asked = asyncio.Event()
-        self.port = 0
-        self._connections: set[asyncio.StreamWriter] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:")
-                body = await reader.readexactly(length)
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                self.heads.append(head)
-                self.asked.set()
-                if answer == "hangs":
-                    await reader.read()
-                if answer == "hangs up":
-                    return
-                if answer == 200:
-                    self.batches.append(orjson.loads(gzip.decompress(body)))
-                writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % int(answer))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def close(self) -> None:
-        for writer in self._connections:
-            writer.close()
-
-    @property
-    def events(self) -> list[Any]:
-        return [event for batch in self.batches for event in batch]
-
-
-@asynccontextmanager
-async def server() -> AsyncIterator[Server]:
-    it = Server()
-    listening = await asyncio.start_server(it.serve, "127.0.0.1", 0)
-    it.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield it
-    finally:
-        it.close()
-        listening.close()
-        await listening.wait_closed()
 
 
 @asynccontextmanager
@@ -94,7 +39,7 @@ def event(number: int, size: int = 0) -> bytes:
 
 
 async def test_events_arrive_as_gzipped_arrays_in_order() -> None:
-    async with server() as it, collector(it.port) as upload:
+    async with collecting() as it, collector(it.port) as upload:
         for number in range(5):
             upload.take(event(number))
         await until(lambda: len(it.events) == 5)
@@ -108,7 +53,7 @@ async def test_events_arrive_as_gzipped_arrays_in_order() -> None:
 
 
 async def test_a_full_batch_does_not_wait() -> None:
-    async with server() as it, collector(it.port, max_delay=3600, max_batch=2048) as upload:
+    async with collecting() as it, collector(it.port, max_delay=3600, max_batch=2048) as upload:
         for number in range(5):
             upload.take(event(number, 1000))
         await until(lambda: len(it.events) == 4)
@@ -118,7 +63,7 @@ async def test_a_full_batch_does_not_wait() -> None:
 
 @pytest.mark.parametrize("trouble", [500, 401, 302, "hangs up", "hangs"])
 async def test_what_a_collector_did_not_take_is_tried_again(trouble: int | str) -> None:
-    async with server() as it, collector(it.port, patience=0.2) as upload:
+    async with collecting() as it, collector(it.port, patience=0.2) as upload:
         it.answers = [trouble, trouble, 200]
         upload.take(event(1))
         upload.take(event(2))
@@ -127,7 +72,7 @@ async def test_what_a_collector_did_not_take_is_tried_again(trouble: int | str) 
 
 
 async def test_nobody_waits_for_a_collector_and_the_oldest_events_give_way() -> None:
-    async with server() as it, collector(it.port, max_batch=1024, buffer=10_240, patience=0.1) as upload:
+    async with collecting() as it, collector(it.port, max_batch=1024, buffer=10_240, patience=0.1) as upload:
         it.answers = ["hangs"]
         began = time.perf_counter()
         for number in range(1000):
@@ -142,7 +87,7 @@ async def test_nobody_waits_for_a_collector_and_the_oldest_events_give_way() -> 
 
 
 async def test_a_batch_that_is_too_large_is_halved_and_an_event_that_is_too_large_is_dropped() -> None:
-    async with server() as it, collector(it.port, max_delay=0.05) as upload:
+    async with collecting() as it, collector(it.port, max_delay=0.05) as upload:
         it.answers = [413, 413, 413, 413, 200]
         for number in range(8):
             upload.take(event(number))
@@ -152,7 +97,7 @@ async def test_a_batch_that_is_too_large_is_halved_and_an_event_that_is_too_larg
 
 
 async def test_the_end_does_not_wait_for_ever_and_counts_what_it_left() -> None:
-    async with server() as it, collector(it.port) as upload:
+    async with collecting() as it, collector(it.port) as upload:
         it.answers = ["hangs"]
         upload.take(event(1))
         await it.asked.wait()
@@ -164,7 +109,7 @@ async def test_the_end_does_not_wait_for_ever_and_counts_what_it_left() -> None:
 
 
 async def test_nobody_there_is_no_reason_to_stop() -> None:
-    async with server() as it:
+    async with collecting() as it:
         port = it.port
     async with collector(port) as upload:
         upload.take(event(1))
@@ -175,7 +120,7 @@ async def test_nobody_there_is_no_reason_to_stop() -> None:
 async def test_every_decision_of_the_ledger_is_uploaded_once_and_without_what_is_the_ledgers_own(
     tmp_path: Path,
 ) -> None:
-    async with server() as it, collector(it.port) as upload:
+    async with collecting() as it, collector(it.port) as upload:
         ledger = FileLedger(tmp_path, collect=upload.take)
         made, refused = exchange(), exchange()
         ledger.intend(made)

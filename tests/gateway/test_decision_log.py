@@ -1,10 +1,13 @@
 """The decision log: what an event holds, what is kept out of it, and what OPA's own events look like beside it."""
 
+import asyncio
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 
@@ -13,9 +16,11 @@ from gateway.exchange import Asked, Exchange
 from gateway.records import concluded, event_of, intended
 from policies.decision import Effect, parse
 from policies.errors import EngineUnavailable, Undecided
+from tests.support.collector import collecting
 from tests.support.door import connected, post
 from tests.support.exchanges import ALLOWED, exchange
 from tests.support.gate import AUTHORIZED, gate
+from tests.support.opa import needs_opa, opa_server
 from tests.support.target import target
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -182,3 +187,61 @@ async def test_a_call_that_could_not_be_decided_is_erased_where_the_policy_masks
         (decision,) = g.ledger.decisions()
         assert decision["erased"] == ["/input"]
         assert decision["error"]["code"] == "policy_unavailable"
+
+
+REPORTING = ("min_delay_seconds=1", "max_delay_seconds=1")
+MASKS = ["/input/call/arguments/ssn", {"op": "upsert", "path": "/input/agent/name", "value": "someone"}]
+POLICY = """package weighbridge
+
+decision := {"decision": "ALLOW", "risk_level": "low", "obligations": {"sample": true}}
+"""
+MASKING = f"""package system.log
+
+mask := {orjson.dumps(MASKS).decode()}
+"""
+
+
+def shape(value: Any) -> Any:
+    """Names and types; lists by their first element."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    return [shape(each) for each in value[:1]] if isinstance(value, list) else type(value)
+
+
+@needs_opa
+async def test_an_event_has_the_shape_of_opas_own(tmp_path: Path) -> None:
+    """Of the same decision on the same input, masked by the same rule."""
+    (tmp_path / ".manifest").write_text('{"revision": "r1", "roots": ["weighbridge", "system"]}')
+    (tmp_path / "main.rego").write_text(POLICY)
+    (tmp_path / "mask.rego").write_text(MASKING)
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+        g.engine.masks, g.engine.masked = True, MASKS
+        g.engine.script = parse(b'{"decision": "ALLOW", "risk_level": "low", "obligations": {"sample": true}}', "r1")
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        assert (await client.answer())[0] == 200
+        ours = {name: value for name, value in g.ledger.records[0].items() if name not in ("record", "call")}
+        asked = dict(g.engine.documents[0])
+    async with collecting() as it:
+        sets = [f"services.c.url=http://127.0.0.1:{it.port}", "decision_logs.service=c"]
+        sets += [f"decision_logs.reporting.{each}" for each in REPORTING]
+        arguments = [part for each in sets for part in ("--set", each)]
+        with opa_server(tmp_path, arguments=[*arguments, "--log-level", "info", "--bundle"]) as opa:
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                await http.post(opa.url + "/v1/data/weighbridge/decision", json={"input": asked})
+            async with asyncio.timeout(20):
+                await it.asked.wait()
+                while not it.events:
+                    await asyncio.sleep(0.01)
+    (theirs,) = it.events
+    assert it.heads[0].startswith(b"POST /logs ")
+    # OPA tells its timings, which we do not; we tell the trace of a sampled call, which OPA does where it traces.
+    assert theirs.keys() - ours.keys() == {"metrics"}
+    assert ours.keys() - theirs.keys() == {"trace_id", "span_id"}
+    assert (theirs["path"], theirs["erased"], theirs["masked"]) == (ours["path"], ours["erased"], ours["masked"][-1:])
+    for name in theirs.keys() & ours.keys() - {"labels", "bundles", "input"}:
+        assert shape(ours[name]) == shape(theirs[name]), name
+    assert set(ours["labels"]) == set(theirs["labels"]) == {"id", "version"}
+    assert shape(list(ours["bundles"].values())) == shape(list(theirs["bundles"].values()))
+    ours["input"]["call"]["arguments"]["messages"] = []
+    assert ours["input"] == theirs["input"]
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d+Z", theirs["timestamp"])
