@@ -29,7 +29,7 @@ from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
 from policies.engine import Engine
 from policies.errors import PolicyError
-from policies.fetch import news
+from policies.fetch import news, recall, remember
 from policies.history import History
 from policies.sources import Fetched
 
@@ -82,6 +82,7 @@ class App:
         self.fallen_back = False
         """Whether `engine` is of a revision kept from before, because the configured policy could not be loaded."""
         self.history = History(loaded.settings.ledger.path / "policies")
+        self._kept_bundles = loaded.settings.ledger.path / "bundles"
         self.trial: Trial | None = None
         self.warnings = tuple(map(str, loaded.warnings))
         self.restart_needed: tuple[str, ...] = ()
@@ -296,12 +297,23 @@ class App:
                 if isinstance(said, Fetched):
                     self._fetched = said
                     await self.reload_policy("bundle server")
+                    if not self.policy.errors:
+                        await asyncio.to_thread(remember, self._kept_bundles, said)
                 elif said is not None and self.policy.errors != (str(said),):
+                    if self.engine is None and self.settings.policy.keys:
+                        await self._recall(settings)
                     self._refused("policy", "bundle server", self.policy, [str(said)])
                     async with self._lock:
                         await self._fall_back("bundle server")
-                    async with self._lock:
-                        await self._fall_back("bundle server")
+
+    async def _recall(self, settings: BundleSettings) -> None:
+        """Loads what the server sent before this start, with its signature, which is verified again."""
+        self._fetched = await asyncio.to_thread(recall, self._kept_bundles, settings)
+        if self._fetched is not None:
+            await self.reload_policy("last bundle")
+            self.fallen_back = self.engine is not None
+        if not self.fallen_back:
+            self._fetched = None
 
     async def _loaded(self, what: str, who: str, reload: Reload, settings: PolicySettings) -> Engine | None:
         try:

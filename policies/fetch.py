@@ -7,12 +7,16 @@ server shows that by the content type `application/vnd.openpolicyagent.bundles`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import math
+import os
 import random
 import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Final
 
 import httpx2
@@ -138,6 +142,35 @@ async def once(settings: BundleSettings) -> Fetched:
         return said
     assert said is not None, "nothing was known before"
     raise PolicyError([said])
+
+
+def remember(folder: Path, fetched: Fetched) -> None:
+    """Keeps a bundle as it came, where the disk lets us: for a start while its server is away. Blocks on the disk."""
+    kept = folder / _file_of(fetched.name)
+    unfinished = folder / f".{kept.name}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as stream:
+                stream.write(fetched.content)
+            unfinished.replace(kept)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def recall(folder: Path, settings: BundleSettings) -> Fetched | None:
+    """What was kept of this server's bundle. Blocks on the disk. Only a signature says that nobody has changed it."""
+    kept = folder / _file_of(settings.url)
+    try:
+        with kept.open("rb") as stream:
+            return Fetched(settings.url, stream.read(LARGEST_PACKED + 1))
+    except OSError:
+        return None
+
+
+def _file_of(url: str) -> str:
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.bundle"
 
 
 def _pause(server: Server, failures: int, unchanged: bool, took: float) -> float:

@@ -201,27 +201,46 @@ async def test_what_was_kept_of_an_unsigned_policy_does_not_decide_where_signatu
                 assert (await client.get(f"{gateway.admin}/readyz")).status_code == ready
 
 
-async def test_a_gateway_starts_on_its_last_policy_while_the_bundle_server_is_away(tmp_path: Path) -> None:
-    content = await asyncio.to_thread(bundles.build, {"main.rego": ALLOW}, {}, "1")
+@pytest.mark.parametrize("signed", [False, True])
+async def test_a_gateway_starts_on_its_last_policy_while_the_bundle_server_is_away(
+    signed: bool, tmp_path: Path
+) -> None:
+    new_key(tmp_path)
+    allow, deny = await published(tmp_path, ALLOW, "1"), await published(tmp_path, DENY, "2")
+    if not signed:
+        allow, deny = (bundles.build({"main.rego": rule}, {}, "") for rule in (ALLOW, DENY))
     async with httpx2.AsyncClient() as client, bundle_server() as server:
-        settings = config(bundle={"url": f"{server.address}/bundle.tar.gz", "poll": "100ms"}, keys=[])
+        settings = config(bundle={"url": f"{server.address}/bundle.tar.gz", "poll": "100ms"})
+        settings["policy"]["keys"] = settings["policy"]["keys"] if signed else []
         settings["ledger"] = {"path": str(tmp_path / "ledger")}
-        await server.publish(content)
-        (tmp_path / "first").mkdir()
-        async with serving_beside(settings, tmp_path / "first") as gateway:
+
+        def beside(name: str) -> Path:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "key.pub").write_bytes((tmp_path / "key.pub").read_bytes())
+            return tmp_path / name
+
+        await server.publish(allow)
+        async with serving_beside(settings, beside("first")) as gateway:
             await Desk(gateway, client).decides(200)
         server.token = "nobody-has-it"
-        (tmp_path / "second").mkdir()
-        async with serving_beside(settings, tmp_path / "second") as gateway:
+        async with serving_beside(settings, beside("second")) as gateway:
             desk = Desk(gateway, client)
             await desk.decides(200)
-            shown = await desk.policy()
-            assert shown["fallen_back"]
-            assert "answers 401" in str(shown["loading"]["errors"])
+            await desk.reports("answers 401")
+            assert (await desk.policy())["fallen_back"]
             server.token = None
-            await server.publish(await asyncio.to_thread(bundles.build, {"main.rego": DENY}, {}, "2"))
+            await server.publish(deny)
             await desk.decides(403)
             assert not (await desk.policy())["fallen_back"]
+        if signed:
+            server.token = "nobody-has-it"
+            for kept in (tmp_path / "ledger" / "bundles").iterdir():
+                kept.write_bytes(bundles.build({"main.rego": ALLOW}, {}, ""))
+            async with serving_beside(settings, beside("third")) as gateway:
+                desk = Desk(gateway, client)
+                await desk.reports("answers 401")
+                assert await desk.ask() == 403, "what somebody put in its place is not signed"
+                assert not (await desk.policy())["fallen_back"]
 
 
 def test_the_commands_of_the_manual_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

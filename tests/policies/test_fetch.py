@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from config.settings import BundleSettings
 from policies import fetch
 from policies.errors import PolicyError, Problem
-from policies.fetch import Server, news, once
+from policies.fetch import Server, news, once, recall, remember
 from policies.sources import Fetched
 from tests.policies.bundles import bundle
 from tests.support.bundle_server import BundleServer, bundle_server
@@ -165,6 +166,25 @@ async def test_a_server_is_asked_again_after_a_failure(server: BundleServer, mon
         assert isinstance(await anext(heard), Problem)
         server.token = None
         assert isinstance(await anext(heard), Fetched), "after a failure nothing is taken to be known"
+
+
+def test_a_bundle_is_kept_for_its_own_server_and_nobody_else_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "bundles"
+    here, there = (BundleSettings.model_validate({"url": f"http://127.0.0.1:{port}/b.tar.gz"}) for port in (1, 2))
+    assert recall(folder, here) is None
+    for content in (ONE, TWO):
+        remember(folder, Fetched(here.url, content))
+        assert recall(folder, here) == Fetched(here.url, content)
+    assert recall(folder, there) is None
+    (kept,) = folder.iterdir()
+    assert (kept.stat().st_mode & 0o077, folder.stat().st_mode & 0o077) == (0, 0)
+
+
+def test_a_bundle_that_cannot_be_kept_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = BundleSettings.model_validate({"url": "http://127.0.0.1:1/b.tar.gz"})
+    remember(tmp_path / "file", Fetched(settings.url, ONE))
+    assert recall(tmp_path / "file", settings) is None
 
 
 def test_pauses_grow_with_failures_and_never_fall_together() -> None:
