@@ -212,8 +212,10 @@ class Admin:
         return ready(self._app)
 
     async def metrics(self, request: Request, person: Person | None) -> Response:
-        if self._app.pipeline.engine is not None:  # what decides on an OPA server changes without a reload
-            self._app.telemetry.revision = self._app.pipeline.engine.revision
+        engine = self._app.pipeline.engine
+        if engine is not None:  # what decides on an OPA server changes without a reload
+            self._app.telemetry.revision = engine.revision
+        self._app.telemetry.reuse = engine.reuse if isinstance(engine, EmbeddedEngine) else None
         self._app.telemetry.ledger_failing = self._app.ledger.failure is not None
         return Response(self._app.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 

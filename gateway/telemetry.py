@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gateway.exchange import Exchange
+from policies.reuse import Reuse
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -61,6 +62,8 @@ class Telemetry(Collector):
         """Decision log events, by what became of them on their way to a collector."""
         self.in_flight = 0
         self.revision = ""
+        self.reuse: Reuse | None = None
+        """Of the engine that decides, where it is embedded; its counts begin anew with every revision."""
         self.compared: Mapping[tuple[str, str], int] = {}
         """Calls put before the policy on trial, too: by the configured policy's word and its own."""
         self.ledger_failing = False
@@ -156,6 +159,15 @@ class Telemetry(Collector):
         yield GaugeMetricFamily(
             "weighbridge_ledger_failing", "1 while the ledger cannot be written.", value=int(self.ledger_failing)
         )
+        sources = CounterMetricFamily(
+            "weighbridge_policy_decisions",
+            "Decisions of the revision that decides: evaluated, or used again from an equal call.",
+            labels=("source",),
+        )
+        if self.reuse is not None:
+            sources.add_metric(("reused",), self.reuse.hits)
+            sources.add_metric(("evaluated",), self.reuse.misses + self.reuse.unsuited)
+        yield sources
         policy = GaugeMetricFamily("weighbridge_policy", "1 for the revision that decides.", labels=("revision",))
         if self.revision:
             policy.add_metric((self.revision,), 1)

@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.base import Usage
 from gateway.telemetry import Histogram, Telemetry
+from policies.reuse import Reuse
 from tests.support.exchanges import assembly, exchange
 
 
@@ -75,3 +76,12 @@ def test_a_histogram_is_cumulative_and_ends_in_infinity() -> None:
 
 def test_an_empty_gateway_can_be_scraped() -> None:
     assert samples(Telemetry())["weighbridge_in_flight", ()] == 0
+
+
+def test_decisions_are_counted_by_where_they_come_from() -> None:
+    telemetry = Telemetry()
+    assert not any(name.startswith("weighbridge_policy_decisions") for name, _ in samples(telemetry))
+    telemetry.reuse = Reuse()
+    telemetry.reuse.hits, telemetry.reuse.misses, telemetry.reuse.unsuited = 7, 2, 1
+    assert samples(telemetry)["weighbridge_policy_decisions_total", (("source", "reused"),)] == 7
+    assert samples(telemetry)["weighbridge_policy_decisions_total", (("source", "evaluated"),)] == 3

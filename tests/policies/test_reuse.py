@@ -110,12 +110,9 @@ async def test_decisions_by_exact_money_are_made_afresh_where_there_is_any() -> 
 
 async def test_decisions_by_the_state_of_budgets_are_used_again_whatever_was_spent() -> None:
     made = await asking('every budget in input.budgets { budget.state == "ok" }')
-    states = [(0.1, "ok"), (0.2, "ok"), (4.9, "warning")]
-    effects = [
-        (await made.decide(dataclasses.replace(question(), budgets=orjson.dumps([{"posted_usd": spent, "state": state}]))))
-        .effect
-        for spent, state in states
-    ]  # fmt: skip
+    budgets = [{"posted_usd": 0.1, "state": "ok"}, {"posted_usd": 0.2, "state": "ok"}, {"state": "warning"}]
+    asked = [dataclasses.replace(question(), budgets=orjson.dumps([budget])) for budget in budgets]
+    effects = [(await made.decide(each)).effect for each in asked]
     assert effects == [Effect.ALLOW, Effect.ALLOW, Effect.DENY]
     assert counts(made) == (1, 2, 0)
 
