@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -14,7 +16,8 @@ from policies.embedded import EmbeddedEngine
 from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.obligations import NONE
 from policies.pack import SLICE
-from tests.policies.support import NOW, engine, llm, rego, sources
+from policies.sources import read
+from tests.policies.support import NOW, SHIPPED, call, engine, llm, rego, sources
 
 _ECHO = """
     default decision := {"decision": "DENY", "explanation": "nothing said"}
@@ -263,3 +266,26 @@ def _constant() -> EmbeddedEngine:
     if not _made:
         _made.append(asyncio.run(engine('decision := {"decision": "ALLOW"}')))
     return _made[0]
+
+
+async def test_ten_thousand_envelopes_are_decided_from_as_fast_as_ten() -> None:
+    """By processor time, turn by turn so that both meet the same disturbances, and the fairest of some rounds counts."""
+    shipped = read([SHIPPED / "envelopes.rego", SHIPPED / "weighbridge.rego"])
+    envelope = {"models": {"gpt-4o-mini": {"max_output_tokens": 9}}, "allowed_tools": {"t": {"operations": {"o": {}}}}}
+    few, many = [
+        await build(replace(shipped, data={"envelopes": {f"agent-{number}": envelope for number in range(count)}}))
+        for count in (10, 10_000)
+    ]
+    documents = [llm(agent="agent-7"), call("tool", "t", "o", {}, agent="agent-9"), llm(agent="nobody")]
+
+    def ratio_of_the_slowest_hundredth() -> float:
+        seconds: dict[EmbeddedEngine, list[float]] = {few: [], many: []}
+        for turn in range(1_500):
+            for made, spent in seconds.items():
+                began = time.thread_time()
+                made.answer(documents[turn % 3], NOW)
+                spent.append(time.thread_time() - began)
+        return sorted(seconds[many])[-15] / sorted(seconds[few])[-15]
+
+    ratios = [ratio_of_the_slowest_hundredth() for _ in range(3)]
+    assert min(ratios) < 1.5, ratios
