@@ -269,7 +269,7 @@ def _constant() -> EmbeddedEngine:
 
 
 async def test_ten_thousand_envelopes_are_decided_from_as_fast_as_ten() -> None:
-    """By processor time, turn by turn so that both meet the same disturbances, and the fairest of some rounds counts."""
+    """By processor time, in turns so that both meet the same disturbances, and the fairest round counts."""
     shipped = read([SHIPPED / "envelopes.rego", SHIPPED / "weighbridge.rego"])
     envelope = {"models": {"gpt-4o-mini": {"max_output_tokens": 9}}, "allowed_tools": {"t": {"operations": {"o": {}}}}}
     few, many = [
