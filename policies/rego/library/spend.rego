@@ -8,11 +8,11 @@ deny := {
 	"decision": "DENY",
 	"explanation": "No budget measures this agent, so nothing may be spent. Tell its operator.",
 } if {
-	count(budgets) == 0
+	not measured
 	not data.library_settings.spend.without_budget == "allow"
 } else := {
 	"decision": "DENY",
-	"explanation": concat("", ["The budget ", concat(", ", full), " is used up. Continue when its window ends."]),
+	"explanation": concat("", ["The budget ", concat(", ", sort(full)), " is used up. Continue when its window ends."]),
 } if {
 	count(full) > 0
 }
@@ -22,7 +22,7 @@ hold := {
 	"risk_level": "high",
 	"required_approvals": approvers,
 	"explanation": concat("", [
-		"The budget ", concat(", ", low), " is almost used up, so ", concat(" and ", approvers),
+		"The budget ", concat(", ", sort(low)), " is almost used up, so ", concat(" and ", approvers),
 		" must approve. Repeat the identical call after approval.",
 	]),
 } if {
@@ -30,37 +30,42 @@ hold := {
 	not data.library.approval.given(approvers)
 }
 
-budgets := [budget | some budget in input.budgets]
+measured if is_object(input.budgets[_])
 
 # A budget that does not say how full it is counts as full: nothing is compared with what is not a number.
-full := sort({name(budget) | some budget in budgets; not has_room(budget)})
-
-has_room(budget) if {
-	budget.state in {"ok", "warning"}
-	is_number(budget.used_percent)
-	budget.used_percent < 100
+full contains name(i) if {
+	some i
+	is_object(input.budgets[i])
+	not i in with_room
 }
 
-low := sort({name(budget) | some budget in budgets; some threshold in thresholds; above(budget, threshold)})
+with_room contains i if {
+	some i
+	input.budgets[i].state in {"ok", "warning"}
+	is_number(input.budgets[i].used_percent)
+	input.budgets[i].used_percent < 100
+}
+
+low contains name(crossing[0]) if some crossing in crossings
 
 # The roles of every threshold that some budget is above.
 approvers := sort({role |
-	some threshold in thresholds
-	some budget in budgets
-	above(budget, threshold)
-	some role in threshold.approvals
+	some crossing in crossings
+	some role in crossing[1]
 })
 
-above(budget, threshold) if {
-	is_number(budget.used_percent)
-	budget.used_percent > threshold.above_percent
+crossings contains [i, threshold.approvals] if {
+	some i
+	is_number(input.budgets[i].used_percent)
+	some threshold in thresholds
+	input.budgets[i].used_percent > threshold.above_percent
 }
 
 thresholds := given if {
 	given := data.library_settings.spend.thresholds
 } else := [{"above_percent": 80, "approvals": ["finance"]}]
 
-name(budget) := concat("", [budget.node, " (", budget.window, ")"]) if {
-	is_string(budget.node)
-	is_string(budget.window)
+name(i) := concat("", [input.budgets[i].node, " (", input.budgets[i].window, ")"]) if {
+	is_string(input.budgets[i].node)
+	is_string(input.budgets[i].window)
 } else := "of an unknown node"
