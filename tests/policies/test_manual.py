@@ -1,17 +1,23 @@
 """What docs/policy.md shows is true: its policies and envelopes load, its tables name what there is."""
 
 import re
+from dataclasses import fields
+from typing import Any
 
 import orjson
 import pytest
 
 from policies import data
+from policies.build import build
 from policies.builtins import BOUNDED, FORBIDDEN
 from policies.decision import parse
+from policies.log_mask import apply
+from policies.log_mask import read as read_masks
+from policies.obligations import Obligations
 from policies.prove import prove
 from policies.sources import read
 from policies.testing import test
-from tests.policies.support import ROOT, SHIPPED, sources
+from tests.policies.support import NOW, ROOT, SHIPPED, llm, sources
 
 _TEXT = (ROOT / "docs" / "policy.md").read_text()
 
@@ -29,10 +35,31 @@ async def test_its_envelopes_are_accepted_by_the_shipped_policy() -> None:
 
 
 async def test_its_policy_is_proven_and_its_test_passes() -> None:
-    policy, tests = blocks("rego")
+    _, _, policy, tests = blocks("rego")
     report = await test(sources(policy, tests=(tests,)), 20)
     await prove(sources(policy), 20)
     assert report.passed, report.text()
+
+
+async def test_its_obligations_and_masks_do_what_it_says() -> None:
+    obliging, masking, *_ = blocks("rego")
+    await prove(sources(obliging, masking), 20)
+    engine = await build(sources(obliging, masking))
+    low, high = engine.answer(llm(tier=1), NOW), engine.answer(llm(tier=3), NOW)
+    assert (low.obligations.max_tokens, low.obligations.headers) == (512, (("x-team", "acme"),))
+    assert not high.obligations
+    event: dict[str, Any] = {
+        "input": {"agent": {"tenant": "clinic"}, "call": {"arguments": {"user": "u"}}},
+        "result": {},
+    }
+    apply(read_masks(await engine.mask(orjson.dumps(event))), event)
+    assert event["input"]["call"] == {"arguments": {}}
+    assert event["result"] == {"explanation": "(withheld)"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Obligations) if field.name != "unknown"])
+def test_every_obligation_is_explained(name: str) -> None:
+    assert f'| `"{name}": ' in _TEXT
 
 
 def test_its_answer_is_a_decision_and_its_input_is_json() -> None:
@@ -48,9 +75,9 @@ def test_every_builtin_that_is_refused_or_bounded_is_named(name: str) -> None:
 
 def test_every_field_of_an_envelope_is_explained() -> None:
     schema = (SHIPPED / "envelopes.rego").read_text()
-    fields = re.findall(r'^\t"(\w+)": "\w+",$', schema, re.MULTILINE)
-    assert len(fields) >= 17
-    assert [field for field in fields if f"`{field}`" not in _TEXT] == []
+    names = re.findall(r'^\t"(\w+)": "\w+",$', schema, re.MULTILINE)
+    assert len(names) >= 17
+    assert [name for name in names if f"`{name}`" not in _TEXT] == []
 
 
 async def test_the_number_of_tests_it_shows_is_the_number_there_is() -> None:
