@@ -82,15 +82,15 @@ def pem(builtin: str, value: str) -> list[tuple[str, bytes]]:
 def _public(builtin: str, label: str, der: bytes) -> PublicKey | None:
     try:
         if label == "CERTIFICATE":
-            return _bounded(builtin, x509.load_der_x509_certificate(der).public_key())
+            return bounded(builtin, x509.load_der_x509_certificate(der).public_key())
         if label == "PUBLIC KEY":
-            return _bounded(builtin, load_der_public_key(der))
+            return bounded(builtin, load_der_public_key(der))
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError(f"{builtin} was given a key or certificate that cannot be read or is too large") from None
     raise ValueError(f"{builtin} takes the PEM of a certificate or a public key")
 
 
-def _bounded(builtin: str, key: Any) -> PublicKey | None:
+def bounded(builtin: str, key: Any) -> PublicKey | None:
     """A key of a kind that verifies tokens, none of another. Raises ValueError."""
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size > LARGEST_RSA or key.public_numbers().e > _LARGEST_EXPONENT:
@@ -125,7 +125,7 @@ def _from_jwk(builtin: str, jwk: dict[str, Any]) -> PublicKey | None:
             raise ValueError("unknown kty")
         if kind == "RSA":
             numbers = rsa.RSAPublicNumbers(_number(builtin, jwk, "e"), _number(builtin, jwk, "n"))
-            public: PublicKey | None = _bounded(builtin, numbers.public_key())
+            public: PublicKey | None = bounded(builtin, numbers.public_key())
         elif kind == "EC":
             curve = CURVES[jwk["crv"]]()
             size = (curve.key_size + 7) // 8
