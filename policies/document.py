@@ -93,9 +93,9 @@ def render(
         b'{"agent":',
         agent,
         _protocol(kind, protocol, target != ""),
-        quoted(target) if target else b"",
+        _quoted(target) if target else b"",
         b',"operation":',
-        quoted(operation),
+        _quoted(operation),
     ]
     if stream is not None:
         parts.append(b',"stream":true' if stream else b',"stream":false')
@@ -121,8 +121,7 @@ def _protocol(kind: str, protocol: str, targeted: bool) -> bytes:
     return b',"call":{"kind":%s,"protocol":%s%s' % (orjson.dumps(kind), orjson.dumps(protocol), target)
 
 
-def quoted(text: str) -> bytes:
-    """A text as JSON, remembered where it is likely to come again. Raises InputRefused."""
+def _quoted(text: str) -> bytes:
     # Models and operations repeat; what is long was chosen by the caller and would only fill the cache.
     return _remembered(text) if len(text) <= _LONGEST_CACHED else json_text(text)
 

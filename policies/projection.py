@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from policies.document import Question, json_text, quoted, time_member
+from policies.document import Question, json_text, time_member
 from policies.errors import InputRefused
 from policies.reads import KindReads, Path
 
@@ -21,11 +21,14 @@ Projection = Callable[[Question], bytes | None]
 """The part that is read, as JSON text in UTF-8; None where only the whole document says it exactly. Raises
 InputRefused."""
 
-_MOST_AGENTS: Final = 65_536
+_MOST_REMEMBERED: Final = 16_384
+_LONGEST_REMEMBERED: Final = 256
+"""How many beginnings are remembered, and of how many characters that the caller has chosen."""
 _MINUS_ZERO: Final = re.compile(rb"-0(?![0-9.])")
 _SMALLEST: Final = -(2**63)
 _LARGEST: Final = 2**64 - 1
 _PLAIN: Final = (str, bool, type(None))
+_SCALARS: Final = frozenset((str, bool, type(None), int, float))
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class Shape:
     def of(self, value: Any) -> Any:
         """The part of a JSON value that is read. An object keeps the keys, and a list the places, that can be asked
         for."""
-        if self.whole:
+        if self.whole or type(value) in _SCALARS:
             return value
         if isinstance(value, Mapping):
             if self.each is None:
@@ -76,33 +79,49 @@ def projection(reads: KindReads, kind: str) -> Projection:
     root = shape((read.path, read.whole) for read in reads.reads)
     if root.whole or root.each is not None:
         return _everything
-    head = _head(kind, root)
-    call = _call(root.members["call"]) if "call" in root.members else None
+    begin = _beginning(kind, root)
+    call = root.members.get("call", Shape())
+    session = _reads(call, "session")
+    read = call.members.get("arguments") if call.each is None and not call.whole else Shape(whole=True)
+    arguments = None if read is None else _arguments(read)
+    closing = b"}" if "call" in root.members else b""
     later = [
         (b',"%b":' % name.encode(), part, root.members[name])
         for name, part in (("budgets", _budgets), ("approval", _approval))
         if name in root.members
     ]
     timed = "time" in root.members
-    # The first member stands in the head, when there is one, and needs no comma.
-    bare = "agent" not in root.members and call is None
+    begun: dict[tuple[object, ...], bytes] = {}
 
     def project(question: Question) -> bytes | None:
-        parts = [head(question.agent)]
-        if call is not None:
-            told = call(question)
+        key = (question.agent, question.target, question.operation, question.protocol, question.stream)
+        beginning = begun.get(key)
+        if beginning is None:
+            beginning = begin(question)
+            # What is long was chosen by the caller and would only fill the memory.
+            if len(question.target) + len(question.operation) <= _LONGEST_REMEMBERED:
+                if len(begun) >= _MOST_REMEMBERED:
+                    begun.clear()
+                begun[key] = beginning
+        parts = [beginning]
+        if arguments is not None:
+            told = arguments(question)
             if told is None:
                 return None
-            parts.append(told)
-        for name, part, read in later:
+            parts += (b',"arguments":', told)
+        if session and question.session is not None:
+            parts += (b',"session":', json_text(question.session))
+        parts.append(closing)
+        for name, part, inner in later:
             given = part(question)
             if given is not None:
-                parts += (name, given if read.whole else orjson.dumps(read.of(orjson.loads(given))))
+                parts += (name, given if inner.whole else orjson.dumps(inner.of(orjson.loads(given))))
         if timed:
             parts.append(time_member(question.now_ns))
         parts.append(b"}")
         text = b"".join(parts)
-        return b"{" + text[2:] if bare and text[1:2] == b"," else text
+        # Where there is neither agent nor call, the first member has a comma before it.
+        return text if beginning != b"{" or text == b"{}" else b"{" + text[2:]
 
     return project
 
@@ -119,60 +138,36 @@ def _approval(question: Question) -> bytes | None:
     return question.approval
 
 
-def _head(kind: str, root: Shape) -> Callable[[bytes], bytes]:
-    """The beginning up to the kind of the call: the same for all calls of an agent, so made once for each."""
+def _reads(call: Shape, name: str) -> bool:
+    return call.whole or call.each is not None or name in call.members
+
+
+def _beginning(kind: str, root: Shape) -> Callable[[Question], bytes]:
+    """The part that calls have in common: the agent, and the call without what is in it. It is not closed yet."""
     agent = root.members.get("agent")
-    opening = b'"call":{"kind":%b' % orjson.dumps(kind) if "call" in root.members else b""
-    made: dict[bytes, bytes] = {}
-
-    def head(fragment: bytes) -> bytes:
-        known = made.get(fragment)
-        if known is None:
-            if len(made) >= _MOST_AGENTS:
-                made.clear()
-            comma = b"," if agent is not None and opening else b""
-            made[fragment] = known = b"".join((b"{", _agent(agent, fragment), comma, opening))
-        return known
-
-    return head
-
-
-def _agent(read: Shape | None, fragment: bytes) -> bytes:
-    if read is None:
-        return b""
-    return b'"agent":%b' % (fragment if read.whole else orjson.dumps(read.of(orjson.loads(fragment))))
-
-
-def _call(read: Shape) -> Callable[[Question], bytes | None]:
-    """What stands between the kind of the call and the end of it."""
-    some = not (read.whole or read.each is not None)
-    protocol, target, operation, stream, session = (
-        not some or name in read.members for name in ("protocol", "target", "operation", "stream", "session")
+    call = root.members.get("call")
+    protocol, target, operation, stream = (
+        call is not None and _reads(call, name) for name in ("protocol", "target", "operation", "stream")
     )
-    inner = read.members.get("arguments") if some else Shape(whole=True)
-    arguments = None if inner is None else _arguments(inner)
 
-    def call(question: Question) -> bytes | None:
-        parts: list[bytes] = []
+    def begin(question: Question) -> bytes:
+        parts = [b"{"]
+        if agent is not None:
+            told = question.agent if agent.whole else orjson.dumps(agent.of(orjson.loads(question.agent)))
+            parts += (b'"agent":', told)
+        if call is not None:
+            parts += (b"," if agent is not None else b"", b'"call":{"kind":', orjson.dumps(kind))
         if protocol:
-            parts += (b',"protocol":', quoted(question.protocol))
+            parts += (b',"protocol":', json_text(question.protocol))
         if target and question.target:
-            parts += (b',"target":', quoted(question.target))
+            parts += (b',"target":', json_text(question.target))
         if operation:
-            parts += (b',"operation":', quoted(question.operation))
+            parts += (b',"operation":', json_text(question.operation))
         if stream and question.stream is not None:
             parts.append(b',"stream":true' if question.stream else b',"stream":false')
-        if session and question.session is not None:
-            parts += (b',"session":', json_text(question.session))
-        if arguments is not None:
-            told = arguments(question)
-            if told is None:
-                return None
-            parts += (b',"arguments":', told)
-        parts.append(b"}")
         return b"".join(parts)
 
-    return call
+    return begin
 
 
 def _arguments(read: Shape) -> Callable[[Question], bytes | None]:
@@ -181,11 +176,11 @@ def _arguments(read: Shape) -> Callable[[Question], bytes | None]:
     fields = [(name, b'"%b":' % _name(name), inner) for name, inner in read.members.items()]
 
     def arguments(question: Question) -> bytes | None:
-        given, body = question.arguments, question.body
+        given = question.arguments
         parts = []
         for name, label, inner in fields:
             if name in given:
-                text = _exact(inner.of(given[name]), body)
+                text = _exact(inner.of(given[name]), question.body)
                 if text is None:
                     return None
                 parts.append(label + text)
@@ -205,15 +200,15 @@ def _exact(value: Any, body: bytes) -> bytes | None:
     Numbers are read as 64 bits or binary fractions here as there. But the parsed value has lost the sign of `-0`, and
     what lies beyond both is up to the reader. Raises InputRefused for a text that is not Unicode.
     """
+    if type(value) is int:
+        if value:
+            return b"%d" % value if _SMALLEST <= value <= _LARGEST else None
+        return None if b"-0" in body and _MINUS_ZERO.search(body) else b"0"
     if isinstance(value, _PLAIN):
         try:
             return orjson.dumps(value)
         except TypeError:
             raise InputRefused("The call holds a text that is not valid Unicode.") from None
-    if isinstance(value, int):
-        if not value:
-            return None if b"-0" in body and _MINUS_ZERO.search(body) else b"0"
-        return b"%d" % value if _SMALLEST <= value <= _LARGEST else None
     try:
         text = orjson.dumps(value)
     except (TypeError, RecursionError):
