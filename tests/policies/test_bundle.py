@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from config.settings import PolicySettings
 from policies import bundle as bundles
+from policies.build import build
 from policies.errors import PolicyError
+from policies.load import places
+from policies.prove import prove
 from policies.signatures import Key, SigningKey, canonical, is_structured
-from policies.sources import Fetched
+from policies.sources import Fetched, Places
 from policies.sources import read as read_paths
 from tests.policies.bundles import RULE, bundle, manifest, packed, read, refused
 from tests.support.opa import OPA, needs_opa
@@ -287,6 +291,43 @@ def test_with_keys_everything_has_to_be_a_signed_bundle(tmp_path: Path) -> None:
         ("rego", "is no bundle"),
         ("b.tar.gz", "is not signed"),
     ]
+
+
+def test_a_key_that_cannot_be_used_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    keys = [
+        {"id": "gone", "algorithm": "RS256", "key": f"file:{tmp_path}/gone.pub"},
+        {"id": "short", "algorithm": "HS256", "key": "a-short-secret"},
+        {"id": "good", "algorithm": "HS256", "key": "x" * 32, "scope": "write"},
+    ]
+    settings = PolicySettings.model_validate({"paths": [str(tmp_path / "b.tar.gz")], "keys": keys})
+    with pytest.raises(PolicyError) as caught:
+        places(settings)
+    gone, short = caught.value.problems
+    assert (gone.file, "is not a file" in gone.message) == ("policy.keys `gone`", True)
+    assert (short.file, "less than 32 bytes" in short.message) == ("policy.keys `short`", True)
+    assert "a-short-secret" not in str(caught.value)
+    found = places(settings.model_copy(update={"keys": settings.keys[2:]}))
+    assert found.keys == (Key("good", "HS256", "x" * 32, "write"),)
+    assert found.paths == settings.paths
+
+
+async def test_bundles_and_keys_reach_the_child_that_proves(tmp_path: Path) -> None:
+    key = Key("k", "HS256", "x" * 32)
+    loose = bundle({"main.rego": RULE, "acme/data.json": '{"x": 1}'}, revision="r1", roots=["weighbridge", "acme"])
+    signed = bundles.sign(loose, "b", SigningKey("k", "HS256", "x" * 32))
+    path = written(tmp_path, "policy.tar.gz", signed)
+    more = bundles.sign(
+        bundle({"more/data.json": "{}"}, revision="7", roots=["more"]), "b", SigningKey("", "HS256", "x" * 32)
+    )
+    origin = Places(
+        (path,), (key,), (Fetched("http://localhost/more.tar.gz", more), Fetched("http://localhost/b", b""))
+    )
+    with pytest.raises(PolicyError, match="http://localhost/b: is empty"):
+        await prove(origin, 20)
+    proof = await prove(Places((path,), (key,), origin.fetched[:1]), 20)
+    assert proof.packed.bundles == {"policy": "r1", "more": "7"}
+    assert proof.packed.revision == read_paths([path], [key], origin.fetched[:1]).revision
+    assert (await build(proof.packed)).bundles == {"policy": "r1", "more": "7"}
 
 
 def test_a_bundle_is_a_regular_file_of_limited_size(tmp_path: Path) -> None:
