@@ -85,6 +85,7 @@ def lint(trees: Sequence[Node], data: Mapping[str, Any], builtins: Collection[st
             problems += _lookups(module, rule, packages)
             problems += _replaced(module, rule)
             problems += _negations(module, rule, known, data)
+    problems += _conflicts(modules)
     for path in sorted(functions & graph.keys()):
         if path in _reachable(path, graph, functions):
             file, line = places[path]
@@ -244,6 +245,40 @@ def _is_counted(call: _Call) -> bool:
 def _miscounted(call: _Call, expected: int) -> tuple[str, str]:
     takes = "1 argument" if expected == 1 else f"{expected} arguments"
     return f"`{call.name}` takes {takes}, not {len(call.params)}", "Correct the call; a result is assigned with `:=`."
+
+
+def _conflicts(modules: Sequence[_Module]) -> Iterator[Problem]:
+    """Rules of one name that cannot be one rule: the interpreter would quietly take one of them."""
+    first: dict[Path, tuple[str, int]] = {}
+    complete: set[Path] = set()
+    defaults: set[Path] = set()
+    written = [(module, rule, *_shape(rule.tree)) for module in modules for rule in module.rules]
+    for module, rule, kind, arguments, _ in written:
+        at, name = (module.file, rule.line), ".".join(rule.path)
+        if kind == "Default":
+            if rule.path in defaults:
+                yield Problem(*at, f"`{name}` has several defaults", "Keep one.")
+            defaults.add(rule.path)
+            if not _is_written_out(rule.tree["Default"]["value"]):
+                yield Problem(*at, f"the default of `{name}` has to be looked up", "Write its value out.")
+        shape = "function" if rule.is_function else "partial" if kind == "Set" else "complete"
+        if shape == "complete":
+            complete.add(rule.path)
+        takes = len(arguments) if rule.is_function else 0
+        if first.setdefault(rule.path, (shape, takes)) != (shape, takes):
+            message = f"`{name}` is written in ways that conflict"
+            yield Problem(*at, message, "Let it be a rule, a set or object, or a function of so many arguments.")
+    for module, rule, *_ in written:
+        above = next((rule.path[:end] for end in range(1, len(rule.path)) if rule.path[:end] in complete), None)
+        if above is not None:
+            message = f"`{'.'.join(rule.path)}` stands below `{'.'.join(above)}`, which has a value of its own"
+            yield Problem(module.file, rule.line, message, "Rename one of them.")
+
+
+def _is_written_out(value: Node) -> bool:
+    return negation.is_defined(value, lambda names, whole: True, lambda call: True) and not any(
+        form == "Call" for form, _ in _walk([value])
+    )
 
 
 @dataclass(frozen=True, slots=True)
