@@ -130,10 +130,13 @@ what := concat(" ", ["The model", input.call.target]) if {
 	input.call.kind == "llm"
 } else := concat("", [input.call.operation, " on ", input.call.target])
 
-instead := concat("", ["Use one of: ", concat(", ", array.concat(
-	[model | some model, _ in envelope.models],
-	[pattern | some pattern in envelope.model_patterns],
-)), "."]) if {
+instead := concat("", [
+	"Use one of: ", concat(", ", array.concat(
+		[model | some model, _ in envelope.models],
+		[pattern | some pattern in envelope.model_patterns],
+	)),
+	".",
+]) if {
 	input.call.kind == "llm"
 } else := concat("", ["There it may use: ", concat(", ", object.keys(operations)), "."]) if {
 	operations
