@@ -6,6 +6,9 @@
 - `pack`: policies as an interpreter takes them, data in slices
 - `build`: from proven policies to a warmed engine, in slices
 - `embedded`: the engine in this process, a clone of a warmed interpreter for every call
+- `reads`: what a policy can read of its input, found in its syntax trees
+- `projection`: the part of a question that is read
+- `reuse`: decisions already made, by what they were made of
 - `interpreter`: the Rego interpreter, fenced in
 - `builtins`: the builtins that are ours, and those that policies do not get
 - `capabilities`: what the embedded engine knows, as OPA's tools read it
