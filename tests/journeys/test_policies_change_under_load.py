@@ -18,7 +18,7 @@ from tests.support.standins import OPENAI_KEY, Standins, running_standins
 
 AGENT_KEY = "restless-agents-own-key"
 PERSON = {"authorization": "Bearer restless-persons-token"}
-SWAPS = 12
+SWAPS = 8
 CONNECTIONS = 8
 POLICY = """package weighbridge
 
@@ -105,10 +105,11 @@ async def in_use(gateway: Gateway, not_this: str | None) -> str:
             await asyncio.sleep(0.01)  # the admin API tells when it is asked
 
 
-def outcomes(ledger: Path) -> dict[str, dict[str, Any]]:
+def recorded(ledger: Path, *kinds: str) -> dict[str, dict[str, Any]]:
+    """The records of these kinds by call, of which each has one."""
     records = [orjson.loads(line) for file in sorted(ledger.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
-    found = [record for record in records if record["record"] == "outcome"]
-    assert len({record["call"] for record in found}) == len(found), "every call is on record once"
+    found = [record for record in records if record["record"] in kinds]
+    assert len({record["call"] for record in found}) == len(found)
     return {record["call"]: record for record in found}
 
 
@@ -135,8 +136,10 @@ async def test_no_call_is_lost_and_none_sees_half_of_two_policies(standins: Stan
                 assert revisions.setdefault(f"{word} {word}", revision) == revision
     assert set(seen.answers) == {(403, "told"), (200, "gpt-4o-mini")}
     assert set(seen.told.values()) == set(revisions)
-    recorded = outcomes(tmp_path / "ledger")
-    assert len(recorded) == seen.answers.total() > SWAPS * CONNECTIONS
-    for call, explanation in seen.told.items():
-        record = recorded[call]
-        assert (record["explanation"], record["revision"]) == (explanation, revisions[explanation])
+    outcomes = recorded(tmp_path / "ledger", "outcome")
+    decisions = recorded(tmp_path / "ledger", "decision", "intent")
+    assert len(outcomes) == len(decisions) == seen.answers.total() > SWAPS * CONNECTIONS
+    for call, decision in decisions.items():
+        explanation = decision["result"]["explanation"]
+        assert seen.told.get(call, explanation) == explanation
+        assert decision["bundles"]["weighbridge"]["revision"] == revisions[explanation] == outcomes[call]["revision"]
