@@ -1,6 +1,5 @@
 """What a policy can read is found in its text, construct by construct; what is not understood reads everything."""
 
-
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from policies.interpreter import Clock, create
 from policies.reads import KINDS, OTHER, Path, Read, Reads, analyse, everything, minimal, shown
 from policies.sources import read as read_sources
 from tests.policies.fuzz_reads import Figures, try_policy
-from tests.policies.support import ENVELOPES, SHIPPED, rego
+from tests.policies.support import ENVELOPES, ROOT, SHIPPED, rego
 
 
 def analysed(*texts: str) -> Reads:
@@ -325,6 +324,35 @@ def test_people_are_told_what_is_read_and_why_decisions_are_not_reused() -> None
         "calls of kind tool\n  read input.call.kind\n  decisions are reused\n"
     ) in told
     assert "read nothing of the input" in analysed(rego('decision := {"decision": "ALLOW"}')).text()
+
+
+def test_the_manual_shows_what_people_are_told() -> None:
+    policy = """\
+package weighbridge
+
+import rego.v1
+
+default decision := {"decision": "DENY"}
+
+decision := {"decision": "ALLOW"} if {
+	input.call.kind == "llm"
+	input.call.arguments.max_tokens <= 512
+	not exhausted
+}
+
+decision := {"decision": "ALLOW"} if {
+	input.call.kind == "tool"
+	is_object(input.call.arguments)
+	time.now_ns() < data.closing[input.call.target]
+}
+
+exhausted if {
+	some budget in input.budgets
+	budget.state == "exhausted"
+}
+"""
+    told = analysed(policy).text().replace("p0.rego", "policy.rego")
+    assert told.partition("calls of kind message")[0] in (ROOT / "docs" / "policy.md").read_text()
 
 
 @pytest.mark.parametrize("trees", [[], [{}], [{"ast": {}}], None, [{"source": {"file": "x.rego"}, "ast": 1}]])
