@@ -157,29 +157,25 @@ class Pipeline:
         with the call as it stands.
         """
         try:
-            await self._agree(x)
+            for _ in range(duties.MOST_ROUNDS):
+                decision = await self.ask(x)
+                if decision.effect is Effect.DENY:
+                    raise Denied(decision)
+                if decision.obligations is NONE and x.duties is None:
+                    return
+                call = x.call
+                try:
+                    x.call, x.duties = duties.fulfil(x, decision.obligations)
+                except duties.Unfulfilled as error:
+                    x.decision = unmet(decision, str(error))
+                    raise Denied(x.decision) from None
+                if x.call is call:
+                    return
+            x.decision = unmet(decision, f"it still wants the call changed after {duties.MOST_ROUNDS} changes")
+            raise Denied(x.decision)
         finally:
             if self.engine is not None and self.engine.masks:
                 await self._events.mask(x, self.engine)
-
-    async def _agree(self, x: Exchange) -> None:
-        """Asks, changes the call as demanded, and asks again, until nothing is left to change."""
-        for _ in range(duties.MOST_ROUNDS):
-            decision = await self.ask(x)
-            if decision.effect is Effect.DENY:
-                raise Denied(decision)
-            if decision.obligations is NONE and x.duties is None:
-                return
-            call = x.call
-            try:
-                x.call, x.duties = duties.fulfil(x, decision.obligations)
-            except duties.Unfulfilled as error:
-                x.decision = unmet(decision, str(error))
-                raise Denied(x.decision) from None
-            if x.call is call:
-                return
-        x.decision = unmet(decision, f"it still wants the call changed after {duties.MOST_ROUNDS} changes")
-        raise Denied(x.decision)
 
     async def ask(self, x: Exchange) -> Decision:
         """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable."""
