@@ -316,10 +316,10 @@ class _Reader:
         bodies = tree["Spec"]["bodies"] if "Spec" in tree else []
         arguments = head.get("args", [])
         answers = list(_answers(tree, head))
-        scopes = [_Scope(self._source, self._package, arguments, [[body]]) for body in bodies]
         # What a rule answers sees the names of whichever body has passed.
-        seen = [[body, *answers] for body in bodies] or [answers]
-        all_bodies = _Scope(self._source, self._package, arguments, seen)
+        seen = [[body, *answers] for body in bodies]
+        scopes = [_Scope(self._source, self._package, arguments, [each]) for each in seen]
+        all_bodies = _Scope(self._source, self._package, arguments, seen or [answers])
         line = _line(tree)
         beside = self._walk(all_bodies, line)
         # The name of the rule may hold keys, and they are evaluated whether or not a body is.

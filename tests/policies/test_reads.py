@@ -185,6 +185,13 @@ def test_a_name_given_its_value_in_two_places_stands_for_nothing() -> None:
     }
 
 
+def test_a_name_that_body_and_answer_both_give_a_value_stands_for_nothing() -> None:
+    answer = '{"decision": "ALLOW", "explanation": json.marshal([x.target, [x.state | some x in input.budgets]])}'
+    assert read_by(rego(f"decision := {answer} if {{ x := input.call }}")) == {"input.budgets", "input.call"}
+    answer = answer.replace("some x in input.budgets", "true")
+    assert "input.call.target" in read_by(rego(f"decision := {answer} if {{ x := input.call }}"))
+
+
 def test_a_parameter_of_a_function_stands_for_nothing() -> None:
     assert of_body("f(input.agent)", rules="f(x) if x.name == 1\ng(x) if x == 1") == {"input.agent"}
 
