@@ -29,6 +29,9 @@ from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undeci
 from routing.table import Route
 
 _LONGEST_INPUT = 1024 * 1024
+_LARGEST_EXPLAINED = 200_000
+"""Characters of policy: explaining a decision on more holds up calls for too long. The command line has the time."""
+
 _MOST_DIGITS = 15
 """Digits of a length that is worth reading as a number."""
 
@@ -203,7 +206,7 @@ class Admin:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._explainer = Explainer()
+        self._explainer = Explainer(_LARGEST_EXPLAINED)
 
     async def healthz(self, request: Request, person: Person | None) -> Response:
         return _json(Health(status="ok"))

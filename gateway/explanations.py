@@ -19,7 +19,7 @@ from policies.decision import Decision
 from policies.embedded import EmbeddedEngine
 from policies.engine import Engine
 from policies.errors import PolicyError, Undecided
-from policies.explain import Outline, Step, explain, outlined
+from policies.explain import LARGEST, Outline, Step, explain, outlined
 
 Verdict = Literal["same", "differs", "cannot be told"]
 """What comes of deciding again: the recorded answer, another one, or nothing that could be compared."""
@@ -70,7 +70,9 @@ class Explained:
 class Explainer:
     """Explains decisions of one process, keeping the outlines of the last revisions."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = LARGEST) -> None:
+        """`largest`: characters of policy whose decisions are explained."""
+        self._largest = largest
         self._outlines: dict[str, Outline] = {}
 
     async def explain(self, engine: Engine, document: bytes, now_ns: int) -> Explained:
@@ -103,7 +105,7 @@ class Explainer:
     async def _outline(self, engine: EmbeddedEngine) -> Outline:
         found = self._outlines.get(engine.revision)
         if found is None:
-            found = await outlined(engine)
+            found = await outlined(engine, self._largest)
             while len(self._outlines) >= _MOST_OUTLINES:
                 del self._outlines[next(iter(self._outlines))]
             self._outlines[engine.revision] = found

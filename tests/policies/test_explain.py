@@ -1,6 +1,7 @@
 """Why a decision was made: the branch that answered is named rightly, and so are the rules that it stands on."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -22,9 +23,17 @@ async def shipped() -> EmbeddedEngine:
     return await build(read([SHIPPED, ENVELOPES]))
 
 
+def outline_of(modules: Iterable[Module]) -> Outline:
+    """As `outlined` makes it, but in this process, which takes a tenth of the time."""
+    base = create(Clock())
+    for module in modules:
+        base.add_policy(module.name, module.text)
+    return outline(orjson.loads(base.get_ast_as_json()))
+
+
 async def steps(policy: str, document: Any = None, data: dict[str, Any] | None = None, *more: str) -> list[Step]:
-    engine = await build(sources(rego(policy), *more, data=data))
-    return list(explain(engine, await outlined(engine), orjson.dumps(document or {}), NOW))
+    whole = sources(rego(policy), *more, data=data)
+    return list(explain(await build(whole), outline_of(whole.modules), orjson.dumps(document or {}), NOW))
 
 
 def shown(found: list[Step]) -> list[tuple[str, tuple[int, ...], bool | None, str | None]]:
@@ -55,7 +64,7 @@ def shown(found: list[Step]) -> list[tuple[str, tuple[int, ...], bool | None, st
 async def test_the_branch_of_the_shipped_policy_that_answered_is_named(
     shipped: EmbeddedEngine, document: bytes, begins: str, others: set[str]
 ) -> None:
-    found = explain(shipped, await outlined(shipped), document, NOW)
+    found = explain(shipped, outline_of(read([SHIPPED]).modules), document, NOW)
     assert found[0].name == "data.weighbridge.decision"
     (line,) = found[0].lines
     # The line of a branch is where it begins; its body begins on the next line, or after the answer.
@@ -168,6 +177,7 @@ async def test_a_rule_that_fails_is_left_out_and_the_rest_stands() -> None:
 
 async def test_explaining_changes_no_decision(shipped: EmbeddedEngine) -> None:
     told_rules = await outlined(shipped)
+    assert told_rules == outline_of(read([SHIPPED]).modules)
     for document in (llm("gpt-4o"), llm("x"), call("tool", "github", "merge_pr", {}), b"{}"):
         before = await shipped.evaluate(document, NOW)
         assert explain(shipped, told_rules, document, NOW)
@@ -186,17 +196,14 @@ async def test_the_longest_explanation_ends() -> None:
 
 async def test_too_much_policy_is_not_explained() -> None:
     engine = await build(
-        sources(rego('decision := {"decision": "ALLOW"}') + ("#" + 1000 * "x" + "\n") * (LARGEST // 1000))
+        sources(rego('decision := {"decision": "ALLOW"}') + ("#" + 1000 * "x" + "\n") * (LARGEST // 5000))
     )
     with pytest.raises(PolicyError, match="not explained"):
-        await outlined(engine)
+        await outlined(engine, largest=LARGEST // 10)
 
 
-async def test_an_outline_survives_being_told_as_json() -> None:
-    base = create(Clock())
-    for module in read([SHIPPED]).modules:
-        base.add_policy(module.name, module.text)
-    made = outline(orjson.loads(base.get_ast_as_json()))
+def test_an_outline_survives_being_told_as_json() -> None:
+    made = outline_of(read([SHIPPED]).modules)
     assert Outline.from_json(orjson.loads(orjson.dumps(made.as_json()))) == made
     assert all(not name.startswith("data.library.") for name in made.rules), "what cannot be reached costs nothing"
 
