@@ -11,6 +11,9 @@ from config.settings import RouteSettings
 from routing.errors import NoRoute
 from routing.target import Target
 
+_MOST_MATCHED = 1024
+"""Models whose route is remembered: agents choose names, but few that a route knows."""
+
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -64,6 +67,8 @@ class Table:
         self.routes = tuple(routes)
         self._exact: dict[str, int] = {}
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
+        self._matched: dict[str, Route] = {}
+        """What was asked for before; the table never changes."""
         for index, route in enumerate(self.routes):
             for model in route.models:
                 if _WILDCARD.search(model):
@@ -73,6 +78,15 @@ class Table:
 
     def match(self, model: str) -> Route:
         """The route for a requested model. Raises NoRoute."""
+        route = self._matched.get(model)
+        if route is None:
+            route = self._first(model)
+            if len(self._matched) >= _MOST_MATCHED:
+                self._matched.clear()
+            self._matched[model] = route
+        return route
+
+    def _first(self, model: str) -> Route:
         best = self._exact.get(model, len(self.routes))
         for index, pattern in self._patterns:
             if index >= best:

@@ -213,3 +213,13 @@ def test_finding_a_way_through_a_hundred_routes_costs_microseconds_at_most() -> 
         return time.perf_counter() - began
 
     assert min(seconds() for _ in range(10)) < 0.005
+
+
+def test_what_was_matched_before_is_matched_alike() -> None:
+    routes = Table([route("one", "gpt-*"), route("two", "*")])
+    for _ in range(2):
+        assert [routes.match(model).name for model in ("gpt-4o", "claude", "gpt-4o")] == ["one", "two", "one"]
+    for number in range(3_000):
+        routes.match(f"model-{number}")
+    assert len(routes._matched) <= 1024
+    assert routes.match("gpt-4o").name == "one"
