@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
+from gateway.decision_log import ARGUMENTS
 from gateway.identity import Directory, People
 from policies.masks import Mask
 from routing.table import Table, table
@@ -51,7 +52,7 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
         People(settings.admin.people),
         table(settings.routes, targets),
         lines,
-        Mask(settings.ledger.mask),
+        Mask(settings.ledger.mask, ARGUMENTS),
     )
 
 

@@ -42,8 +42,8 @@ _MOST_ARGUMENTS: Final = 8 * 1024
 """Bytes of a call's arguments up to which they are recorded."""
 
 _LONGEST_ERROR: Final = 500
-_SECONDS: Final = len("2026-11-21T04:40:00")
-_ARGUMENTS: Final = "/input/call/arguments"
+ARGUMENTS: Final = "/input/call/arguments"
+"""Where a call's arguments are in an event."""
 
 
 class DecisionLog:
@@ -100,7 +100,7 @@ class DecisionLog:
             told["budgets"] = orjson.Fragment(question.budgets)
         if question.approval is not None:
             told["approval"] = orjson.Fragment(question.approval)
-        told["time"] = {"unix_ns": question.now_ns, "utc": event["timestamp"][:_SECONDS] + "Z"}
+        told["time"] = {"unix_ns": question.now_ns, "utc": _second(question.now_ns // 1_000_000_000) + "Z"}
         if decision is None:
             event["error"] = _error(x)
         else:
@@ -157,20 +157,19 @@ def _version() -> str:
 def _arguments(x: Exchange, asked: Asked) -> tuple[Any, tuple[str, ...], list[str]]:
     """The arguments as they are recorded, and pointers into the event at what was erased and masked of them."""
     decision = asked.decision
-    arguments, hits = x.assembly.mask.apply(asked.question.arguments)
+    arguments, masked = x.assembly.mask.apply(asked.question.arguments)
     if len(x.asked) > 1 or (decision is not None and decision.obligations is not NONE):
         # What must not go to the target has no business in the record of how that was decided.
         arguments, redacted = _redacted(x, arguments)
-        hits += redacted
-    masked = [_ARGUMENTS + hit for hit in hits]
+        masked += redacted
     if len(asked.question.body) <= _MOST_ARGUMENTS:
         return arguments, (), masked
     try:
         rendered = orjson.dumps(arguments)
     except TypeError:
-        return None, (_ARGUMENTS,), []
+        return None, (ARGUMENTS,), []
     if len(rendered) > _MOST_ARGUMENTS:
-        return None, (_ARGUMENTS,), []
+        return None, (ARGUMENTS,), []
     return orjson.Fragment(rendered), (), masked
 
 
@@ -182,7 +181,7 @@ def _redacted(x: Exchange, arguments: dict[str, Any]) -> tuple[dict[str, Any], l
         for edit in asked.decision.obligations.redact
         if edit.path[0] == "arguments"
     }
-    return Mask(tuple(pointers)).apply(arguments) if pointers else (arguments, [])
+    return Mask(tuple(pointers), ARGUMENTS).apply(arguments) if pointers else (arguments, [])
 
 
 def _error(x: Exchange) -> dict[str, str]:

@@ -10,11 +10,14 @@ _EVERY: Final = "*"
 
 
 class Mask:
-    """RFC 6901 pointers, compiled once; a segment `*` stands for every key or index at its level."""
+    """RFC 6901 pointers, compiled once; a segment `*` stands for every key or index at its level.
 
-    def __init__(self, pointers: Sequence[str]) -> None:
+    What they found is told as pointers into a larger document, in which `place` leads to the arguments.
+    """
+
+    def __init__(self, pointers: Sequence[str], place: str = "") -> None:
         """Raises ValueError for a text that is no pointer."""
-        paths = [(pointer, segments(pointer)) for pointer in pointers]
+        paths = [(place + pointer, segments(pointer)) for pointer in pointers]
         self._whole = [pointer for pointer, path in paths if not path]
         deep = [(pointer, path) for pointer, path in paths if path]
         self._top = {path[0]: pointer for pointer, path in deep} if _all_plain_and_top(deep) else None
