@@ -22,7 +22,9 @@
 - `negation`: where a `not` would mean one thing here and another on an OPA server
 - `testing`: runs the tests that stand beside policies
 - `watchdog`: ends this process when a policy does not come to an end
+- `obligations`: what a yes may demand
 - `masks`: what of a call never reaches a record
+- `log_mask`: what a policy itself keeps out of the record
 - `approvals`, `budgets`: the seams for people and money
 - `errors`: every way in which the question ends without a plain yes
 - `rego/`: the shipped policy, with its tests
