@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import orjson
 
+from config.errors import ConfigError
 from config.settings import LedgerSettings, PolicySettings
 from gateway.explanations import Explained, Explainer, Recorded, Verdict, recorded, replayable, verdict
 from gateway.ledger import FILE_NAME
@@ -211,6 +212,8 @@ async def _engine_of(given: argparse.Namespace, revision: str, history: History)
         engine = await policy.load(_policy(given), opa=OpaLine)
     except PolicyError as error:
         return None, f"The policy that decided is not kept any more, and there is no other: {error.problems[0]}"
+    except ConfigError:
+        return None, "The policy that decided is not kept any more. Name one with --policy or --config."
     if engine.revision == revision:
         return engine, ""
     return engine, "The policy that decided is not kept any more; this is the one that there is now."

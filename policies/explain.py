@@ -194,7 +194,7 @@ def _step(asker: _Asker, name: str, rule: Rule, depth: int) -> tuple[Step, Itera
     if value is None or (rule.collects and value in _NOTHING):
         # Why a rule has no value is for those who ask about that rule: each of its branches failed on its own.
         return Step(name, begins[0], (begins[1],), depth, False, None), ()
-    held = _held(asker, rule)
+    held = _held(asker, rule, value)
     shown = None if rule.private else _short(value)
     if held:
         refs = dict.fromkeys(ref for branch in held for ref in branch.refs)
@@ -204,13 +204,14 @@ def _step(asker: _Asker, name: str, rule: Rule, depth: int) -> tuple[Step, Itera
     return Step(name, place[0], (place[1],), depth, True, shown), every if rule.default is None else ()
 
 
-def _held(asker: _Asker, rule: Rule) -> Sequence[Branch]:
-    """The branches that gave the value: the only one there is, the first that holds, or all that do."""
+def _held(asker: _Asker, rule: Rule, value: str) -> Sequence[Branch]:
+    """The branches that gave the value: the only one there is, the first that gives it, or all that collect."""
     if len(rule.branches) == 1 and rule.default is None:
         return rule.branches
-    nothing = _NOTHING if rule.collects else (None,)
-    holding = (branch for branch in rule.branches if branch.probe and asker.value(branch.probe) not in nothing)
-    return tuple(holding) if rule.collects else tuple(next(([branch] for branch in holding), ()))
+    probed = ((branch, asker.value(branch.probe)) for branch in rule.branches if branch.probe)
+    if rule.collects:
+        return [branch for branch, collected in probed if collected not in _NOTHING]
+    return next(([branch] for branch, given in probed if given == value), [])
 
 
 def _short(value: str) -> str | None:

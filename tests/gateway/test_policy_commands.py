@@ -298,6 +298,21 @@ async def test_explain_says_when_only_another_policy_is_left(config: Path, calls
     assert "Decided again on the recorded input, the answer is another: ALLOW." in out
 
 
+async def test_explain_of_a_ledger_alone_shows_what_was_recorded(
+    config: Path, calls: dict[str, str], said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    alone = ["policy", "explain", calls["greedy"], "--ledger", "ledger"]
+    assert await asyncio.to_thread(main, alone) == OK
+    assert "the answer is the same" in said()[0]
+    for kept in (config.parent / "ledger" / "policies").iterdir():
+        kept.unlink()
+    assert await asyncio.to_thread(main, alone) == OK
+    out, _ = said()
+    assert "Ask for less." in out
+    assert "Name one with --policy or --config." in out
+
+
 async def test_explain_of_a_call_that_no_policy_saw(config: Path, calls: dict[str, str], said: Said) -> None:
     assert await explained(config, calls["stranger"]) == OK
     out, _ = said()
