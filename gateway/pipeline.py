@@ -165,7 +165,7 @@ class Pipeline:
                     return
                 call = x.call
                 try:
-                    x.call, x.duties = duties.fulfil(x, decision.obligations)
+                    x.call, x.duties = await duties.fulfil(x, decision.obligations)
                 except duties.Unfulfilled as error:
                     x.decision = unmet(decision, str(error))
                     raise Denied(x.decision) from None

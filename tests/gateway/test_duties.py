@@ -1,5 +1,6 @@
 """What a yes may demand and what it makes of a call: other bytes stay as they are, and in doubt the answer is no."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import registry
-from gateway import trace
-from gateway.duties import Duties, Unfulfilled, fulfil
+from adapters.base import AgentCall
+from gateway import duties, trace
+from gateway.duties import Duties, Unfulfilled
 from gateway.exchange import Exchange
 from policies.masks import Mask
 from policies.obligations import Obligations, read
@@ -26,6 +28,10 @@ def call(body: bytes, path: str = "/v1/chat/completions", headers: Mapping[bytes
     x.call = x.adapter.read(endpoint, body, argument)
     x.own = dict(headers or {})
     return x
+
+
+def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Duties]:
+    return asyncio.run(duties.fulfil(x, obligations))
 
 
 def sent(x: Exchange, **obligations: Any) -> bytes:
@@ -80,9 +86,9 @@ def test_both_members_are_capped_where_a_call_has_both() -> None:
 )
 def test_a_call_that_is_not_answered_in_tokens_is_within_any_cap(path: str, body: bytes) -> None:
     x = call(body, path)
-    after, duties = fulfil(x, read({"max_tokens": 5}))
+    after, made = fulfil(x, read({"max_tokens": 5}))
     assert after is x.call
-    assert duties.facts() == {}
+    assert made.facts() == {}
 
 
 def test_what_nobody_demanded_keeps_its_bytes() -> None:
@@ -157,9 +163,9 @@ def test_what_cannot_be_fulfilled_is_refused_by_name(obligations: dict[str, Any]
     assert told in str(caught.value)
 
 
-def test_the_record_names_what_was_done_and_no_value() -> None:
+def test_the_record_names_what_was_madeand_no_value() -> None:
     x = call(chat(ssn="1-2", base="main"))
-    duties = done(
+    made = done(
         x,
         read(
             {
@@ -171,30 +177,30 @@ def test_the_record_names_what_was_done_and_no_value() -> None:
             }
         ),
     )
-    assert duties.facts() == {
+    assert made.facts() == {
         "replace": ["/arguments/base"],
         "redact": ["/arguments/ssn"],
         "max_tokens": ["/arguments/max_completion_tokens"],
         "headers": ["x-team"],
         "sample": True,
     }
-    assert "a team" not in repr(duties)
+    assert "a team" not in repr(made)
 
 
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 def test_a_sampled_trace_is_the_callers_own_with_its_flag_set() -> None:
-    duties = done(call(chat(), headers={b"traceparent": PARENT}), read({"sample": True}))
-    assert duties.headers == [(b"traceparent", PARENT[:-2] + b"01")]
+    made = done(call(chat(), headers={b"traceparent": PARENT}), read({"sample": True}))
+    assert made.headers == [(b"traceparent", PARENT[:-2] + b"01")]
 
 
 @pytest.mark.parametrize(
     "parent", [b"", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-00", PARENT + b"-x", b"ff" + PARENT[2:]]
 )
 def test_a_trace_is_begun_where_the_caller_has_none_that_is_valid(parent: bytes) -> None:
-    duties = done(call(chat(), headers={b"traceparent": parent}), read({"sample": True}))
-    begun = trace.read(duties.headers[0][1])
+    made = done(call(chat(), headers={b"traceparent": parent}), read({"sample": True}))
+    begun = trace.read(made.headers[0][1])
     assert begun is not None
     assert begun.flags == 1
     assert begun.header() != parent
@@ -245,3 +251,19 @@ def test_what_is_redacted_is_gone_wherever_the_masks_of_records_would_find_it(
     except Unfulfilled:
         return
     assert orjson.loads(body) == expected
+
+
+async def test_others_go_on_while_a_large_body_is_edited() -> None:
+    x = call(chat(a=[{"s": 1}] * 40_000))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    await duties.fulfil(x, read({"redact": ["/arguments/a/*/s", "/arguments/a/*/t", "/arguments/b"]}))
+    beside.cancel()
+    assert turns >= 3
