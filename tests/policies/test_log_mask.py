@@ -1,5 +1,6 @@
 """`data.system.log.mask`: what it takes out of an event, and what is no mask."""
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -8,6 +9,8 @@ import pytest
 from policies.build import build
 from policies.log_mask import apply, read
 from tests.policies.support import rego, sources
+from tests.support.engines import on_opa
+from tests.support.opa import needs_opa
 
 
 def event() -> dict[str, Any]:
@@ -86,3 +89,16 @@ async def test_the_embedded_engine_evaluates_the_rule_where_there_is_one() -> No
     assert masking.masks
     assert await masking.mask(orjson.dumps({"input": {"call": {"kind": "llm"}}})) == ["/input/s"]
     assert await masking.mask(b"{}") == []
+
+
+@needs_opa
+@pytest.mark.parametrize("masking", [True, False])
+def test_an_opa_server_is_asked_only_where_it_has_such_a_package(masking: bool, tmp_path: Path) -> None:
+    (tmp_path / "main.rego").write_text(rego('decision := {"decision": "ALLOW"}'))
+    if masking:
+        text = rego('mask contains "/input/s" if input.input.call.kind == "llm"', "system.log")
+        (tmp_path / "mask.rego").write_text(text)
+    with on_opa(tmp_path) as it:
+        assert it.engine.masks == masking
+        said = it.runner.run(it.engine.mask(b'{"input":{"call":{"kind":"llm"}}}'))
+        assert said == (["/input/s"] if masking else None)
