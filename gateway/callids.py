@@ -18,26 +18,29 @@ _AT_ONCE = 256
 class CallIds:
     """Makes one name after the other. Not to be carried over a fork, after which two would make the same ones."""
 
-    __slots__ = ("_millisecond", "_noise", "_time", "_used")
+    __slots__ = ("_began", "_epoch", "_noise", "_used")
 
     def __init__(self) -> None:
-        self._millisecond = -1
-        self._time = ""
+        self._epoch = -1
+        """What is in `_began`: milliseconds since 1970, divided by 1024."""
+        self._began = ""
         self._noise = ""
         self._used = 0
 
     def next(self, now_ns: int) -> str:
         """The name of a call that arrived at `now_ns`, in Unix nanoseconds."""
-        millisecond = now_ns // 1_000_000
-        if millisecond != self._millisecond:
-            self._millisecond = millisecond
-            self._time = _timestamp(millisecond)
+        epoch, millisecond = divmod(now_ns // 1_000_000, 1024)
+        if epoch != self._epoch:
+            self._epoch, self._began = epoch, _characters(epoch, 8)
         start = self._used
         if start == len(self._noise):
             start, self._noise = 0, os.urandom(_RANDOM * _AT_ONCE).translate(_BY_BYTE).decode("ascii")
         self._used = start + _RANDOM
-        return self._time + self._noise[start : start + _RANDOM]
+        return self._began + _LAST_TWO[millisecond] + self._noise[start : start + _RANDOM]
 
 
-def _timestamp(millisecond: int) -> str:
-    return bytes(_ALPHABET[millisecond >> shift & 31] for shift in range(45, -1, -5)).decode("ascii")
+def _characters(number: int, count: int) -> str:
+    return bytes(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(count))).decode("ascii")
+
+
+_LAST_TWO = [_characters(millisecond, 2) for millisecond in range(1024)]

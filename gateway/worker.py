@@ -30,6 +30,10 @@ MISTAKEN, UNUSABLE, LEDGER_HELD = 1, 2, 3
 """Exit codes of a worker that could not start: the configuration has mistakes; the machine does not give what is
 needed; another worker, which may be about to end, writes the ledger."""
 
+_YOUNG_OBJECTS = 20_000
+"""Objects that live at once before the garbage collector looks for cycles among the new ones: a call makes dozens and
+no cycle, so that with Python's own 700 it would look once for every twenty calls in flight, and find nothing."""
+
 
 def data_app(app: App) -> Callable[..., Awaitable[None]]:
     """The data plane: liveness and readiness, and everything else is a call."""
@@ -62,6 +66,7 @@ async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor
     """
     loaded = load(path)
     configure(loaded.settings.log.level, loaded.settings.log.format)
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
     watchdog = Watchdog(loaded.settings.policy.watchdog)
     async with App(path, loaded) as app:
         servers = [server(data_app(app), loaded.settings.listen), server(admin_app(app), loaded.settings.listen)]
