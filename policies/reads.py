@@ -8,7 +8,7 @@ call's decision pass for another's. So whatever is not understood reads the whol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from policies.builtins import NONDETERMINISTIC
@@ -28,6 +28,10 @@ OTHER: Final = "other"
 CHANGING: Final = NONDETERMINISTIC
 """Builtins whose result depends on more than their arguments."""
 
+MOST: Final = 200
+"""Places that are told apart for one kind of call."""
+
+_MOST_REASONS: Final = 20
 COARSE_MONEY: Final = frozenset({"node", "window", "limit_usd", "mode", "state", "used_percent"})
 """What of a budget stays the same from call to call, or nearly: the rest is exact money, new after every call."""
 
@@ -43,6 +47,7 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "UnaryExpr": ("expr",),
 }
 """The operands of the expressions that have a fixed number of them."""
+_NESTED: Final = (dict, list, tuple)
 _SCALARS: Final = frozenset({"Null", "Bool", "Number", "String", "RawString"})
 
 
@@ -153,13 +158,23 @@ def minimal(reads: Iterable[Read]) -> tuple[Read, ...]:
         if known is None or (read.whole and not known.whole):
             found[read.path] = read
     whole = {path for path, read in found.items() if read.whole}
+    above = {path[:length] for path in found for length in range(len(path))}
     kept = [
         read
         for path, read in found.items()
-        if not any(path[:length] in whole for length in range(len(path)))
-        and (read.whole or not any(other[: len(path)] == path for other in found if len(other) > len(path)))
+        if not any(path[:length] in whole for length in range(len(path))) and (read.whole or path not in above)
     ]
     return tuple(sorted(kept, key=lambda read: [(step is None, step or "") for step in read.path]))
+
+
+def _coarse(reads: tuple[Read, ...]) -> tuple[Read, ...]:
+    """The same or more, but in MOST places or fewer: nobody gains from leaving out what is read in hundreds."""
+    depth = max((len(read.path) for read in reads), default=0)
+    while len(reads) > MOST:
+        depth -= 1
+        cut = (replace(read, path=read.path[:depth], whole=True) if len(read.path) > depth else read for read in reads)
+        reads = minimal(cut)
+    return reads
 
 
 @dataclass(slots=True)
@@ -215,11 +230,18 @@ class _Policy:
                 if "args" in head:
                     functions.add(name + path)
         self._rules: list[_Rule] = []
+        self._at: dict[Names, list[int]] = {}
+        self._below: dict[Names, list[int]] = {}
         for tree in trees:
             source = _Source(tree)
             name = source.static(tree["ast"]["package"]["refr"])
             reader = _Reader(source, name, packages[name], functions)
             self._rules += (reader.rule(rule) for rule in tree["ast"]["rules"])
+        for number, rule in enumerate(self._rules):
+            path = _parted(rule.path)
+            self._at.setdefault(path, []).append(number)
+            for length in range(len(path)):
+                self._below.setdefault(path[:length], []).append(number)
 
     def reads(self, kind: str) -> KindReads:
         reads: list[Read] = []
@@ -228,26 +250,29 @@ class _Policy:
         todo = [_ENTRY]
         reached: set[int] = set()
         while todo:
-            names = todo.pop()
-            for number, rule in enumerate(self._rules):
-                if number in reached or not _touch(rule.path, names):
-                    continue
+            for number in self._touched(todo.pop()) - reached:
                 reached.add(number)
-                for part in rule.parts:
+                for part in self._rules[number].parts:
                     if part.runs_for(kind):
                         reads += part.found.reads
                         changing |= dict.fromkeys(part.found.changing)
                         todo += part.found.rules - asked
                         asked |= part.found.rules
-        kept = minimal(reads)
-        return KindReads(kept, tuple(changing) + tuple(_time(kept)), tuple(_money(kept)))
+        kept = _coarse(minimal(reads))
+        return KindReads(kept, (*changing, *_time(kept))[:_MOST_REASONS], tuple(_money(kept))[:_MOST_REASONS])
+
+    def _touched(self, asked: Names) -> set[int]:
+        """The rules that one looks at by looking up what stands there: those below it, and those that it is within."""
+        path = _parted(asked)
+        touched = set(self._below.get(path, ()))
+        for length in range(len(path) + 1):
+            touched.update(self._at.get(path[:length], ()))
+        return touched
 
 
-def _touch(rule: Names, asked: Names) -> bool:
-    """Whether to look up what stands at `asked` is to look at this rule. A dot within a name counts as two names, as it
-    does for the interpreter."""
-    one, other = ".".join(rule) + ".", ".".join(asked) + "."
-    return asked == () or one.startswith(other) or other.startswith(one)
+def _parted(names: Names) -> Names:
+    """A dot within a name parts it in two, as it does for the interpreter."""
+    return tuple(".".join(names).split(".")) if names else ()
 
 
 class _Source:
@@ -319,7 +344,9 @@ class _Reader:
         # What a rule answers sees the names of whichever body has passed.
         seen = [[body, *answers] for body in bodies]
         scopes = [_Scope(self._source, self._package, arguments, [each]) for each in seen]
-        all_bodies = _Scope(self._source, self._package, arguments, seen or [answers])
+        all_bodies = (
+            scopes[0] if len(scopes) == 1 else _Scope(self._source, self._package, arguments, seen or [answers])
+        )
         line = _line(tree)
         beside = self._walk(all_bodies, line)
         # The name of the rule may hold keys, and they are evaluated whether or not a body is.
@@ -640,14 +667,15 @@ def _nodes(tree: Node) -> Iterator[tuple[str, Node]]:
     todo: list[Node] = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, (list, tuple)):
-            todo += node
-        elif isinstance(node, Mapping):
+        if type(node) is dict:
             for name, inner in node.items():
-                if name not in ("span", "field"):
-                    todo.append(inner)
-                if isinstance(inner, Mapping) and name[:1].isupper():
+                if name in ("span", "field") or not isinstance(inner, _NESTED):
+                    continue
+                todo.append(inner)
+                if type(inner) is dict and name[:1].isupper():
                     yield name, inner
+        elif isinstance(node, _NESTED):
+            todo += node
 
 
 def _variables(pattern: Node) -> Iterator[str]:

@@ -409,6 +409,19 @@ def test_the_least_that_says_what_is_read_leaves_nothing_out(given_paths: list[t
     assert len({each.path for each in told}) == len(told)
 
 
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("input.call.arguments.f{}.a == 1", {"input.agent.name", "input.call.arguments"}),
+        ("input.call.f{}.a == 1", {"input.agent", "input.call"}),
+        ("input.f{}", {"input"}),
+    ],
+)
+def test_what_is_read_in_hundreds_of_places_is_read_as_a_whole(reference: str, expected: set[str]) -> None:
+    body = "\n".join(reference.format(number) for number in range(reads.MOST + 1))
+    assert of_body(f"input.agent.name == 1\n{body}") == expected
+
+
 def test_paths_are_shown_as_one_would_write_them() -> None:
     assert shown(("call", "a b", None, "c")) == 'input.call["a b"].*.c'
     assert everything("because").of("tool").everything
