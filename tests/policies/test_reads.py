@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import reads
+from policies.build import build
 from policies.interpreter import Clock, create
+from policies.prove import prove
 from policies.reads import KINDS, OTHER, Path, Read, Reads, analyse, everything, minimal, shown
 from policies.sources import read as read_sources
 from tests.policies.fuzz_reads import Figures, try_policy
-from tests.policies.support import ENVELOPES, ROOT, SHIPPED, rego
+from tests.policies.support import ENVELOPES, ROOT, SHIPPED, rego, sources
 
 
 def analysed(*texts: str) -> Reads:
@@ -319,6 +321,13 @@ def test_what_is_read_survives_a_way_through_json() -> None:
     assert found.of("tool").unstable
     assert found.of("tool").money
     assert Reads.from_json(orjson.loads(orjson.dumps(found.as_json()))) == found
+
+
+async def test_what_a_proven_policy_reads_comes_with_its_proof() -> None:
+    policy = rego('decision := {"decision": "ALLOW"} if input.call.target == data.target')
+    proof = await prove(sources(policy, data={"target": "t"}), 20)
+    assert {str(each) for each in proof.reads.of("tool").reads} == {"input.call.target"}
+    assert (await build(proof.packed, proof.reads)).reads == proof.reads == (await build(proof.packed)).reads
 
 
 def test_people_are_told_what_is_read_and_why_decisions_are_not_reused() -> None:
