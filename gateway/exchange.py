@@ -52,8 +52,6 @@ class Exchange:
     read_at: float = 0.0
     session: str | None = None
     call: AgentCall | None = None
-    question: Question | None = field(default=None, repr=False)
-    """As it was last put before the policy."""
     decision: Decision | None = None
     asked: list[Asked] = field(default_factory=list, repr=False)
     """Every question put before the policy, in order."""

@@ -184,7 +184,7 @@ class Pipeline:
         assert call is not None, "a call is read before it is decided"
         if engine is None:
             raise EngineUnavailable("No policy is loaded, so every call is refused.")
-        x.question = question = Question(
+        question = Question(
             agent.fragment,
             call.kind,
             call.protocol,

@@ -56,7 +56,6 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
         agent=agent,
         session=session,
         call=AgentCall("llm", "openai", arguments["model"], "chat", False, arguments, body, endpoint),
-        question=question,
         decision=ALLOWED,
         asked=[Asked(question, ALLOWED, ALLOWED.revision)],
         ended=1.5,
