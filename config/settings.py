@@ -423,7 +423,7 @@ class PolicySettings(Section):
         default=5.0, gt=0, description="A decision that takes more processor time than this ends the worker process."
     )
     prove_timeout: Seconds = Field(
-        default=5.0, gt=0, description="How long a new policy may take to prove itself before use."
+        default=15.0, gt=0, description="How long a new policy may take to prove itself before use."
     )
 
     @model_validator(mode="after")
