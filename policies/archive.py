@@ -17,10 +17,12 @@ LARGEST_PACKED: Final = 32 * 1024 * 1024
 LARGEST_UNPACKED: Final = 80 * 1024 * 1024
 MOST_MEMBERS: Final = 10_000
 LONGEST_NAME: Final = 1024
-"""Bytes before and after inflating, members of any kind, and bytes of a member's name."""
+LONGEST_PAX: Final = 64 * 1024
+"""Bytes before and after inflating, members of any kind, and bytes of a member's name and of its pax header."""
 
 _BLOCK: Final = 512
 _PIECE: Final = 64 * 1024
+_LONGEST_LENGTH: Final = 8
 _FILE, _FOLDER = (b"0", b"\0"), b"5"
 _PAX, _PAX_FOR_ALL, _GNU_NAME = b"x", b"g", b"L"
 _KINDS: Final = {
@@ -135,21 +137,23 @@ def _own_name(header: memoryview) -> str:
 
 def _pax(body: memoryview, kind: bytes) -> str | None:
     """The name that a pax header gives; what else would change how the member is read is refused."""
+    if len(body) > LONGEST_PAX:
+        raise Unreadable(f"has a pax header of more than {LONGEST_PAX} bytes", "Build it again.")
     name: str | None = None
-    records = bytes(body)
-    while records.strip(b"\0"):
-        digits, _, _ = records.partition(b" ")
-        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        record = records[len(digits) + 1 : length]
+    records, at = bytes(body).rstrip(b"\0"), 0
+    while at < len(records):
+        digits, _, _ = records[at : at + _LONGEST_LENGTH].partition(b" ")
+        length = int(digits) if digits.isdigit() and len(digits) < _LONGEST_LENGTH else 0
+        record = records[at + len(digits) + 1 : at + length]
         keyword, separator, value = record.partition(b"=")
         if not separator or len(record) + len(digits) + 1 != length or record[-1:] != b"\n":
             raise Unreadable("has a damaged pax header", "Fetch or build it again.")
-        records = records[length:]
+        at += length
         if keyword == b"path" and kind == _PAX and name is None:
             name = _text(value[:-1])
         elif keyword in (b"path", b"linkpath", b"size", b"hdrcharset") or keyword.startswith(b"GNU.sparse"):
             raise Unreadable(
-                f"has a pax header with `{keyword.decode()}`",
+                f"has a pax header with `{_shown(keyword.decode('utf-8', 'backslashreplace'))}`",
                 "Build it with `weighbridge policy build` or `opa build`.",
             )
     return name
@@ -170,10 +174,12 @@ def _text(name: bytes) -> str:
 
 
 def _checked(name: str) -> str:
-    """A name relative to the bundle's root, such that every reader takes it for the same file."""
+    """A name relative to the bundle's root, such that every reader takes it for the same file. Raises Unreadable."""
+    if len(name) > LONGEST_NAME:
+        raise Unreadable(f"has a name of more than {LONGEST_NAME} characters", "Rename the file.", _shown(name))
     relative = name.removeprefix("/").removeprefix("./")
     parts = relative.split("/")
-    if len(name) > LONGEST_NAME or not relative.isprintable() or "\\" in relative or ":" in relative:
+    if not relative.isprintable() or "\\" in relative or ":" in relative:
         raise Unreadable("has a name that not everyone could read", "Rename the file.", _shown(name))
     if any(part in ("", ".", "..") for part in parts):
         raise Unreadable("has a name that leads elsewhere", "Build it again, from within its folder.", _shown(name))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -109,8 +110,9 @@ def build(modules: Mapping[str, str], data: Mapping[str, Any], revision: str) ->
             problems.append(Problem(name, None, "has a name that means something else in bundles", "Rename it."))
     if problems:
         raise PolicyError(problems)
-    owned = sorted({*packages, *((key,) for key in data)}, key=lambda root: (len(root), root))
-    roots = [root for at, root in enumerate(owned) if not any(_holds(other, root) for other in owned[:at])]
+    owned = {*packages, *((key,) for key in data)}
+    inner = {root for root in owned if any(root[:length] in owned for length in range(len(root)))}
+    roots = sorted(owned - inner, key=lambda root: (len(root), root))
     manifest = {"revision": revision, "roots": ["/".join(root) for root in roots], "rego_version": 1}
     members: dict[str, bytes | memoryview] = {MANIFEST: orjson.dumps(manifest)}
     members["data.json"] = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
@@ -128,6 +130,7 @@ def sign(content: bytes, name: str, key: SigningKey) -> bytes:
 
 
 _MOST_PROBLEMS: Final = 20
+_MOST_SHOWN: Final = 10
 
 
 def _verified(members: Mapping[str, memoryview], name: str, keys: Sequence[Key]) -> str | None:
@@ -201,11 +204,11 @@ def _roots(written: Any, name: str, problems: list[Problem]) -> tuple[Path, ...]
         problems.append(_wrong(name, MANIFEST, "has roots that are no list of texts", _BUILD_AGAIN))
         return ((),)
     roots = tuple(tuple(root.strip("/").split("/")) if root.strip("/") else () for root in written)
-    for at, root in enumerate(roots):
-        for other in roots[:at]:
-            if _holds(root, other) or _holds(other, root):
-                message = f"has the roots `{shown(other)}` and `{shown(root)}`, one within the other"
-                problems.append(_wrong(name, MANIFEST, message, "Keep the outer one."))
+    # In this order, what lies within a root comes right behind it.
+    for outer, inner in pairwise(sorted(roots)):
+        if _holds(outer, inner):
+            message = f"has the roots `{shown(outer)}` and `{shown(inner)}`, one within the other"
+            problems.append(_wrong(name, MANIFEST, message, "Keep the outer one."))
     return roots
 
 
@@ -277,24 +280,32 @@ def _strays(
     """What lies outside the bundle's roots, as OPA judges it: rules of a package, and every value in the data."""
     if () in roots:
         return
-    owned = ", ".join(f"`{shown(root)}`" for root in roots) or "none"
+    owned = ", ".join(f"`{shown(root)}`" for root in roots[:_MOST_SHOWN]) or "none"
+    owned += f" and {len(roots) - _MOST_SHOWN} more" if len(roots) > _MOST_SHOWN else ""
+    whole = set(roots)
+    around = {root[:length] for root in roots for length in range(len(root))}
     problems: list[Problem] = []
     for file, text in modules:
         package = _package(file, text, problems)
-        if not problems and not any(_holds(root, package) for root in roots):
+        if not problems and not _within(whole, package):
             message = f"its package `{'.'.join(package)}` is outside the bundle's roots, {owned}"
             yield Problem(file, None, message, "Correct the package or the manifest.")
     yield from problems
     todo: list[tuple[Path, Any]] = [((key,), value) for key, value in data.items()]
     while todo:
         path, value = todo.pop()
-        if any(_holds(root, path) for root in roots):
+        if _within(whole, path):
             continue
-        if not isinstance(value, dict) or not any(_holds(path, root) for root in roots):
+        if not isinstance(value, dict) or path not in around:
             message = f"its data at `{shown(path)}` is outside the bundle's roots, {owned}"
             yield Problem(name, None, message, "Move the data or correct the manifest.")
         else:
             todo += (((*path, key), inner) for key, inner in value.items())
+
+
+def _within(roots: Set[Path], path: Path) -> bool:
+    """Whether one of `roots` is `path` or around it."""
+    return any(path[:length] in roots for length in range(len(path) + 1))
 
 
 def packages(modules: Iterable[tuple[str, str]]) -> list[tuple[str, Path]]:

@@ -19,8 +19,10 @@ def manifest(**fields: Any) -> bytes:
     return orjson.dumps(fields)
 
 
-def packed(*members: tuple[str, bytes | str] | tarfile.TarInfo, format: int = tarfile.USTAR_FORMAT) -> bytes:
-    """An archive of these members as they come: (name, content), or any header without content."""
+def packed(
+    *members: tuple[str | tarfile.TarInfo, bytes | str] | tarfile.TarInfo, format: int = tarfile.USTAR_FORMAT
+) -> bytes:
+    """An archive of these members as they come: (name or header, content), or any header without content."""
     tarred = io.BytesIO()
     with tarfile.open(fileobj=tarred, mode="w", format=format) as archive:
         for member in members:
@@ -29,7 +31,7 @@ def packed(*members: tuple[str, bytes | str] | tarfile.TarInfo, format: int = ta
                 continue
             name, text = member
             content = text.encode() if isinstance(text, str) else text
-            entry = tarfile.TarInfo(name)
+            entry = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return gzip.compress(tarred.getvalue(), compresslevel=1)

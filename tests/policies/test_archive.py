@@ -65,7 +65,7 @@ def test_what_is_packed_is_unpacked_again(files: dict[str, bytes]) -> None:
         ("main\x1b[2J.rego", "not everyone could read"),
         ("main\n.rego", "not everyone could read"),
         ("main\u202e.rego", "not everyone could read"),
-        ("x" * 2000, "not everyone could read"),
+        ("x" * 2000, "more than 1024 characters"),
     ],
 )
 def test_a_name_that_leads_elsewhere_or_hides_something_is_refused(name: str, message: str) -> None:
@@ -105,6 +105,41 @@ def test_a_pax_header_may_not_change_how_its_member_is_read() -> None:
         assert f"`{key}`" in str(refusal(packed(entry, format=tarfile.PAX_FORMAT)))
     harmless = header("a.rego", tarfile.REGTYPE, pax_headers={"mtime": "1.5", "comment": "x\ny=z"})
     assert list(unpack(packed(harmless, format=tarfile.PAX_FORMAT))) == ["a.rego"]
+
+
+def test_a_pax_header_without_end_is_refused_before_it_costs_anything() -> None:
+    began = time.process_time()
+    for keyword, count in ((b"a", 3_000_000), (b"path", 3_000_000)):
+        record = b"%d %b=b\n" % (len(keyword) + 5, keyword)
+        assert "more than 65536 bytes" in str(refusal(packed(_pax(record * count), format=tarfile.USTAR_FORMAT)))
+    assert time.process_time() - began < 5
+
+
+def test_many_records_in_a_pax_header_are_read_at_once() -> None:
+    began = time.process_time()
+    headers = [_pax(b"6 a=b\n" * 10_000) for _ in range(100)]
+    members = [each for number, pax in enumerate(headers) for each in (pax, (f"{number}.rego", "x"))]
+    assert len(unpack(packed(*members, format=tarfile.USTAR_FORMAT))) == 100
+    assert time.process_time() - began < 10
+
+
+def test_a_keyword_of_a_pax_header_that_is_no_text_is_shown_all_the_same() -> None:
+    found = refusal(packed(_pax(b"18 GNU.sparse\xff=bb\n"), format=tarfile.USTAR_FORMAT))
+    assert "`GNU.sparse\\\\xff`" in str(found)
+
+
+def test_a_name_as_large_as_the_archive_costs_no_more_than_reading_it() -> None:
+    name = header("longname", b"L")
+    name.size = 20_000_000
+    tarred = name.tobuf(tarfile.USTAR_FORMAT) + b"/" * name.size + b"\0" * (-name.size % 512)
+    began = time.process_time()
+    found = refusal(gzip.compress(tarred + header("a", tarfile.REGTYPE).tobuf(), compresslevel=1))
+    assert "more than 1024 characters" in str(found)
+    assert time.process_time() - began < 2
+
+
+def _pax(records: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    return header("pax", tarfile.XHDTYPE), records
 
 
 def test_a_bomb_costs_no_more_than_was_agreed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 import os
 import random
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from config.settings import PolicySettings
@@ -78,7 +80,7 @@ def test_the_manifest_names_revision_and_roots() -> None:
         ({"roots": "weighbridge"}, "no list of texts"),
         ({"roots": [["weighbridge"]]}, "no list of texts"),
         ({"roots": ["a", "weighbridge", "a/b"]}, "`a` and `a/b`, one within the other"),
-        ({"roots": ["weighbridge", ""]}, "`weighbridge` and `/`, one within the other"),
+        ({"roots": ["weighbridge", ""]}, "`/` and `weighbridge`, one within the other"),
         ({"metadata": []}, "metadata that is no object"),
         ({"Roots": ["weighbridge"]}, "has `Roots` for `roots`"),
     ],
@@ -87,6 +89,19 @@ def test_a_manifest_that_is_none_of_ours_is_refused(fields: dict[str, Any], mess
     found = refused(bundle(**fields))
     assert found.file == "b.tar.gz/.manifest"
     assert message in found.message
+
+
+def test_as_many_roots_as_a_manifest_can_name_are_looked_through_at_once() -> None:
+    names = [f"root{number}" for number in range(20_000)]
+    files: dict[str, bytes | str] = {"main.rego": RULE, "data.json": orjson.dumps(dict.fromkeys(names, 1))}
+    began = time.process_time()
+    found = read(bundle(files, roots=["weighbridge", *names]))
+    assert len(found.roots) == 20_001
+    assert len(read(bundles.build({"main.rego": RULE}, found.data, "1")).roots) == 20_001
+    message = refused(bundle(files, roots=["elsewhere", *names])).message
+    assert message.endswith(" and 19991 more")
+    assert len(message) < 500
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null, null", b'{"roots": [], "roots": []}', b"\xff"])
