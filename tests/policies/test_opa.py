@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -677,6 +677,26 @@ def writable(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"[" + b",".join([b"[" * 120 + b"]" * 120] * 5000) + b"]",
+        b'["' + b'\\"' * 500_000 + b'"' + b",[]" * 200 + b"]",
+    ],
+    ids=["brackets", "quotes"],
+)
+def test_whether_an_input_is_fit_costs_little_more_than_reading_and_writing_it(document: bytes) -> None:
+    def least(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(5):
+            began = time.process_time()
+            work()
+            seconds.append(time.process_time() - began)
+        return min(seconds)
+
+    assert least(lambda: fit(document)) < 2 * least(lambda: orjson.dumps(orjson.loads(document))) + 0.01
 
 
 def agree(document: bytes) -> None:
