@@ -6,12 +6,14 @@ afresh on the whole document.
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import jiter
 import orjson
 
 from policies.build import warm
@@ -79,6 +81,7 @@ class Author:
         self._names: list[str] = []
         self._next = 0
         self._wild = chance.random() < 0.25
+        self._timed = chance.random() < 0.1
 
     def policy(self) -> list[str]:
         """The files of one policy."""
@@ -357,6 +360,8 @@ class Author:
 
     def _atom(self) -> str:
         pick = self._chance
+        if self._timed and pick.random() < 0.2:
+            return pick.choice(("time.now_ns()", "input.time.unix_ns", "input.time"))
         match pick.randint(0, 7):
             case 0 if self._names:
                 return pick.choice(self._names)
@@ -382,6 +387,7 @@ class Caller:
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
+        self._written: dict[bytes, Any] = {}
 
     def value(self, depth: int = 3) -> Any:
         pick = self._chance
@@ -435,10 +441,10 @@ class Caller:
     def call(self) -> Question:
         pick = self._chance
         kind: Kind = pick.choice(KINDS)
-        arguments = self.arguments()
+        body, arguments = self._sent(self.arguments())
         return Question(
             self.agent(), kind, pick.choice(("mcp", "openai")), pick.choice(_WORDS), pick.choice(_WORDS),
-            pick.choice((None, True, False)), pick.choice((None, "s", "a")), text(arguments), arguments,
+            pick.choice((None, True, False)), pick.choice((None, "s", "a")), body, arguments,
             pick.randint(0, 2**60), self.budgets(), self.approval(),
         )  # fmt: skip
 
@@ -451,8 +457,8 @@ class Caller:
         )
         if name != "arguments":
             return replace(call, now_ns=other.now_ns, **{name: getattr(other, name)})
-        arguments = orjson.loads(orjson.dumps(call.arguments)) if _plain(call.arguments) else other.arguments
-        inner: Any = arguments
+        written = copy.deepcopy(self._written[call.body])
+        inner: Any = written
         while pick.random() < 0.5:
             inside = [
                 each for each in (inner.values() if isinstance(inner, dict) else inner) if isinstance(each, dict | list)
@@ -466,7 +472,14 @@ class Caller:
             inner.pop(pick.choice(list(inner)))
         else:
             inner[pick.choice(_FIELDS)] = self.value(1)
-        return replace(call, now_ns=other.now_ns, body=text(arguments), arguments=arguments)
+        body, arguments = self._sent(written)
+        return replace(call, now_ns=other.now_ns, body=body, arguments=arguments)
+
+    def _sent(self, written: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """The body of a call, and what the gateway makes of it."""
+        body = text(written)
+        self._written[body] = written
+        return body, jiter.from_json(body, allow_inf_nan=False)
 
 
 def text(arguments: Any) -> bytes:
@@ -482,13 +495,6 @@ def text(arguments: Any) -> bytes:
     if isinstance(arguments, int) and not isinstance(arguments, bool):
         return b"%d" % arguments
     return orjson.dumps(arguments)
-
-
-def _plain(value: Any) -> bool:
-    try:
-        return bool(orjson.loads(orjson.dumps(value)) == value)
-    except TypeError:
-        return False
 
 
 def engine_of(texts: list[str]) -> EmbeddedEngine:
