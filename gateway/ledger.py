@@ -1,8 +1,8 @@
 """What happened and why: the decision before a call's bytes leave, the outcome when it is over, one JSON line each.
 
 The intent is with the operating system before the first byte goes to a target, so a killed process leaves at most an
-intent without an outcome: "recorded but not sent" is visible, "sent but not recorded" cannot be. Outcomes may wait for
-the end of the event loop's turn, so that many calls share one write.
+intent without an outcome: "recorded but not sent" is visible, "sent but not recorded" cannot be. Both wait for the end
+of the event loop's turn, so that many calls share one write.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class LedgerUnavailable(Exception):
 class Ledger(Protocol):
     """Where calls are recorded."""
 
-    def intend(self, x: Exchange) -> None:
+    async def intend(self, x: Exchange) -> None:
         """Returns once the intent will survive this process. Raises LedgerUnavailable."""
         ...
 
@@ -67,7 +67,9 @@ class FileLedger:
         self.path = folder / FILE_NAME
         self.failure: str | None = None
         self._turn: list[bytes] = []
-        """The lines of this turn of the event loop."""
+        """The lines of this turn of the event loop, but for intents."""
+        self._intents: list[tuple[Exchange, list[bytes], asyncio.Future[None]]] = []
+        """Those of this turn, whose calls wait for them to be written."""
         self._scheduled = False
         self._backlog = Backlog()
         self._torn = False
@@ -78,17 +80,13 @@ class FileLedger:
         self._file = _opened(self.path)
         self._known_size = os.fstat(self._file).st_size
 
-    def intend(self, x: Exchange) -> None:
-        lines = records.intended(x, self._events)
-        self._turn += lines
-        self.flush()
-        if self.failure is not None:
-            self._backlog.withdraw(lines)
+    async def intend(self, x: Exchange) -> None:
+        written = asyncio.get_running_loop().create_future()
+        self._intents.append((x, records.intended(x, self._events), written))
+        self._flush_soon()
+        await written
+        if not x.intended:
             raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
-        x.intended = True
-        if self._collect is not None:
-            for line in lines:
-                self._collect(records.event_of(line))
 
     def conclude(self, x: Exchange) -> None:
         lines = records.concluded(x, self._events)
@@ -108,9 +106,28 @@ class FileLedger:
     def flush(self) -> None:
         """Hands everything to the operating system; keeps it and sets `failure` when that is impossible."""
         self._scheduled = False
-        turn = self._turn
-        if not turn:
-            return
+        intents, self._intents = self._intents, []
+        # Last, so that they can be withdrawn from the end of what waits.
+        turn = [*self._turn, *(line for _, lines, _ in intents for line in lines)]
+        self._turn.clear()
+        recorded = False
+        try:
+            if turn:
+                self._write(turn)
+            recorded = self.failure is None
+        finally:
+            if not recorded:
+                for _, lines, _ in reversed(intents):
+                    self._backlog.withdraw(lines)
+            for x, lines, written in intents:
+                x.intended = recorded
+                if recorded and self._collect is not None:
+                    for line in lines:
+                        self._collect(records.event_of(line))
+                if not written.done():
+                    written.set_result(None)
+
+    def _write(self, turn: list[bytes]) -> None:
         if self._trusted:
             data = b"".join(turn)
             try:
@@ -118,13 +135,11 @@ class FileLedger:
             except OSError:
                 written = 0  # and once more below, where what is wrong with it is dealt with
             if written == len(data):
-                turn.clear()
                 return
             self._backlog.add(turn)
             self._torn = self._backlog.remove(written)
         else:
             self._backlog.add(turn)
-        turn.clear()
         self._write_backlog()
 
     def close(self) -> None:
@@ -137,6 +152,9 @@ class FileLedger:
 
     def _append(self, *lines: bytes) -> None:
         self._turn += lines
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.flush)

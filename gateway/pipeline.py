@@ -96,7 +96,7 @@ class Pipeline:
         await self.hold(x)
         await self.reserve(x)
         await self.claim(x)
-        self._ledger.intend(x)
+        await self._ledger.intend(x)
         if x.call is not None and x.call.endpoint.answered_here:
             await self.answer(x, reply)
         else:

@@ -24,21 +24,36 @@ async def a_refused_intent(folder: Path) -> None:
     """What was refused is never recorded as if it had been about to happen."""
     ledger = FileLedger(folder)
     first, refused, last = exchange(), exchange(), exchange()
-    ledger.intend(first)
+    await ledger.intend(first)
     leave_room(ledger.path.stat().st_size + 100)
     try:
-        ledger.intend(refused)
+        await ledger.intend(refused)
     except LedgerUnavailable:
         print("refused")  # noqa: T201  # the test reads it
     assert not refused.intended
     ledger.conclude(refused)
     await asyncio.sleep(0)
     leave_room(ROOM_FOR_ALL)
-    ledger.intend(last)
+    await ledger.intend(last)
     ledger.close()
     expected = [("intent", first.id), ("decision", refused.id), ("outcome", refused.id), ("intent", last.id)]
     assert [(record["record"], record["call"]) for record in records(ledger.path)] == expected
     print("recovered")  # noqa: T201  # the test reads it
+
+
+async def refused_intents_of_one_turn(folder: Path) -> None:
+    """They are withdrawn together, and what is over already is not lost with them."""
+    ledger = FileLedger(folder)
+    over, *refused = exchange(), exchange(), exchange()
+    leave_room(100)
+    ledger.conclude(over)
+    ends = await asyncio.gather(*map(ledger.intend, refused), return_exceptions=True)
+    assert [type(end) for end in ends] == [LedgerUnavailable] * 2
+    leave_room(ROOM_FOR_ALL)
+    ledger.note("mended", {})
+    ledger.close()
+    found = [(record["record"], record.get("call")) for record in records(ledger.path)]
+    assert found == [("decision", over.id), ("outcome", over.id), ("mended", None)]
 
 
 async def every_cut(folder: Path) -> None:
@@ -94,6 +109,7 @@ async def more_than_may_wait(folder: Path) -> None:
 async def main(folder: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     await a_refused_intent(folder / "refused")
+    await refused_intents_of_one_turn(folder / "turn")
     await every_cut(folder / "cut")
     await more_than_may_wait(folder / "lost")
 

@@ -107,7 +107,7 @@ async def test_ledger_tail_shows_the_last_calls(tmp_path: Path, capsys: pytest.C
     ledger = FileLedger(tmp_path)
     calls = [exchange() for _ in range(5)]
     for x in calls:
-        ledger.intend(x)
+        await ledger.intend(x)
         ledger.conclude(x)
     ledger.close()
     with ledger.path.open("ab") as file:

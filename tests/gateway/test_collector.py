@@ -123,7 +123,7 @@ async def test_every_decision_of_the_ledger_is_uploaded_once_and_without_what_is
     async with collecting() as it, collector(it.port) as upload:
         ledger = FileLedger(tmp_path, collect=upload.take)
         made, refused = exchange(), exchange()
-        ledger.intend(made)
+        await ledger.intend(made)
         ledger.conclude(made)
         ledger.conclude(refused)
         ledger.close()

@@ -26,7 +26,7 @@ from tests.support.target import target
 async def test_an_intent_is_in_the_file_before_anything_else_happens(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     x = exchange()
-    ledger.intend(x)
+    await ledger.intend(x)
     assert x.intended
     assert [record["call"] for record in records(ledger.path)] == [x.id]
     ledger.close()
@@ -42,11 +42,42 @@ async def test_outcomes_of_one_turn_share_one_write(tmp_path: Path) -> None:
     ledger.close()
 
 
+async def test_intents_of_one_turn_share_one_write(tmp_path: Path) -> None:
+    ledger = FileLedger(tmp_path)
+    calls = [exchange() for _ in range(3)]
+    intents = [asyncio.ensure_future(ledger.intend(x)) for x in calls]
+    await asyncio.sleep(0)
+    assert ledger.path.stat().st_size == 0
+    assert not any(intent.done() for intent in intents)
+    await intents[0]
+    assert [record["call"] for record in records(ledger.path)] == [x.id for x in calls]
+    await asyncio.gather(*intents)
+    assert all(x.intended for x in calls)
+    ledger.close()
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_a_call_that_is_ended_while_its_intent_waits_is_recorded_once(tmp_path: Path, turns: int) -> None:
+    ledger = FileLedger(tmp_path)
+    stays, goes = exchange(), exchange()
+    intents = [asyncio.ensure_future(ledger.intend(x)) for x in (stays, goes)]
+    for _ in range(turns):  # the intent waits after the first, and is written after the second
+        await asyncio.sleep(0)
+    intents[1].cancel()
+    await intents[0]
+    with pytest.raises(asyncio.CancelledError):
+        await intents[1]
+    ledger.conclude(goes)
+    ledger.close()
+    found = [(record["record"], record["call"]) for record in records(ledger.path)]
+    assert found == [("intent", stays.id), ("intent", goes.id), ("outcome", goes.id)]
+
+
 async def test_an_intent_takes_waiting_outcomes_along_in_order(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     first, second = exchange(), exchange()
     ledger.conclude(first)
-    ledger.intend(second)
+    await ledger.intend(second)
     assert [(record["record"], record["call"]) for record in records(ledger.path)] == [
         ("decision", first.id),
         ("outcome", first.id),
@@ -58,7 +89,7 @@ async def test_an_intent_takes_waiting_outcomes_along_in_order(tmp_path: Path) -
 async def test_a_decision_is_written_once_whether_or_not_the_call_was_made(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     made, refused = exchange(), exchange()
-    ledger.intend(made)
+    await ledger.intend(made)
     ledger.conclude(made)
     ledger.conclude(refused)
     ledger.flush()
@@ -76,7 +107,7 @@ async def test_a_decision_is_written_once_whether_or_not_the_call_was_made(tmp_p
 async def test_the_outcome_says_who_what_where_and_how_long_and_leaves_why_to_the_decision(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     x = exchange(session="s-1")
-    ledger.intend(x)
+    await ledger.intend(x)
     ledger.conclude(x)
     ledger.flush()
     _, record = records(ledger.path)
@@ -94,7 +125,7 @@ async def test_a_torn_line_does_not_swallow_the_next_record(tmp_path: Path) -> N
     (tmp_path / FILE_NAME).write_bytes(b'{"record":"outcome","call":"01"}\n{"record":"outc')
     ledger = FileLedger(tmp_path)
     x = exchange()
-    ledger.intend(x)
+    await ledger.intend(x)
     ledger.close()
     assert [record["call"] for record in records(tmp_path / FILE_NAME)] == ["01", x.id]
 
@@ -199,11 +230,11 @@ async def test_a_ledger_that_is_deleted_under_a_gateway_is_begun_anew_and_misses
 async def test_what_is_written_to_a_deleted_file_is_written_again(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
     before, unseen, after = exchange(), exchange(), exchange()
-    ledger.intend(before)
+    await ledger.intend(before)
     ledger.path.unlink()
-    ledger.intend(unseen)
+    await ledger.intend(unseen)
     await seen(ledger.path, unseen.id, "intent")
-    ledger.intend(after)
+    await ledger.intend(after)
     ledger.close()
     assert [record["call"] for record in records(ledger.path)] == [before.id, unseen.id, after.id]
     assert ledger.path.stat().st_mode & 0o077 == 0
@@ -212,11 +243,11 @@ async def test_what_is_written_to_a_deleted_file_is_written_again(tmp_path: Path
 async def test_a_ledger_whose_folder_is_moved_goes_on_in_its_place(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path / "ledger")
     calls = [exchange() for _ in range(3)]
-    ledger.intend(calls[0])
+    await ledger.intend(calls[0])
     (tmp_path / "ledger").rename(tmp_path / "moved")
-    ledger.intend(calls[1])
+    await ledger.intend(calls[1])
     await until(ledger.path.exists)
-    ledger.intend(calls[2])
+    await ledger.intend(calls[2])
     ledger.close()
     assert [record["call"] for record in records(tmp_path / "moved" / FILE_NAME)] == [calls[0].id, calls[1].id]
     assert [record["call"] for record in records(ledger.path)] == [calls[2].id]
@@ -224,13 +255,13 @@ async def test_a_ledger_whose_folder_is_moved_goes_on_in_its_place(tmp_path: Pat
 
 async def test_calls_are_refused_while_a_ledger_cannot_be_begun_anew(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path / "ledger")
-    ledger.intend(exchange())
+    await ledger.intend(exchange())
     (tmp_path / "ledger").rename(tmp_path / "moved")
     (tmp_path / "ledger").touch()
     await until(lambda: ledger.failure is not None)
     refused = exchange()
     with pytest.raises(LedgerUnavailable):
-        ledger.intend(refused)
+        await ledger.intend(refused)
     ledger.conclude(refused)
     (tmp_path / "ledger").unlink()
     # Nobody sends calls to a gateway that says it is not ready, so it has to find out by itself.
@@ -244,7 +275,7 @@ async def test_calls_are_refused_while_a_ledger_cannot_be_begun_anew(tmp_path: P
 
 async def test_calls_are_refused_when_another_process_has_taken_the_place(tmp_path: Path) -> None:
     ledger = FileLedger(tmp_path)
-    ledger.intend(exchange())
+    await ledger.intend(exchange())
     ledger.path.unlink()
     other = FileLedger(tmp_path)
     await until(lambda: ledger.failure is not None)

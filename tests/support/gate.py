@@ -68,7 +68,7 @@ class MemoryLedger:
         self.events = DecisionLog()
         self.concluded = asyncio.Event()
 
-    def intend(self, x: Exchange) -> None:
+    async def intend(self, x: Exchange) -> None:
         if self.failing:
             raise LedgerUnavailable("The call cannot be recorded, so it was not made.")
         self._keep(records.intended(x, self.events))
