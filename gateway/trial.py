@@ -5,12 +5,13 @@ the effect is to turn back, which must not wait for a disk.
 """
 
 import asyncio
+import dataclasses
 import logging
 import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +19,9 @@ from typing import Any, Final
 import orjson
 
 from config.settings import ShadowSettings
-from gateway.exchange import Exchange
+from gateway.exchange import Asked, Exchange
 from policies.engine import Engine
-from policies.shadow import TRANSITIONS, Comparison, Event, Stage, Verdict, other_verdict, verdict
+from policies.shadow import TRANSITIONS, Comparison, Event, Stage, Verdict, differ, other_verdict, verdict
 
 log = logging.getLogger("weighbridge.trial")
 
@@ -28,6 +29,8 @@ _RECENT: Final = 100
 """Differences that are kept to be shown."""
 _RECORDED_A_MINUTE: Final = 60
 """Differences that are written into the ledger; all are counted."""
+_LONGEST_WATCH: Final = 365 * 86400.0
+"""Seconds that a timer is set for."""
 
 
 class TrialRefused(Exception):
@@ -99,6 +102,7 @@ class Trial:
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
         self._minute, self._recorded = 0, 0
         self._take_up()
 
@@ -111,9 +115,11 @@ class Trial:
         return self.configured if self.stage.promoted else self.on_trial
 
     def replace(self, *, configured: Engine | None, on_trial: Engine | None) -> None:
-        """Takes new engines, of either set or both: whatever was compared before says nothing about them."""
+        """Takes new engines, of either set or both. What was compared before says nothing about other revisions."""
+        before = _revision(self.configured), _revision(self.on_trial)
         self.configured, self.on_trial = configured, on_trial
-        self._begin_anew()
+        if None in before or before != (_revision(configured), _revision(on_trial)):
+            self._begin_anew()
         self._swap(self.deciding)
 
     async def promote(self, who: str) -> None:
@@ -133,30 +139,38 @@ class Trial:
         other, deciding = self.other, self.deciding
         if other is None or deciding is None or not x.asked or self._chance() * 100 >= self.settings.share:
             return
-        asked = x.asked[-1]
-        if asked.revision != deciding.revision:
+        if any(asked.revision != deciding.revision for asked in x.asked):
             return  # decided before the last change, so the two verdicts would not be of these two policies
-        decided = verdict(asked.decision, asked.revision)
-        try:
-            otherwise = await other_verdict(other, asked.question)
-        except Exception:
-            log.exception("the policy that does not decide failed on call %s", x.id)
-            return
-        if other is not self.other or deciding is not self.deciding:
-            return
-        pair = (otherwise, decided) if self.stage.promoted else (decided, otherwise)
+        # The call as it came and as it was changed: where the one that decides has something taken out, only the first
+        # question shows that the other would leave it in.
+        for asked in x.asked:
+            decided = verdict(asked.decision, asked.revision)
+            if asked.decision is None and deciding.failure is not None:
+                return  # what could not be asked has no opinion
+            try:
+                otherwise = await other_verdict(other, asked.question)
+            except Exception:
+                log.exception("the policy that does not decide failed on call %s", x.id)
+                return
+            if otherwise is None or self._ended or other is not self.other or deciding is not self.deciding:
+                return
+            pair = (otherwise, decided) if self.stage.promoted else (decided, otherwise)
+            if differ(*pair):
+                break
         words = (pair[0].effect, pair[1].effect)
         self.counts[words] = self.counts.get(words, 0) + 1
         if self.comparison.add(*pair):
-            self._keep(x, *pair)
+            self._keep(x, asked, *pair, wordless=asked.masks or other.masks)
         if self.stage is Stage.WATCHING and (reason := self.comparison.departure(self.settings.rollback)):
             self._depart(reason)
 
     async def close(self) -> None:
-        """Ends the watch over time; the stage stays as it was kept."""
-        if self._timer is not None:
-            self._timer.cancel()
-        await asyncio.gather(*self._tasks)
+        """Ends the trial here, once what is under way is done; the stage stays as it was kept."""
+        async with self._lock:
+            self._ended = True
+            if self._timer is not None:
+                self._timer.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _depart(self, reason: str) -> None:
         self._move(Event.DEPART, reason)
@@ -165,11 +179,21 @@ class Trial:
         self._later(self._keep_stage())
 
     async def _decided(self, event: Event, who: str, reason: str) -> None:
+        # Whoever asked may be gone before it is kept; then it takes effect all the same, and nothing is between.
+        await asyncio.shield(self._later(self._decide(event, who, reason)))
+
+    async def _decide(self, event: Event, who: str, reason: str) -> None:
         async with self._lock:
+            if self._ended:
+                raise TrialRefused("The trial has ended: the configuration has changed. Look again.")
             if (self.stage, event) not in TRANSITIONS:
                 raise TrialRefused(f"The trial is {self.stage}; {event} does nothing now.")
             before = (self.stage, self.reason, self.until)
-            await asyncio.to_thread(_write, self._file, self._after(event, reason))
+            try:
+                await asyncio.to_thread(_write, self._file, self._after(event, reason))
+            except OSError:
+                self._later(self._keep_stage())  # it may be there, and must not be taken up again
+                raise
             if (self.stage, self.reason, self.until) != before:
                 raise TrialRefused(f"The trial has become {self.stage} meanwhile: {self.reason}.")
             self._move(event, reason)
@@ -189,10 +213,7 @@ class Trial:
         self._swap(self.deciding)
 
     def _tell(self, event: Event, who: str) -> None:
-        revisions = {
-            "configured": self.configured.revision if self.configured is not None else None,
-            "on_trial": self.on_trial.revision if self.on_trial is not None else None,
-        }
+        revisions = {"configured": _revision(self.configured), "on_trial": _revision(self.on_trial)}
         self._note(
             "policy_trial", {"event": event, "who": who, "stage": self.stage, "reason": self.reason, **revisions}
         )
@@ -206,7 +227,8 @@ class Trial:
             self._timer = None
         if self.stage is Stage.WATCHING:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(0.0, self.until - self._now()), self._time_is_over)
+            left = min(max(0.0, self.until - self._now()), _LONGEST_WATCH)
+            self._timer = loop.call_later(left, self._time_is_over)
 
     def _time_is_over(self) -> None:
         if self.stage is not Stage.WATCHING:
@@ -215,8 +237,11 @@ class Trial:
         self._tell(Event.TIME_OVER, "weighbridge")
         self._later(self._keep_stage())
 
-    def _keep(self, x: Exchange, configured: Verdict, on_trial: Verdict) -> None:
-        question, agent = x.asked[-1].question, x.agent
+    def _keep(self, x: Exchange, asked: Asked, configured: Verdict, on_trial: Verdict, *, wordless: bool) -> None:
+        """`wordless` leaves out what the policies wrote: one of them has a say in what is recorded."""
+        question, agent = asked.question, x.agent
+        if wordless:
+            configured, on_trial = (dataclasses.replace(each, explanation="") for each in (configured, on_trial))
         difference = Difference(
             self._now(),
             x.id,
@@ -236,10 +261,11 @@ class Trial:
             self._recorded += 1
             self._note("policy_difference", difference.facts())
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _keep_stage(self) -> None:
         async with self._lock:
@@ -263,6 +289,27 @@ class Trial:
         if same:
             self.stage, self.reason, self.until = stage, reason, until
             self._watch()
+        else:
+            forget(self._file)
+
+
+def _revision(engine: Engine | None) -> str | None:
+    return engine.revision if engine is not None else None
+
+
+def forget(file: Path) -> None:
+    """Removes the stage that was kept of a trial that is configured no more.
+
+    Otherwise whatever stands at the same paths one day would decide by the promotion of what stood there before.
+    """
+    try:
+        file.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        log.error("%s cannot be removed (%s), and may count for a trial of the same paths", file, error.strerror)
+        return
+    log.warning("the trial of other paths is over: the configured policy decides")
 
 
 def _write(file: Path, kept: Mapping[str, Any]) -> None:

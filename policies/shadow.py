@@ -6,7 +6,7 @@
         +---- roll back -------+----------------------------+
 
 In `shadowing` and `rolled back` the configured policy decides and its shadow is compared with it; in `watching` and
-`kept` it is the other way round. Nothing here loads, swaps or records: `gateway.deciding` does.
+`kept` it is the other way round. Nothing here loads, swaps or records: `gateway.trial` does.
 """
 
 from __future__ import annotations
@@ -93,12 +93,15 @@ def verdict(decision: Decision | None, revision: str) -> Verdict:
     return Verdict(decision.effect, conditions, decision.explanation, decision.revision)
 
 
-async def other_verdict(engine: Engine, question: Question) -> Verdict:
-    """What the policy that does not decide says. Never raises for what a policy can do wrong."""
+async def other_verdict(engine: Engine, question: Question) -> Verdict | None:
+    """What the policy that does not decide says, None where it could not be asked: a server that is away says nothing
+    about its policies. Never raises for what a policy can do wrong."""
     try:
         return verdict(await engine.decide(question), engine.revision)
-    except (Undecided, InputRefused, EngineUnavailable):
+    except (Undecided, InputRefused):
         return verdict(None, engine.revision)
+    except EngineUnavailable:
+        return None
 
 
 def differ(one: Verdict, other: Verdict) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ from gateway.trial import Trial, TrialRefused
 from policies.decision import Decision, Effect
 from policies.document import Question
 from policies.engine import Engine
-from policies.errors import Undecided
+from policies.errors import EngineUnavailable, Undecided
+from policies.obligations import read
 from policies.shadow import Stage
 from tests.policies.support import NOW
 from tests.support.exchanges import ALLOWED, exchange
@@ -93,7 +96,7 @@ async def call(trial: Trial) -> Exchange:
     assert trial.deciding is not None
     asked = Asked(question, None, trial.deciding.revision)
     x.asked = [asked]
-    with contextlib.suppress(Undecided):
+    with contextlib.suppress(Undecided, EngineUnavailable):
         asked.decision = await trial.deciding.decide(question)
     await trial.consider(x)
     return x
@@ -291,3 +294,154 @@ async def test_a_call_decided_before_an_edit_is_not_compared_after_it(bench: Ben
         trial.replace(configured=Numbered("edited"), on_trial=new)
         await trial.consider(x)
         assert trial.comparison.calls == 0
+
+
+async def test_a_policy_that_would_leave_in_what_the_other_takes_out_differs(bench: Bench) -> None:
+    """Both allow the call as it was changed: the difference is in what they say of the call as it came."""
+    redacting = dataclasses.replace(ALLOWED, obligations=read({"redact": ["/arguments/ssn"]}))
+
+    class Redacting(Numbered):
+        async def decide(self, question: Question) -> Decision:
+            decision = redacting if "ssn" in question.arguments else ALLOWED
+            return dataclasses.replace(decision, revision=self.revision)
+
+    async with bench.running(Redacting("old"), Numbered("new")) as trial:
+        x = exchange(arguments={"model": "m", "messages": [], "ssn": "123"})
+        came = x.asked[-1].question
+        changed = dataclasses.replace(came, arguments={"model": "m"}, body=b'{"model":"m"}')
+        x.asked = [
+            Asked(question, dataclasses.replace(decision, revision="old"), "old")
+            for question, decision in ((came, redacting), (changed, ALLOWED))
+        ]
+        await trial.consider(x)
+        assert (trial.comparison.calls, trial.comparison.differences) == (1, 1)
+
+
+async def test_a_policy_that_denies_what_the_other_has_changed_differs(bench: Bench) -> None:
+    class Strict(Numbered):
+        async def decide(self, question: Question) -> Decision:
+            return DENIED if "ssn" not in question.arguments else dataclasses.replace(ALLOWED, revision="new")
+
+    async with bench.running(Numbered("old"), Strict("new")) as trial:
+        x = exchange(arguments={"model": "m", "messages": [], "ssn": "123"})
+        came = x.asked[-1].question
+        decision = dataclasses.replace(ALLOWED, revision="old")
+        changed = dataclasses.replace(came, arguments={"model": "m"}, body=b'{"model":"m"}')
+        x.asked = [Asked(came, decision, "old"), Asked(changed, decision, "old")]
+        await trial.consider(x)
+        assert trial.counts == {("ALLOW", "DENY"): 1}
+
+
+async def test_a_server_that_is_away_turns_no_policy_back(bench: Bench) -> None:
+    old, new = Numbered("old", EngineUnavailable("Not now.", "OPA is away")), Numbered("new")
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+        for _ in range(20):
+            await call(trial)
+        assert (trial.stage, trial.deciding, trial.comparison.calls) == (Stage.WATCHING, new, 0)
+
+
+async def test_what_was_refused_because_nobody_could_be_asked_is_no_difference(bench: Bench) -> None:
+    old = Numbered("old", Undecided())
+    async with bench.running(old, Numbered("new")) as trial:
+        await call(trial)
+        assert trial.comparison.differences == 1
+        old.failure = "OPA is away"
+        await call(trial)
+        assert trial.comparison.calls == 1
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+async def test_where_a_policy_has_a_say_in_the_record_nothing_it_wrote_is_recorded(bench: Bench, which: str) -> None:
+    old, new = (Numbered(name, dataclasses.replace(DENIED, explanation="The number 123.")) for name in ("old", "new"))
+    old.script = dataclasses.replace(ALLOWED, explanation="The number 123.", revision="old")
+    async with bench.running(old, new) as trial:
+        x = await call(trial)
+        new.masks = which == "new"
+        x.asked[0].masks = which == "old"
+        bench.notes.clear()
+        await trial.consider(x)
+        ((_, facts),) = bench.notes
+        assert "123" not in str(facts)
+        assert facts["on_trial"]["decision"] == "DENY"
+        assert "123" not in str(trial.recent[-1].facts())
+
+
+async def test_the_same_revision_loaded_again_goes_on_being_compared(bench: Bench) -> None:
+    async with bench.running(Numbered("old"), Numbered("new", DENIED)) as trial:
+        await call(trial)
+        trial.replace(configured=Numbered("old"), on_trial=Numbered("new", DENIED))
+        await call(trial)
+        assert trial.comparison.calls == 2
+        trial.replace(configured=Numbered("old"), on_trial=Numbered("newer", DENIED))
+        assert trial.comparison.calls == 0
+
+
+async def test_a_promotion_under_way_takes_effect_before_the_trial_ends_and_none_does_after(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        promoting = asyncio.create_task(trial.promote("dana"))
+        while not trial._lock.locked():
+            await asyncio.sleep(0)
+        await trial.close()
+        await promoting
+        assert trial.stage is Stage.WATCHING
+        bench.deciding.clear()
+        with pytest.raises(TrialRefused, match="has ended"):
+            await trial.roll_back("dana")
+        await call(trial)
+        assert (bench.deciding, trial.comparison.calls) == ([], 0)
+
+
+async def test_whoever_asked_for_a_promotion_may_leave_and_it_is_whole(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        promoting = asyncio.create_task(trial.promote("dana"))
+        while not trial._lock.locked():
+            await asyncio.sleep(0)
+        promoting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await promoting
+    assert (trial.stage, orjson.loads(bench.file.read_bytes())["stage"]) == (Stage.WATCHING, "watching")
+    assert [facts["event"] for _, facts in bench.notes] == ["promote"]
+
+
+async def test_a_promotion_that_was_kept_only_in_part_is_not_taken_up_after_a_restart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is in its place, and the folder cannot be made durable: whoever promoted was told that nothing was."""
+    sync, refusals = os.fsync, [False, True]
+
+    def fails_once(descriptor: int) -> None:
+        if refusals and refusals.pop(0):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    old, new = Numbered("old"), Numbered("new")
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with bench.running(old, new) as trial:
+        with pytest.raises(OSError, match="Input/output"):
+            await trial.promote("dana")
+        assert trial.deciding is old
+    async with bench.running(old, new) as again:
+        assert (again.stage, again.deciding) == (Stage.SHADOWING, old)
+
+
+async def test_a_promotion_ends_with_its_trial_and_not_only_until_the_same_paths_come_back(bench: Bench) -> None:
+    old, new = Numbered("old"), Numbered("new")
+    async with bench.running(old, new) as trial:
+        await trial.promote("dana")
+    async with bench.running(old, new, paths=(Path("/etc/weighbridge/other"),)):
+        pass
+    async with bench.running(old, new) as back:
+        assert (back.stage, back.deciding) == (Stage.SHADOWING, old)
+
+
+async def test_a_watch_may_be_as_long_as_can_be_written(bench: Bench) -> None:
+    rollback = bench.settings.rollback.model_copy(update={"watch_for": 1e300})
+    bench.settings = bench.settings.model_copy(update={"rollback": rollback})
+    async with bench.running(Numbered("old"), Numbered("new")) as trial:
+        await trial.promote("dana")
+        assert trial.stage is Stage.WATCHING
+    async with bench.running(Numbered("old"), Numbered("new")) as again:
+        assert again.stage is Stage.WATCHING

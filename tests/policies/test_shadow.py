@@ -134,6 +134,7 @@ def test_a_departure_beyond_the_limit_is_told_and_one_within_is_not(
 async def test_the_other_policy_answers_the_same_question() -> None:
     made = await engine('decision := {"decision": "NEEDS_APPROVAL", "explanation": input.call.target}')
     answer = await other_verdict(made, question())
+    assert answer is not None
     assert (answer.effect, answer.explanation, answer.revision) == ("NEEDS_APPROVAL", "gpt-4o-mini", made.revision)
 
 
@@ -161,7 +162,12 @@ class Failing:
         return None
 
 
-@pytest.mark.parametrize("error", [Undecided(), InputRefused("no"), EngineUnavailable("no")])
+async def test_a_policy_that_nobody_can_ask_says_nothing() -> None:
+    assert await other_verdict(Failing(EngineUnavailable("no")), question()) is None
+
+
+@pytest.mark.parametrize("error", [Undecided(), InputRefused("no")])
 async def test_a_policy_that_cannot_decide_refuses(error: Exception) -> None:
     answer = await other_verdict(Failing(error), question())
+    assert answer is not None
     assert (answer.effect, answer.refuses) == (UNDECIDED, True)
