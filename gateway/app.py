@@ -23,7 +23,7 @@ from gateway.ledger import FileLedger
 from gateway.opa import OpaLine
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
-from gateway.trial import Trial
+from gateway.trial import Trial, forget
 from policies import load as policy
 from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
@@ -189,6 +189,7 @@ class App:
             self.restart_needed = _restart_needed(self._started_with, loaded.settings)
             for carrier in retired(before, after):
                 carrier.retire()
+            await self._trial_settings_changed(before.settings.policy, after.settings.policy)
             self.config.succeeded()
             self._record("config", who, "ok")
             log.info("configuration loaded from %s", self.path)
@@ -196,22 +197,32 @@ class App:
                 log.warning("a change of `%s` takes effect at the next start", section)
         await self._policy_settings_changed(before.settings.policy, after.settings.policy, who)
 
+    async def _trial_settings_changed(self, before: PolicySettings, after: PolicySettings) -> None:
+        """Ends a trial of other settings and begins the one that is configured now. The caller holds the lock."""
+        if before.shadow == after.shadow and before.paths == after.paths:
+            return
+        on_trial, promoted, gone = None, False, None
+        if self.trial is not None:
+            await self.trial.close()
+            on_trial, promoted = self.trial.on_trial, self.trial.stage.promoted
+        if promoted and on_trial is not None and _sources(before) != _sources(after):
+            # Until what is configured now is loaded, the promoted policy goes on deciding, and not the one that it
+            # took the place of.
+            gone, self.engine, on_trial = self.engine, on_trial, None
+        elif _shadow_paths(before) != _shadow_paths(after):
+            gone, on_trial = on_trial, None
+        self._begin_trial(on_trial)
+        if gone is not None:
+            await gone.retire()
+
     async def _policy_settings_changed(self, before: PolicySettings, after: PolicySettings, who: str) -> None:
-        if before.shadow != after.shadow or before.paths != after.paths:
-            shadow = self.trial.on_trial if self.trial is not None else None
-            if self.trial is not None:
-                await self.trial.close()
-            self._begin_trial()
-            if self.trial is not None:
-                self.trial.replace(configured=self.engine, on_trial=shadow)
-            elif shadow is not None:
-                await shadow.retire()
         keys, self._keys = self._keys, _digest_of_keys(after)
+        others_sign = keys != self._keys or before.keys != after.keys
         moved = (before.bundle, before.engine) != (after.bundle, after.engine)
         coming = moved and await self._ask_for_bundles()
-        if not coming and (_without_shadow(before) != _without_shadow(after) or keys != self._keys):
+        if not coming and (_without_shadow(before) != _without_shadow(after) or others_sign):
             await self.reload_policy(who)
-        if _shadow_paths(before) != _shadow_paths(after):
+        if others_sign or (self.trial is not None and self.trial.on_trial is None):
             await self.reload_shadow(who)
 
     async def reload_policy(self, who: str) -> None:
@@ -350,15 +361,17 @@ class App:
         if not self._stop.is_set() and self.shadow.errors:
             await self.reload_shadow("retry")
 
-    def _begin_trial(self) -> None:
-        """Makes the trial that the settings want, with engines still to come."""
+    def _begin_trial(self, on_trial: Engine | None = None) -> None:
+        """Makes the trial that the settings want, where its engine is not at hand with that still to come."""
         settings = self.settings.policy
+        file = self.settings.ledger.path / "policies" / "trial.json"
         self.trial = None
         if settings.shadow is not None:
-            file = self.settings.ledger.path / "policies" / "trial.json"
             self.trial = Trial(settings.shadow, settings.paths, file, note=self.ledger.note, swap=self._let_decide)
+        else:
+            forget(file)
         self.pipeline.trial = self.trial
-        self._engines_changed(None)
+        self._engines_changed(on_trial)
 
     def _engines_changed(self, on_trial: Engine | None) -> None:
         if self.trial is not None:
@@ -410,6 +423,11 @@ def _digest_of_keys(settings: PolicySettings) -> bytes:
 
 def _without_shadow(settings: PolicySettings) -> PolicySettings:
     return settings.model_copy(update={"shadow": None})
+
+
+def _sources(settings: PolicySettings) -> tuple[object, ...]:
+    """Where the configured policy comes from."""
+    return settings.engine, settings.paths, settings.bundle, settings.opa
 
 
 def _shadow_paths(settings: PolicySettings) -> tuple[Path, ...]:

@@ -309,7 +309,7 @@ def forget(file: Path) -> None:
     except OSError as error:
         log.error("%s cannot be removed (%s), and may count for a trial of the same paths", file, error.strerror)
         return
-    log.warning("the trial of other paths is over: the configured policy decides")
+    log.warning("a trial that is configured no more is over, and with it what was promoted")
 
 
 def _write(file: Path, kept: Mapping[str, Any]) -> None:

@@ -1,0 +1,202 @@
+"""A policy on trial while the configuration changes: what decides was always promoted or configured."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from config.load import load
+from gateway.app import App
+from policies.bundle import build, sign
+from policies.embedded import EmbeddedEngine
+from policies.engine import Engine
+from policies.errors import EngineUnavailable
+from policies.shadow import Stage
+from policies.signatures import SigningKey
+from tests.policies.support import NOW, llm
+
+RULE: Final = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
+SHADOW: Final = {"paths": ["new.rego"]}
+
+
+class Desk:
+    """A folder with policies `old`, `new` and `other`, and a configuration that is written and loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "w.yaml"
+        for name in ("old", "new", "other"):
+            (folder / f"{name}.rego").write_text(f"{RULE}# {name}\n")
+        self.write({"paths": ["old.rego"], "shadow": SHADOW})
+
+    def write(self, policy: Mapping[str, Any]) -> None:
+        ledger = {"path": str(self.folder / "ledger")}
+        # In place of the old one at once, and never seen by the watch before the test has it loaded.
+        beside = self.folder / "beside"
+        beside.write_text(yaml.safe_dump({"ledger": ledger, "policy": policy}))
+        beside.replace(self.file)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+async def app(desk: Desk) -> AsyncIterator[App]:
+    async with App(desk.file, load(desk.file)) as app:
+        yield app
+
+
+async def fit(engine: Engine | None) -> None:
+    """Asks an engine, which one that has retired would not stand."""
+    assert engine is not None
+    await engine.evaluate(llm(), NOW)
+
+
+async def test_a_trial_may_end_while_its_policy_is_being_loaded(app: App, desk: Desk) -> None:
+    loading = asyncio.create_task(app.reload_shadow("dana"))
+    await asyncio.sleep(0)
+    desk.write({"paths": ["old.rego"]})
+    await app.reload_config("dana")
+    await loading
+    assert app.trial is None
+    assert app.pipeline.engine is app.engine
+    await fit(app.engine)
+
+
+async def test_a_trial_that_begins_anew_while_its_policy_is_being_loaded_gets_the_new_one(app: App, desk: Desk) -> None:
+    loading = asyncio.create_task(app.reload_shadow("dana"))
+    await asyncio.sleep(0)
+    desk.write({"paths": ["old.rego"], "shadow": {**SHADOW, "share": 50}})
+    await asyncio.gather(app.reload_config("dana"), loading)
+    assert app.trial is not None
+    assert app.trial.settings.share == 50
+    await fit(app.trial.on_trial)
+
+
+async def test_a_promotion_that_meets_a_change_leaves_an_engine_in_charge_that_decides(app: App, desk: Desk) -> None:
+    trial = app.trial
+    assert trial is not None
+    desk.write({"paths": ["old.rego"]})
+    await asyncio.gather(app.reload_config("dana"), trial.promote("dana"), return_exceptions=True)
+    assert app.trial is None
+    assert app.pipeline.engine is app.engine
+    await fit(app.engine)
+
+
+async def test_a_promotion_ends_with_its_trial_though_the_same_paths_come_back(app: App, desk: Desk) -> None:
+    assert app.trial is not None
+    await app.trial.promote("dana")
+    desk.write({"paths": ["old.rego"]})
+    await app.reload_config("dana")
+    desk.write({"paths": ["old.rego"], "shadow": SHADOW})
+    await app.reload_config("dana")
+    assert app.trial is not None
+    assert app.trial.stage is Stage.SHADOWING
+    assert app.pipeline.engine is app.engine
+    await fit(app.trial.on_trial)
+
+
+async def test_a_promotion_does_not_outlive_a_start_without_its_trial(desk: Desk) -> None:
+    async with App(desk.file, load(desk.file)) as app:
+        assert app.trial is not None
+        await app.trial.promote("dana")
+    desk.write({"paths": ["old.rego"]})
+    async with App(desk.file, load(desk.file)) as without:
+        assert without.pipeline.engine is without.engine
+    desk.write({"paths": ["old.rego"], "shadow": SHADOW})
+    async with App(desk.file, load(desk.file)) as again:
+        assert again.trial is not None
+        assert again.trial.stage is Stage.SHADOWING
+
+
+@pytest.mark.parametrize(
+    "final",
+    [{"paths": ["new.rego"]}, {"paths": ["new.rego"], "shadow": SHADOW}, {"paths": ["new.rego"], "shadow": None}],
+)
+async def test_between_a_promotion_and_its_being_made_final_the_old_policy_never_decides(
+    app: App, desk: Desk, final: Mapping[str, Any]
+) -> None:
+    assert app.trial is not None
+    assert app.engine is not None
+    old = app.engine.revision
+    await app.trial.promote("dana")
+    desk.write({name: value for name, value in final.items() if value is not None})
+    loading = asyncio.create_task(app.reload_config("dana"))
+    seen = set()
+    while not loading.done():
+        seen.add(app.pipeline.engine.revision if app.pipeline.engine is not None else None)
+        await asyncio.sleep(0)
+    await loading
+    assert old not in seen
+    assert None not in seen
+    assert app.pipeline.engine is app.engine
+    await fit(app.engine)
+    if app.trial is not None:
+        assert app.trial.on_trial is not app.engine
+        await fit(app.trial.on_trial)
+
+
+async def test_where_what_is_made_final_cannot_be_loaded_the_promoted_policy_stays(app: App, desk: Desk) -> None:
+    assert app.trial is not None
+    promoted = app.trial.on_trial
+    await app.trial.promote("dana")
+    (desk.folder / "broken.rego").write_text("package weighbridge\ndecision := ]\n")
+    desk.write({"paths": ["broken.rego"]})
+    await app.reload_config("dana")
+    assert app.policy.errors
+    assert app.pipeline.engine is app.engine is promoted
+    await fit(promoted)
+
+
+async def test_another_policy_on_trial_is_not_asked_before_it_is_loaded(app: App, desk: Desk) -> None:
+    assert app.trial is not None
+    before = app.trial.on_trial
+    assert isinstance(before, EmbeddedEngine)
+    desk.write({"paths": ["old.rego"], "shadow": {"paths": ["other.rego"]}})
+    loading = asyncio.create_task(app.reload_config("dana"))
+    seen = set()
+    while not loading.done():
+        if app.trial is not None and app.trial.settings.paths[0].name == "other.rego":
+            seen.add(app.trial.on_trial)
+        await asyncio.sleep(0)
+    await loading
+    assert before not in seen
+    assert app.trial is not None
+    await fit(app.trial.on_trial)
+    with pytest.raises(EngineUnavailable, match="retired"):
+        await before.evaluate(llm(), NOW)
+
+
+async def test_a_key_that_is_replaced_is_asked_of_the_policy_on_trial_too(desk: Desk) -> None:
+    key, another = "k" * 40, "a" * 40
+    (desk.folder / "key").write_text(key)
+    for name in ("old", "new"):
+        packed = build({"main.rego": f"{RULE}# {name}\n"}, {}, name)
+        signed = sign(packed, name, SigningKey("k", "HS256", key))
+        (desk.folder / f"{name}.tar.gz").write_bytes(signed)
+    policy = {"paths": ["old.tar.gz"], "shadow": {"paths": ["new.tar.gz"]}}
+    keys = [{"id": "k", "algorithm": "HS256", "key": "file:key"}]
+    desk.write({**policy, "keys": keys})
+    async with App(desk.file, load(desk.file)) as app:
+        assert (app.policy.errors, app.shadow.errors) == ((), ())
+        (desk.folder / "key").write_text(another)
+        await app.reload_config("dana")
+        for reload in (app.policy, app.shadow):
+            (error,) = reload.errors
+            assert "was not signed with the key `k`" in error
+
+
+async def test_nothing_is_left_of_loads_that_overlap(app: App) -> None:
+    """A dozen reloads of both sets at once: at the end, what decides and what is on trial can be asked."""
+    reloads = [reload("dana") for _ in range(3) for reload in (app.reload_policy, app.reload_shadow, app.reload_config)]
+    await asyncio.gather(*reloads)
+    assert app.trial is not None
+    await fit(app.engine)
+    await fit(app.trial.on_trial)
+    assert app.pipeline.engine is app.engine
+    assert (app.policy.errors, app.shadow.errors, app.config.errors) == ((), (), ())
