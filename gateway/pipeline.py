@@ -156,6 +156,7 @@ class Pipeline:
         Where the answer demands that the call be changed, it is changed and the policy asked again, until it is content
         with the call as it stands.
         """
+        engine = self.engine
         try:
             for _ in range(duties.MOST_ROUNDS):
                 decision = await self.ask(x)
@@ -174,8 +175,10 @@ class Pipeline:
             x.decision = unmet(decision, f"it still wants the call changed after {duties.MOST_ROUNDS} changes")
             raise Denied(x.decision)
         finally:
-            if self.engine is not None and self.engine.masks:
-                await self._events.mask(x, self.engine)
+            if engine is None or not engine.masks:  # else a swap meanwhile must not take its say away
+                engine = self.engine
+            if engine is not None and engine.masks:
+                await self._events.mask(x, engine)
 
     async def ask(self, x: Exchange) -> Decision:
         """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable."""

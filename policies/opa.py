@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -123,23 +123,18 @@ class OpaEngine:
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
         """See `policies.engine.Engine`. `time.now_ns()` is OPA's own clock: `now_ns` is only known as `input.time`."""
         body = b'{"input":%b}' % fit(document)
-        self._under_way += 1
-        self._idle.clear()
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await self._told(DECISION, body)
-                revision = self._revision(answer)
-                if revision not in self._judged:
-                    await asyncio.shield(self._looking())
-                    revision = self._revision(answer)  # without bundles it is made of what the look has found
+            with self._busy():
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._told(DECISION, body)
+                    revision = self._revision(answer)
+                    if revision not in self._judged:
+                        await asyncio.shield(self._looking())
+                        revision = self._revision(answer)  # without bundles it is made of what the look has found
         except TimeoutError:
             late = f"OPA gave no answer within {self._timeout:g} s"
             self._fell(late)
             raise unavailable(late) from None
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
         if revision not in self._judged:
             raise unavailable(self.failure or "the policies on the OPA server change faster than they can be judged")
         self.revision = revision
@@ -157,15 +152,17 @@ class OpaEngine:
     async def mask(self, event: bytes) -> Any:
         """See `policies.engine.Engine`."""
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await self._told(MASK, b'{"input":%b}' % event)
+            with self._busy():
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._told(MASK, b'{"input":%b}' % event)
         except TimeoutError:
             raise unavailable(f"OPA gave no masks for the decision log within {self._timeout:g} s") from None
         return answer.get("result")
 
     async def retire(self) -> None:
         """See `policies.engine.Engine`. Questions under way are answered first."""
-        await self._idle.wait()  # before the look ends, which some of them may be waiting for
+        while self._under_way:  # who was answered may go on to ask how to mask it
+            await self._idle.wait()  # before the look ends, which some of them may be waiting for
         tasks = [task for task in (self._watch, self._look) if task is not None]
         for task in tasks:
             task.cancel()
@@ -173,6 +170,17 @@ class OpaEngine:
         await self._line.close()
 
     # Asking.
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _told(self, path: str, body: bytes) -> dict[str, Any]:
         """The answer of the Data API. Raises EngineUnavailable, and Undecided for an error of policy or input."""

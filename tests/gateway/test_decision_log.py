@@ -14,12 +14,12 @@ import pytest
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
 from gateway.records import concluded, event_of, intended
-from policies.decision import Effect, parse
+from policies.decision import Decision, Effect, parse
 from policies.errors import EngineUnavailable, Undecided
 from tests.support.collector import collecting
 from tests.support.door import connected, post
 from tests.support.exchanges import ALLOWED, exchange
-from tests.support.gate import AUTHORIZED, gate
+from tests.support.gate import AUTHORIZED, ScriptedEngine, gate
 from tests.support.opa import needs_opa, opa_server
 from tests.support.target import target
 
@@ -162,6 +162,22 @@ async def test_what_the_policy_masks_does_not_reach_the_ledger() -> None:
         (seen,) = g.engine.events
         assert seen["input"]["call"]["arguments"]["ssn"] == "078-05-1120"
         assert not seen.keys() & {"record", "call"}
+
+
+@pytest.mark.parametrize("came", [None, ScriptedEngine()], ids=["none", "one without masks"])
+async def test_a_policy_that_is_swapped_while_it_is_asked_masks_what_it_decided(came: ScriptedEngine | None) -> None:
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+
+        def swapping(_: Mapping[str, Any]) -> Decision:
+            g.pipeline.engine = came
+            return ALLOWED
+
+        g.engine.script, g.engine.masks, g.engine.masked = swapping, True, ["/input"]
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        status, _, _ = await client.answer()
+        assert status == 200
+        await g.ledger.outcome()
+        assert "078-05-1120" not in str(g.ledger.records)
 
 
 @pytest.mark.parametrize("masked", [Undecided("conflict"), EngineUnavailable("no"), "/input", [{"op": "shred"}], {}])

@@ -24,7 +24,7 @@ from policies.decision import Effect
 from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.interpreter import Clock, create
 from policies.load import load
-from policies.opa import DECISION, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
+from policies.opa import DECISION, MASK, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
 from tests.gateway.test_carrier_tls import LOOPBACK, Authority
 from tests.policies.support import NOW, ROOT, llm, rego
 from tests.support.lying_opa import ALLOW, LISTING, LyingOpa, answers, breaks_off, of_bundle, reply
@@ -589,6 +589,31 @@ async def test_an_engine_that_retires_answers_what_was_asked_before(opa: LyingOp
         await asyncio.sleep(0)
         go_on.set()
         assert (await question).effect is Effect.ALLOW
+        await retiring
+
+
+async def test_an_engine_that_retires_still_says_how_what_it_decided_is_masked(opa: LyingOpa) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def later(wire: Wire) -> None:
+        await wire.body()
+        asked.set()
+        await go_on.wait()
+        await wire.send(reply(ALLOW))
+
+    async def decided(engine: OpaEngine) -> Any:
+        await engine.evaluate(llm(), NOW)
+        return await engine.mask(b"{}")
+
+    opa.decides(later)
+    opa.on(MASK, answers({"result": ["/input"]}))
+    async with asking(opa) as engine:
+        question = asyncio.create_task(decided(engine))
+        await asked.wait()
+        retiring = asyncio.create_task(engine.retire())
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await question == ["/input"]
         await retiring
 
 
