@@ -29,7 +29,7 @@ from policies.approvals import NobodyToAsk
 from policies.budgets import Unbudgeted
 from policies.engine import Engine
 from policies.errors import PolicyError
-from policies.fetch import news, recall, remember
+from policies.fetch import News, news, recall, remember
 from policies.history import History
 from policies.sources import Fetched
 
@@ -172,7 +172,7 @@ class App:
             before = self.pipeline.assembly
             try:
                 loaded = await asyncio.to_thread(load, self.path)
-                after = assemble(loaded.settings, before)
+                after = await asyncio.to_thread(assemble, loaded.settings, before)  # reads certificates for each target
             except ConfigError as error:
                 self._files |= error.files
                 self._refused("config", who, self.config, [str(mistake) for mistake in error.mistakes])
@@ -305,17 +305,23 @@ class App:
         """Loads every new bundle. What goes wrong on the way is told once, until something else does."""
         async with aclosing(news(settings)) as heard:
             async for said in heard:
-                if isinstance(said, Fetched):
-                    self._fetched = said
-                    await self.reload_policy("bundle server")
-                    if not self.policy.errors:
-                        await asyncio.to_thread(remember, self._kept_bundles, said)
-                elif said is not None and self.policy.errors != (str(said),):
-                    if self.engine is None and self.settings.policy.keys:
-                        await self._recall(settings)
-                    self._refused("policy", "bundle server", self.policy, [str(said)])
-                    async with self._lock:
-                        await self._fall_back("bundle server")
+                try:
+                    await self._heard(settings, said)
+                except Exception as error:  # out of threads, perhaps; what comes next must be heard all the same
+                    self._refused("policy", "bundle server", self.policy, [_unforeseen(error)])
+
+    async def _heard(self, settings: BundleSettings, said: News) -> None:
+        if isinstance(said, Fetched):
+            self._fetched = said
+            await self.reload_policy("bundle server")
+            if not self.policy.errors:
+                await asyncio.to_thread(remember, self._kept_bundles, said)
+        elif said is not None and self.policy.errors != (str(said),):
+            if self.engine is None and self.settings.policy.keys:
+                await self._recall(settings)
+            self._refused("policy", "bundle server", self.policy, [str(said)])
+            async with self._lock:
+                await self._fall_back("bundle server")
 
     async def _recall(self, settings: BundleSettings) -> None:
         """Loads what the server sent before this start, with its signature, which is verified again."""

@@ -32,7 +32,8 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
 """Seconds of the first pause after a failure, which each further failure doubles, and of the longest."""
 _BREATH: Final = 1.0
-"""Seconds from one long poll to the next when the server does not hold them."""
+_BREATH_AFTER_NEWS: Final = 0.25
+"""Seconds from one long poll to the next, for servers that answer at once although they have promised to wait."""
 _LONGEST_ETAG: Final = 1024
 
 
@@ -43,6 +44,8 @@ class Server:
         self.settings = settings
         self.etag: str | None = None
         self.long_polls = settings.long_poll > 0
+        self._last: bytes | None = None
+        """The digest of what it sent last."""
         self._client: httpx2.AsyncClient | None = None
 
     async def ask(self) -> Fetched | None:
@@ -73,7 +76,7 @@ class Server:
 
     async def _exchange(self, wait: float) -> Fetched | None:
         if self._client is None:
-            self._client = _client(self.settings)
+            self._client = await asyncio.to_thread(_client, self.settings)  # reads some hundred certificates
         async with self._client.stream("GET", self.settings.url, headers=self._headers(wait)) as answer:
             if answer.status_code == 304 and self.etag is not None:
                 return None
@@ -90,7 +93,9 @@ class Server:
             self.etag = etag if etag and len(etag) <= _LONGEST_ETAG and etag.isascii() else None
             kind = answer.headers.get("content-type", "").partition(";")[0].strip()
             self.long_polls = self.settings.long_poll > 0 and kind == LONG_POLLS
-            return Fetched(self.settings.url, bytes(content))
+        # Without an ETag the whole comes each time. Loaded again for nothing, it would end what has been learned of it.
+        last, self._last = self._last, await asyncio.to_thread(_digest, content)
+        return Fetched(self.settings.url, bytes(content)) if self._last != last else None
 
     def _headers(self, wait: float) -> dict[str, str]:
         # The archive is to arrive as it is: nobody but us inflates it, and only up to a limit.
@@ -105,7 +110,7 @@ class Server:
         return headers
 
     def _failed(self, message: str) -> PolicyError:
-        self.etag = None
+        self.etag = self._last = None
         remedy = "Check policy.bundle and the server; it is asked again by and by."
         return PolicyError([Problem(self.settings.url, None, message, remedy)])
 
@@ -173,13 +178,17 @@ def _file_of(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.bundle"
 
 
+def _digest(content: bytearray) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
 def _pause(server: Server, failures: int, unchanged: bool, took: float) -> float:
     """Seconds until the next question, never the same for all gateways that began together."""
     if failures:
         longest = max(LONGEST_PAUSE, server.settings.poll)
         return min(longest, FIRST_PAUSE * 2.0 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
     if server.long_polls and server.etag is not None:
-        return max(0.0, _BREATH - took) if unchanged else 0.0
+        return max(0.0, (_BREATH if unchanged else _BREATH_AFTER_NEWS) - took)
     return server.settings.poll * random.uniform(0.9, 1.1)
 
 

@@ -83,7 +83,7 @@ async def _embedded(settings: PolicySettings, fetched: Fetched | None, history: 
 
 async def _asking(settings: OpaSettings, opa: Callable[[OpaSettings], Line]) -> Engine:
     try:
-        line = opa(settings)
+        line = await asyncio.to_thread(opa, settings)  # reads some hundred certificates
     except OSError as error:
         message = f"its authorities cannot be used: {error.strerror or type(error).__name__}"
         raise PolicyError([Problem("policy.opa.ca", None, message, "Name a PEM file.")]) from None

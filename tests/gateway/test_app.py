@@ -19,6 +19,10 @@ from config.load import load
 from config.settings import Url
 from gateway.app import App
 from gateway.carrier import Origin
+from policies.bundle import build, sign
+from policies.signatures import SigningKey
+from tests.support.bundle_server import bundle_server
+from tests.support.steps import longest_step
 
 ALLOW = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
 
@@ -29,9 +33,9 @@ def file(tmp_path: Path) -> Path:
     return configured(tmp_path, {"paths": ["main.rego"]})
 
 
-def configured(folder: Path, policy: dict[str, Any]) -> Path:
+def configured(folder: Path, policy: dict[str, Any], **sections: Any) -> Path:
     path = folder / "w.yaml"
-    path.write_text(yaml.safe_dump({"ledger": {"path": str(folder / "ledger")}, "policy": policy}))
+    path.write_text(yaml.safe_dump({"ledger": {"path": str(folder / "ledger")}, "policy": policy, **sections}))
     return path
 
 
@@ -81,6 +85,17 @@ async def test_an_unforeseen_trouble_is_a_refused_reload_and_the_last_good_ones_
     assert app.telemetry.reloads["config", "refused"] == app.telemetry.reloads["policy", "refused"] == 1
     assert app.pipeline.assembly is assembly
     assert app.pipeline.engine is engine
+
+
+async def test_new_targets_are_reached_for_without_holding_calls_up(app: App, tmp_path: Path) -> None:
+    """For each, the trusted authorities are read, which takes twenty milliseconds."""
+    names = [f"t{number}" for number in range(10)]
+    targets = [{"name": each, "kind": "openai", "url": "https://127.0.0.1:9/v1"} for each in names]
+    configured(tmp_path, {"paths": ["main.rego"]}, targets=targets)
+    async with longest_step() as step:
+        await app.reload_config("dana")
+    assert app.pipeline.assembly.lines.keys() == set(names)
+    assert step.seconds < 0.05
 
 
 async def test_an_edit_made_during_an_unforeseen_trouble_is_loaded_after_it(app: App, tmp_path: Path) -> None:
@@ -154,6 +169,22 @@ async def test_a_kept_policy_that_is_damaged_is_told_and_does_not_decide(
     async with App(file, load(file)) as after:
         assert after.pipeline.engine is None
     assert "the last good policy cannot be loaded either" in caplog.text
+
+
+async def test_a_bundle_server_is_asked_on_after_an_unforeseen_trouble(tmp_path: Path) -> None:
+    async with bundle_server() as server:
+        server.content = sign(build({"main.rego": ALLOW}, {}, "1"), "b", SigningKey("k", "HS256", "k" * 40))
+        keys = [{"id": "k", "algorithm": "HS256", "key": "k" * 40}]
+        bundle = {"url": f"{server.address}/bundle.tar.gz", "poll": "50ms"}
+        file = configured(tmp_path, {"bundle": bundle, "keys": keys})
+        loaded = load(file)
+        async with without_threads():
+            app = App(file, loaded)
+            await app.__aenter__()
+            await until(lambda: bool(app.policy.errors))
+        await until(lambda: app.engine is not None)
+        assert app.policy.errors == ()
+        await app.__aexit__()
 
 
 async def test_the_text_of_an_unforeseen_trouble_is_not_shown(app: App, caplog: pytest.LogCaptureFixture) -> None:

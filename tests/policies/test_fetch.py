@@ -16,6 +16,7 @@ from policies.fetch import Server, news, once, recall, remember
 from policies.sources import Fetched
 from tests.policies.bundles import bundle
 from tests.support.bundle_server import BundleServer, bundle_server
+from tests.support.steps import longest_step
 
 ONE, TWO = bundle(revision="1"), bundle(revision="2")
 
@@ -65,10 +66,24 @@ def _etag(server: BundleServer, content: bytes) -> str:
     return other.etag
 
 
-async def test_a_server_without_etags_is_asked_for_the_whole_each_time(server: BundleServer) -> None:
+async def test_a_server_without_etags_sends_the_whole_each_time_and_only_another_is_news(server: BundleServer) -> None:
     async with aclosing(news(settings(server, "/plain"))) as heard:
-        for _ in range(2):
-            assert await anext(heard) == Fetched(server.address + "/plain", ONE)
+        assert await anext(heard) == Fetched(server.address + "/plain", ONE)
+        assert await anext(heard) is None
+        await server.publish(TWO)
+        assert await anext(heard) == Fetched(server.address + "/plain", TWO)
+        assert await anext(heard) is None
+        await server.publish(ONE)
+        assert await anext(heard) == Fetched(server.address + "/plain", ONE)
+
+
+async def test_asking_for_the_first_time_holds_nobody_up(server: BundleServer) -> None:
+    """The trusted authorities are read then, which takes twenty milliseconds."""
+    asked = Server(settings(server))
+    async with longest_step() as step:
+        assert isinstance(await asked.ask(), Fetched)
+    await asked.close()
+    assert step.seconds < 0.015
 
 
 async def test_a_long_poll_brings_a_new_bundle_at_once(server: BundleServer) -> None:
@@ -203,5 +218,6 @@ async def test_a_held_question_that_is_answered_at_once_does_not_become_a_storm(
     assert isinstance(await asked.ask(), Fetched)
     assert fetch._pause(asked, 0, True, 0.01) == pytest.approx(0.99)
     assert fetch._pause(asked, 0, True, 30.0) == 0
-    assert fetch._pause(asked, 0, False, 0.01) == 0
+    assert fetch._pause(asked, 0, False, 0.01) == pytest.approx(0.24), "nor one that always has another"
+    assert fetch._pause(asked, 0, False, 30.0) == 0
     await asked.close()

@@ -30,6 +30,7 @@ from tests.policies.support import NOW, ROOT, llm, rego
 from tests.support.lying_opa import ALLOW, LISTING, LyingOpa, answers, breaks_off, of_bundle, reply
 from tests.support.misbehaving import HEAD, Script, Wire, falls_silent, floods, never_answers, says
 from tests.support.opa import OpaServer, needs_opa, opa_server
+from tests.support.steps import longest_step
 
 DEADLINE: Final = 0.25
 DENY: Final = {"result": {"decision": "DENY", "explanation": "No."}}
@@ -100,6 +101,15 @@ async def test_authorities_that_cannot_be_read_are_told_by_name(tmp_path: Path) 
     opa = {"url": "https://127.0.0.1:1", "ca": str(tmp_path / "absent.pem")}
     with pytest.raises(PolicyError, match=r"policy\.opa\.ca: its authorities cannot be used: No such file"):
         await load(PolicySettings.model_validate({"engine": "opa", "opa": opa}), opa=OpaLine)
+
+
+async def test_an_engine_is_made_without_holding_calls_up() -> None:
+    """The trusted authorities are read then, which takes twenty milliseconds."""
+    settings = PolicySettings.model_validate({"engine": "opa", "opa": {"url": "https://127.0.0.1:9"}})
+    async with longest_step() as step:
+        engine = await load(settings, opa=OpaLine)
+    await engine.retire()
+    assert step.seconds < 0.015
 
 
 # What is not clearly a decision is none.
