@@ -144,6 +144,10 @@ def shown(path: Path) -> str:
 def analyse(trees: Sequence[Node]) -> Reads:
     """What the policy of these syntax trees reads. Raises nothing: what is not understood reads everything."""
     try:
+        for tree in trees:
+            if (line := _written_with_escapes(tree)) is not None:
+                why = "a name of a package or an import is written with an escape"
+                return everything(why, tree["source"]["file"], line)
         policy = _Policy(trees)
         return Reads({kind: policy.reads(kind) for kind in (*KINDS, OTHER)})
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
@@ -619,6 +623,19 @@ class _Walk:
         if path[:1] == (None,):
             path, whole = (), True
         self.found.reads.append(Read(path, whole, self._source.file, self._line))
+
+
+def _written_with_escapes(tree: Node) -> int | None:
+    """The line of a package or import whose name does not stand in the file as it is; None for none.
+
+    All other references to it would have to be matched with what the interpreter makes of the escapes.
+    """
+    source = _Source(tree)
+    for each in (tree["ast"]["package"], *tree["ast"]["imports"]):
+        root, steps = source.taken_apart(each["refr"])
+        if "Var" not in root or any(step is None for step, _ in steps):
+            return int(each["span"]["line"])
+    return None
 
 
 def _head(rule: Node) -> Node:

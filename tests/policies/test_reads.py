@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from policies import reads
 from policies.build import build
+from policies.decision import Decision
+from policies.document import Question
 from policies.interpreter import Clock, create
 from policies.prove import prove
 from policies.reads import KINDS, OTHER, Path, Read, Reads, analyse, everything, minimal, shown
 from policies.sources import read as read_sources
-from tests.policies.fuzz_reads import Figures, try_policy
+from tests.policies.fuzz_reads import Figures, afresh, engine_of, reused, try_policy
 from tests.policies.support import ENVELOPES, ROOT, SHIPPED, rego, sources
 
 
@@ -158,6 +160,36 @@ def test_imports_are_followed_in_every_file_of_the_package(imported: str, refere
     assert expected in read_by(one_file, lib)
     other_file = f"package weighbridge\n\nimport rego.v1\nimport {imported}\n"
     assert expected in read_by(rego(decision), other_file, lib)
+
+
+@pytest.mark.parametrize(
+    ("imported", "package", "reference"),
+    [
+        (r'input["c\u0061ll"] as c', "lib", "c.target"),
+        (r'input["c\u0061ll"]', "lib", "call.target"),
+        (r'input["c\u0061ll"]["arguments"] as c', "lib", "c.a"),
+        (r'data["l\u0069b"]', "lib", "lib.rule"),
+        ("data.lib", r'lib["s\u0075b"]', "data.lib.sub.rule"),
+        ("data.lib", r'weighbridge["s\u0075b"]', "data.weighbridge.sub.rule"),
+    ],
+)
+def test_names_of_packages_and_imports_written_with_escapes_read_everything(
+    imported: str, package: str, reference: str
+) -> None:
+    decision = f'decision := {{"decision": "ALLOW", "explanation": json.marshal({reference})}}'
+    policy = f"package weighbridge\n\nimport rego.v1\nimport {imported}\n\n{decision}\n"
+    lib = rego("rule := input.call.target", package)
+    found = analysed(policy, lib).of("tool")
+    assert found.everything
+    assert "written with an escape" in str(found.unstable[0])
+    engine = engine_of([policy, lib])
+    for target in ("t", "u"):
+        body = orjson.dumps({"a": target})
+        call = Question(b"{}", "tool", "mcp", target, "o", None, None, body, {"a": target}, 1)
+        decided = reused(engine, call)
+        assert decided == afresh(engine, call)
+        assert isinstance(decided, Decision)
+        assert decided.explanation == f'"{target}"'
 
 
 @pytest.mark.parametrize(
