@@ -28,7 +28,7 @@ POLICIES: Final = "/v1/policies"
 NOBODY: Final = "0" * 64
 """The revision before OPA has answered for the first time."""
 
-_MOST_ANSWER: Final = 1024 * 1024
+_MOST_ANSWER: Final = 128 * 1024
 _MOST_POLICIES: Final = 64 * 1024 * 1024
 """Bytes of the longest answers that are read. A listing of policies holds their syntax trees, too."""
 
@@ -91,6 +91,9 @@ class OpaEngine:
         self._every = every
         self._again = again
         self._down: str | None = _NOT_YET
+        self._late = False
+        """Whether it is down for answering too slowly: then it is only up again when it has answered in time."""
+        self._answered = float("-inf")
         self._texts: str | None = None
         self._by_bundles = False
         self._judged: dict[str, str | None] = {}
@@ -123,6 +126,7 @@ class OpaEngine:
     async def evaluate(self, document: bytes, now_ns: int) -> Decision:
         """See `policies.engine.Engine`. `time.now_ns()` is OPA's own clock: `now_ns` is only known as `input.time`."""
         body = b'{"input":%b}' % fit(document)
+        began = asyncio.get_running_loop().time()
         try:
             with self._busy():
                 async with asyncio.timeout(self._timeout):
@@ -133,7 +137,8 @@ class OpaEngine:
                         revision = self._revision(answer)  # without bundles it is made of what the look has found
         except TimeoutError:
             late = f"OPA gave no answer within {self._timeout:g} s"
-            self._fell(late)
+            if self._answered <= began:  # where others were answered meanwhile, this one question took too long
+                self._fell(late, late=True)
             raise unavailable(late) from None
         if revision not in self._judged:
             raise unavailable(self.failure or "the policies on the OPA server change faster than they can be judged")
@@ -202,15 +207,16 @@ class OpaEngine:
         self._fell(refusal)
         raise unavailable(refusal)
 
-    def _fell(self, why: str) -> None:
+    def _fell(self, why: str, *, late: bool = False) -> None:
         if self._down in (None, _NOT_YET):
             log.warning("calls are refused: %s", why)
-        self._down = why
+        self._down, self._late = why, late
 
     def _rose(self) -> None:
         if self._down is not None:
             log.info("OPA answers")
-        self._down = None
+        self._down, self._late = None, False
+        self._answered = asyncio.get_running_loop().time()
 
     # Looking.
 
@@ -244,6 +250,8 @@ class OpaEngine:
             self._next_look = began + max(self._every, _IDLE_SHARE * (loop.time() - began))
 
     async def _judge_now(self) -> None:
+        if self._late and not await self._is_quick():
+            return
         if self._by_bundles and await self._is_known():
             return
         provenance: dict[str, Any] = {}
@@ -258,6 +266,14 @@ class OpaEngine:
                 wrong = "OPA has no policy of package weighbridge"
         self._by_bundles = _named(provenance)
         self._note(self._revision(provenance), wrong)
+
+    async def _is_quick(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                with contextlib.suppress(Undecided):  # without an input a policy may well fail
+                    await self._told(DECISION, b"{}")
+                return True
+        return False
 
     async def _is_known(self) -> bool:
         """Whether what decides has been judged. To judge is work, with ten thousand envelopes a second of OPA's."""

@@ -167,7 +167,7 @@ UNANSWERED: Mapping[str, tuple[Script, str]] = {
     "silence": (never_answers, "OPA gave no answer within 0.25 s"),
     "silence in the middle": (falls_silent, "OPA gave no answer within 0.25 s"),
     "interim replies without end": (floods, "interim"),
-    "megabytes": (answers({"result": {"decision": "ALLOW"}, "x": "x" * 1_100_000}), "longer than 1048576 bytes"),
+    "megabytes": (answers({"result": {"decision": "ALLOW"}, "x": "x" * 1_100_000}), "longer than 131072 bytes"),
 }
 
 
@@ -243,6 +243,50 @@ async def test_a_server_that_accepts_and_never_speaks_keeps_no_start_waiting(opa
 
 
 # Recovery.
+
+
+async def test_one_question_that_takes_too_long_makes_nobody_unready(opa: LyingOpa) -> None:
+    """Whoever finds a call that the policy is slow about must not have the gateway taken out of service with it."""
+
+    async def slow_about_one(wire: Wire) -> None:
+        body = await wire.body()
+        if b"slow" in body:
+            await wire.reader.read()  # until it is given up
+        await wire.send(reply(ALLOW))
+
+    opa.decides(slow_about_one)
+    async with asking(opa, again=60.0) as engine:
+        slow = asyncio.create_task(engine.evaluate(b'{"slow":1}', NOW))
+        while not slow.done():
+            await engine.evaluate(b'{"a":1}', NOW)
+            assert engine.failure is None
+        with pytest.raises(EngineUnavailable) as caught:
+            await slow
+        assert "no answer within" in caught.value.internal
+        assert engine.failure is None
+
+
+async def test_a_server_that_answers_every_question_too_late_stays_unready_until_it_is_quick(
+    opa: LyingOpa, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = asyncio.Event()
+
+    async def slow(wire: Wire) -> None:
+        await wire.body()
+        await asyncio.sleep(0 if late.is_set() else 2 * DEADLINE)
+        await wire.send(reply(ALLOW))
+
+    opa.decides(slow)
+    async with asking(opa) as engine:
+        with pytest.raises(EngineUnavailable):
+            await engine.evaluate(llm(), NOW)
+        began = time.monotonic()
+        while time.monotonic() - began < 4 * DEADLINE:
+            assert engine.failure is not None
+            await asyncio.sleep(0.01)
+        late.set()
+        await until(engine, fails=False)
+    assert len([each for each in caplog.records if "calls are refused" in each.message]) == 1
 
 
 async def test_a_server_that_comes_back_is_noticed_without_a_call(opa: LyingOpa) -> None:
