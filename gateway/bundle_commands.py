@@ -122,6 +122,8 @@ def _write(file: Path, content: bytes) -> None:
     try:
         beside.write_bytes(content)
         beside.replace(file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
     finally:
         beside.unlink(missing_ok=True)
 

@@ -33,6 +33,10 @@ def ask(admin: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
     token = os.environ.get(TOKEN, "")
     if not token:
         raise Refused(f"Set {TOKEN} to the token of one of `admin.people`.")
+    if not token.isascii() or not token.isprintable():
+        raise Refused(f"{TOKEN} holds characters that no HTTP header can carry. Copy it again.")
+    if "@" in admin:
+        raise Refused("The address must not carry a user and password. Write it as http://HOST:PORT.")
     try:
         with httpx2.Client(timeout=_PATIENCE, trust_env=False, follow_redirects=False) as client:
             answer = client.request(

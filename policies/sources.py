@@ -235,7 +235,7 @@ def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Pro
         content = _content(each.file, limit, problems)
         if content is None:
             continue
-        files.append(name)
+        files.append(name.encode("utf-8", "backslashreplace").decode())
         is_test = each.name.lower().endswith(_TEST)
         if not is_test:
             prints.append(

@@ -139,6 +139,7 @@ def test_only_an_admin_may_promote_and_whoever_may_not_is_told(desk: Desk) -> No
     assert "role `admin`" in desk.run("promote", token="sams-trial-token", code=2)
     assert "Show the token" in desk.run("promote", token="no-such-token", code=2)
     assert "Set WEIGHBRIDGE_ADMIN_TOKEN" in desk.run("promote", token="", code=2)
+    assert "no HTTP header can carry" in desk.run("promote", token="of\ntwo lines", code=2)
     assert desk.trial()["decides"] == "configured"
 
 
@@ -147,7 +148,10 @@ def test_an_address_where_nothing_or_something_else_answers_is_named(desk: Desk)
         ("http://127.0.0.1:9", "Nothing answers"),
         (desk.gateway.url, "no gateway's admin API"),
         ("nonsense", "is no address"),
+        ("http://dana:hush@127.0.0.1:9", "must not carry a user"),
     ):
         elsewhere = Desk(desk.gateway, desk.folder)
         elsewhere.gateway = type(desk.gateway)(**{**vars(desk.gateway), "admin": admin})
-        assert told in elsewhere.run("diff", code=2), admin
+        said = elsewhere.run("diff", code=2)
+        assert told in said, admin
+        assert "hush" not in said

@@ -1,6 +1,7 @@
 """Policies built, signed and published as bundles, from a shell to the next decision of a running gateway."""
 
 import asyncio
+import os
 import re
 import shlex
 import shutil
@@ -284,11 +285,25 @@ def test_modules_are_named_by_where_they_lie_below_what_was_named(
     assert len(found.revision) == 64, "the hash of what it was built from"
 
 
+def test_a_file_whose_name_is_not_utf8_is_built_under_a_name_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / os.fsdecode(b"b\xff.rego")).write_text(ALLOW)
+    assert main(["policy", "build", "rules", "-o", "x.tar.gz"]) == 1, "no name that everyone could read"
+    (tmp_path / "rules" / "data.yaml").write_text("a: 1")
+    (tmp_path / "rules" / os.fsdecode(b"b\xff.rego")).rename(tmp_path / "rules" / "b.rego")
+    (tmp_path / "rules" / os.fsdecode(b"d\xff.yaml")).write_text("b: 1")
+    assert main(["policy", "build", "rules", "-o", "x.tar.gz"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["build", "broken.rego", "-o", "x.tar.gz"], 1, "broken.rego"),
         (["build", "absent", "-o", "x.tar.gz"], 1, "no such file"),
+        (["build", "main.rego", "-o", "absent/x.tar.gz"], 2, "absent/x.tar.gz: No such file"),
         (["build", "main.rego", "main.rego/../other/main.rego", "-o", "x.tar.gz"], 1, "other/main.rego"),
         (["sign", "made.tar.gz", "--key", "key.pem"], 1, "another kind than RS256"),
         (["sign", "made.tar.gz", "--key", "absent.pem"], 2, "absent.pem is not a file"),
