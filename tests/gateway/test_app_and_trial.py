@@ -114,6 +114,25 @@ async def test_a_promotion_does_not_outlive_a_start_without_its_trial(desk: Desk
         assert again.trial.stage is Stage.SHADOWING
 
 
+async def test_a_promoted_policy_that_cannot_be_loaded_at_a_start_refuses_calls_until_it_can_or_is_rolled_back(
+    desk: Desk,
+) -> None:
+    async with App(desk.file, load(desk.file)) as app:
+        assert app.trial is not None
+        await app.trial.promote("dana")
+    (desk.folder / "new.rego").write_text("package weighbridge\ndecision := ]\n")
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.pipeline.engine is None
+        assert after.unready == ["the promoted policy is not loaded"]
+        await after.reload_policy("dana")
+        assert after.pipeline.engine is None
+        assert after.trial is not None
+        await after.trial.roll_back("dana")
+        assert after.pipeline.engine is after.engine
+        await fit(after.engine)
+        assert after.unready == []
+
+
 @pytest.mark.parametrize(
     "final",
     [{"paths": ["new.rego"]}, {"paths": ["new.rego"], "shadow": SHADOW}, {"paths": ["new.rego"], "shadow": None}],
