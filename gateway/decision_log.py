@@ -77,7 +77,7 @@ class DecisionLog:
                 log_mask.apply(log_mask.read(await engine.mask(orjson.dumps(told))), event)
                 asked.event = event
             except (TypeError, ValueError, Undecided, InputRefused, EngineUnavailable) as error:
-                why = getattr(error, "internal", "") or type(error).__name__
+                why = getattr(error, "recorded", getattr(error, "internal", "")) or type(error).__name__
                 log.error("call %s: its decision cannot be masked, so its record is erased: %s", x.id, why)
 
     def _whole(self, x: Exchange, index: int, record: str) -> dict[str, Any]:

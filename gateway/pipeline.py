@@ -252,7 +252,7 @@ class Pipeline:
             return
         problem = problem_for(error)
         x.code = problem.code
-        x.detail = x.detail or str(getattr(error, "internal", ""))
+        x.detail = x.detail or str(getattr(error, "recorded", getattr(error, "internal", "")))
         if isinstance(error, Stopping):
             x.code = "stopped"
         if problem is UNEXPECTED:

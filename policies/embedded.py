@@ -14,7 +14,7 @@ from policies.decision import Decision, parse
 from policies.document import Question
 from policies.engine import ENTRY
 from policies.errors import EngineUnavailable, InputRefused, Undecided
-from policies.interpreter import Clock, Interpreter
+from policies.interpreter import Clock, Interpreter, without_values
 from policies.log_mask import RULE
 from policies.projection import Projection, projection
 from policies.reads import KINDS, Reads, everything
@@ -112,7 +112,7 @@ class EmbeddedEngine:
         except STOPS:
             raise
         except BaseException as error:  # a panic of the interpreter is not an Exception
-            raise Undecided(str(error).strip() or type(error).__name__) from None
+            raise _failed(error) from None
         decision = self._parsed.get(result)
         if decision is None:
             decision = parse(result, self.revision)
@@ -128,7 +128,7 @@ class EmbeddedEngine:
         except STOPS:
             raise
         except BaseException as error:  # a panic of the interpreter is not an Exception
-            raise Undecided(str(error).strip() or type(error).__name__) from None
+            raise _failed(error) from None
         return None if result == _UNDEFINED else orjson.loads(result)
 
     def interpreter(self) -> tuple[Interpreter, Clock]:
@@ -185,6 +185,10 @@ def _knows(base: Interpreter, rule: str) -> bool:
     except BaseException as error:
         return _NO_RULE not in str(error)
     return True
+
+
+def _failed(error: BaseException) -> Undecided:
+    return Undecided(str(error).strip() or type(error).__name__, without_values(error))
 
 
 def _unfit(complaint: str) -> InputRefused:

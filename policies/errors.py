@@ -35,10 +35,14 @@ class _Unanswered(Exception):
 
 
 class Undecided(_Unanswered):
-    """The policy gave no valid answer: undefined, failed or of the wrong shape. It counts as no."""
+    """The policy gave no valid answer: undefined, failed or of the wrong shape. It counts as no.
 
-    def __init__(self, internal: str = "") -> None:
+    `internal` may also quote the call; `recorded` is what can be kept of it, where masked values must not be.
+    """
+
+    def __init__(self, internal: str = "", recorded: str | None = None) -> None:
         super().__init__("The policy gave no valid decision, so the call is refused.", internal)
+        self.recorded = internal if recorded is None else recorded
 
 
 class InputRefused(_Unanswered):

@@ -111,6 +111,26 @@ def problem(error: BaseException, file: str, remedy: str) -> Problem:
     )
 
 
+_VALUELESS: Final = re.compile(
+    r"`[\w.]+` (?:expects|requires) [a-z/ ]+ argument"
+    r"|divide by zero|modulo on floating-point number"
+    r"|(?:functions must|complete rules should) not produce multiple outputs[a-z ]*"
+    r"|extension '[\w.]+' raises Python error: (?:ValueError|PermissionError): .*",
+    re.ASCII,
+)
+"""Beginnings of complaints that hold none of the input's values. Our own builtins quote none either."""
+
+
+def without_values(error: BaseException) -> str:
+    """Where evaluation failed, and why as far as that can be said without a value of the input."""
+    text = str(error).strip()
+    place = _PLACE.match(text)  # elsewhere it may be a text of the caller's
+    reason = _REASON.search(text) if place else None
+    known = _VALUELESS.match(reason["reason"]) if reason else None
+    told = known[0] if known else "the policy failed on this call"
+    return f"{place['file']}:{place['line']}: {told}" if place else told
+
+
 def builtins() -> frozenset[str]:
     """The names of all builtins there are, forbidden ones included."""
     engine = regorus.Engine()

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -201,7 +202,7 @@ class OpaEngine:
         detail = _detail(answer)
         if _blames_the_question(reply.status, answer):
             self._rose()
-            raise Undecided(detail)
+            raise Undecided(detail, _detail(answer, _without_values))
         advice = "; see policy.opa.token" if reply.status in (401, 403) else ""
         refusal = f"OPA answers {reply.status} {detail}".rstrip() + advice
         self._fell(refusal)
@@ -368,17 +369,31 @@ def _blames_the_question(status: int, answer: Mapping[str, Any]) -> bool:
     )
 
 
-def _detail(answer: Mapping[str, Any]) -> str:
-    """What OPA says went wrong, and where, in one line for the operator."""
+_VALUELESS: Final = re.compile(
+    r"[\w.]+: operand [0-9]+ must be .*|[\w.]+(?=:)|divide by zero|modulo on floating-point number"
+    r"|(?:complete rules|functions) must not produce multiple outputs.*",
+    re.ASCII,
+)
+"""Beginnings of OPA's messages that hold none of the input's values: of many, the name of the builtin alone."""
+
+
+def _without_values(message: str) -> str:
+    known = _VALUELESS.match(message)
+    return known[0] if known else "the policy failed on this call"
+
+
+def _detail(answer: Mapping[str, Any], told: Callable[[str], str] = str) -> str:
+    """What OPA says went wrong, and where, in one line for the operator; of each message what `told` leaves."""
     said = []
     errors = answer.get("errors")
     for each in errors if isinstance(errors, list) else []:
         if isinstance(each, dict):
             where = each.get("location")
             place = f"{where.get('file')}:{where.get('row')}: " if isinstance(where, dict) else ""
-            said.append(f"{place}{each.get('code')}: {each.get('message')}")
+            said.append(f"{place}{each.get('code')}: {told(str(each.get('message')))}")
     if not said:
-        said = [str(answer[key]) for key in ("code", "message") if key in answer]
+        said = [str(answer["code"])] if "code" in answer else []
+        said += [told(str(answer["message"]))] if "message" in answer else []
     return ": ".join(said).replace("\n", " ")[:_LONGEST_DETAIL]
 
 

@@ -194,6 +194,13 @@ async def test_the_detail_of_a_broken_policy_is_for_the_operator_alone() -> None
         assert (await g.ledger.outcome())["detail"] == "weighbridge.rego:3: conflict"
 
 
+async def test_a_value_of_the_call_that_a_broken_policy_quotes_is_not_recorded() -> None:
+    script = Undecided("weighbridge.rego:3: cannot add secret", "weighbridge.rego:3: cannot add")
+    async with gate(script=script) as g, connected(g.port) as client:
+        await ask(client, chat())
+        assert (await g.ledger.outcome())["detail"] == "weighbridge.rego:3: cannot add"
+
+
 async def test_without_a_policy_every_call_is_refused() -> None:
     async with target() as upstream, gate(target_url=upstream.url, loaded=False) as g, connected(g.port) as client:
         status, _, body = await ask(client, chat())

@@ -37,6 +37,36 @@ async def test_the_same_document_gives_the_same_decision() -> None:
     assert made.answer(llm(arguments={"say": "one"}), NOW) == first
 
 
+@pytest.mark.parametrize(
+    ("expression", "recorded"),
+    [
+        ("input.call.arguments.say + 1", "policy0.rego:5: `add` expects numeric argument"),
+        ("upper(input.call.arguments.number)", "policy0.rego:5: `upper` expects string argument"),
+        ("count(input.call.arguments.number)", "policy0.rego:5: `count` requires array/object/set/string argument"),
+        ("1 / (input.call.arguments.number - 987654)", "policy0.rego:5: divide by zero"),
+        ("net.cidr_contains(`10.0.0.0/8`, input.call.arguments.say)", "policy0.rego:5: the policy failed on this call"),
+        ("time.parse_duration_ns(input.call.arguments.say)", "the policy failed on this call"),
+        ("time.parse_duration_ns(input.call.arguments.lines)", "the policy failed on this call"),
+        (
+            "uri.parse(input.call.arguments.say)",
+            "policy0.rego:5: extension 'uri.parse' raises Python error: ValueError: uri.parse was given a URI with ",
+        ),
+    ],
+)
+async def test_what_is_recorded_of_a_failure_holds_no_value_of_the_call(expression: str, recorded: str) -> None:
+    made = await engine(f'decision := {{"decision": "ALLOW", "explanation": json.marshal({expression})}}')
+    arguments = {
+        "say": "1secret: %zz error: 987654",
+        "lines": "1\n--> secret:987654:1\nerror: 987654",
+        "number": 987654,
+    }
+    with pytest.raises(Undecided) as caught:
+        made.answer(llm(arguments=arguments), NOW)
+    assert caught.value.recorded.startswith(recorded)
+    assert "secret" not in caught.value.recorded
+    assert "987654" not in caught.value.recorded
+
+
 async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_one() -> None:
     made = await engine(_ECHO)
     assert made.answer(llm(arguments={"say": "secret"}), NOW).explanation == "secret"

@@ -203,6 +203,27 @@ async def test_what_is_no_answer_refuses_the_call_and_makes_the_gateway_unready(
         assert engine.failure is None
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "recorded"),
+    [
+        ("eval_builtin_error", 'to_number: strconv.ParseFloat: parsing "secret": invalid syntax', "to_number"),
+        ("eval_builtin_error", "upper: operand 1 must be string but got number", None),
+        ("eval_builtin_error", "divide by zero", None),
+        ("eval_conflict_error", "complete rules must not produce multiple outputs", None),
+        ("eval_other_error", "secret is to blame", "the policy failed on this call"),
+    ],
+)
+async def test_what_is_recorded_of_a_failure_holds_no_value_of_the_call(
+    opa: LyingOpa, code: str, message: str, recorded: str | None
+) -> None:
+    async with asking(opa) as engine:
+        opa.decides(answers(error((code, message)), b"500 Internal Server Error"))
+        with pytest.raises(Undecided) as caught:
+            await engine.evaluate(llm(), NOW)
+    assert caught.value.internal == f"p.rego:7: {code}: {message}"
+    assert caught.value.recorded == f"p.rego:7: {code}: {recorded or message}"
+
+
 async def test_a_question_is_not_answered_by_what_was_left_of_the_one_before(opa: LyingOpa) -> None:
     """The answer to a second question that nobody asked arrives with the first."""
     opa.decides(says(reply(DENY) + reply(ALLOW)))
