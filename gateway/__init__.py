@@ -1,6 +1,10 @@
 """The front door: it owns sockets, order and outcome, and is the only room that knows the others.
 
-app        composition root: settings become rooms, rooms the pipeline; reloads by validate-then-swap
+app        composition root: settings become rooms, rooms the pipeline; edits of the configuration
+deciding   which policy decides: loaded, fetched, kept, put on trial, swapped
+trial      a policy on trial beside the one that decides
+reload     how attempts to load something end
+opa        the way to an OPA server
 assembly   everything built from one accepted configuration
 pipeline   THE journey of one call: read this first
 callids    what a call is called: a ULID
@@ -27,5 +31,7 @@ admin      the operators' listener
 worker     the process that serves both listeners
 supervise  the process that keeps a worker serving
 logs       the operator's log
-cli        the `weighbridge` command
+cli        the `weighbridge` command; its parts are in *_commands
+terminal   what all commands share
+remote     how commands talk to a running gateway
 """

@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.app import App, Reload
+from gateway.app import App
 from gateway.explanations import Explained, Explainer, Recorded, recorded, replayable, verdict
 from gateway.identity import Person
+from gateway.reload import Reload
 from gateway.trial import Trial, TrialRefused
 from policies import load as policy
 from policies.embedded import EmbeddedEngine
@@ -245,8 +246,8 @@ class Admin:
                 revision=engine.revision if engine is not None else None,
                 files=[*map(str, settings.paths), *([settings.bundle.url] if settings.bundle is not None else [])],
                 bundles=dict(engine.bundles) if isinstance(engine, EmbeddedEngine) else {},
-                fallen_back=app.fallen_back,
-                loading=_loading(app.policy),
+                fallen_back=app.deciding.fallen_back,
+                loading=_loading(app.deciding.loading),
             )
         )
 
@@ -254,8 +255,8 @@ class Admin:
         assert person is not None, "changing something needs a person"
         if "admin" not in person.roles:
             raise HTTPException(403, "Reloading the policy needs the role `admin`.")
-        await self._app.reload_policy(person.name)
-        await self._app.reload_shadow(person.name)
+        await self._app.deciding.reload(person.name)
+        await self._app.deciding.reload_shadow(person.name)
         return await self.policy(request, person)
 
     async def shadow(self, request: Request, person: Person | None) -> Response:
@@ -269,8 +270,8 @@ class Admin:
                 reason=trial.reason,
                 until=trial.until,
                 share=trial.settings.share,
-                configured=_revision(trial.configured, policy.paths, app.policy),
-                on_trial=_revision(trial.on_trial, trial.settings.paths, app.shadow),
+                configured=_revision(trial.configured, policy.paths, app.deciding.loading),
+                on_trial=_revision(trial.on_trial, trial.settings.paths, app.deciding.loading_shadow),
                 compared=comparison.calls,
                 differences=comparison.differences,
                 pairs=[
@@ -359,7 +360,7 @@ class Admin:
         engine = self._app.pipeline.engine
         if engine is not None and engine.revision == before.revision:
             return await self._explainer.explain(engine, document, now_ns), ""
-        kept = self._app.history.find(before.revision)
+        kept = self._app.deciding.history.find(before.revision)
         if kept is not None:
             try:
                 old = await policy.again(self._app.settings.policy, kept)
@@ -506,9 +507,9 @@ def _loading(reload: Any) -> Loading:
 
 
 def _trial(app: App) -> Trial:
-    if app.trial is None:
+    if app.deciding.trial is None:
         raise HTTPException(404, "There is no policy on trial. Name one under `policy.shadow` in the configuration.")
-    return app.trial
+    return app.deciding.trial
 
 
 def _revision(engine: Engine | None, paths: Sequence[FilePath], reload: Reload) -> RevisionView:

@@ -48,8 +48,8 @@ async def app(file: Path) -> AsyncIterator[App]:
 async def run_once(file: Path) -> str:
     """The revision that a gateway put to use, which has ended since."""
     async with App(file, load(file)) as app:
-        assert app.engine is not None
-        return app.engine.revision
+        assert app.deciding.engine is not None
+        return app.deciding.engine.revision
 
 
 @asynccontextmanager
@@ -77,8 +77,8 @@ async def test_an_unforeseen_trouble_is_a_refused_reload_and_the_last_good_ones_
         await app.reload_config("dana")
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "create_subprocess_exec", None)
-        await app.reload_policy("dana")
-    for reload in (app.config, app.policy):
+        await app.deciding.reload("dana")
+    for reload in (app.config, app.deciding.loading):
         (error,) = reload.errors
         assert "loading failed unexpectedly with " in error
         assert reload.count == 1
@@ -102,8 +102,8 @@ async def test_an_edit_made_during_an_unforeseen_trouble_is_loaded_after_it(app:
     async with without_threads():
         (tmp_path / "main.rego").write_text(ALLOW + "# edited\n")
         await app.reload_config("dana")
-    await until(lambda: app.policy.count == 2)
-    assert app.policy.errors == ()
+    await until(lambda: app.deciding.loading.count == 2)
+    assert app.deciding.loading.errors == ()
     assert app._watch is not None
     assert not app._watch.done()
 
@@ -117,18 +117,18 @@ async def test_a_policy_refused_only_for_lack_of_descriptors_is_loaded_again_by_
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "create_subprocess_exec", exhausted)
         (tmp_path / "main.rego").write_text(ALLOW + "# edited\n")
-        await until(lambda: bool(app.policy.errors))
-    (error,) = app.policy.errors
+        await until(lambda: bool(app.deciding.loading.errors))
+    (error,) = app.deciding.loading.errors
     assert "cannot be started: Too many open files. Give the gateway more files" in error
-    await until(lambda: app.policy.count == 2)
-    assert app.policy.errors == ()
+    await until(lambda: app.deciding.loading.count == 2)
+    assert app.deciding.loading.errors == ()
 
 
 async def test_a_policy_that_is_wrong_waits_for_its_edit(app: App, tmp_path: Path) -> None:
     (tmp_path / "main.rego").write_text("package weighbridge\ndecision := ]\n")
-    await app.reload_policy("dana")
-    assert app.policy.errors
-    assert app._again is None
+    await app.deciding.reload("dana")
+    assert app.deciding.loading.errors
+    assert app.deciding._again is None
 
 
 async def test_a_start_without_a_sound_policy_falls_back_on_the_last_one(
@@ -137,18 +137,18 @@ async def test_a_start_without_a_sound_policy_falls_back_on_the_last_one(
     revision = await run_once(file)
     (tmp_path / "main.rego").write_text("package weighbridge\ndecision := ]\n")
     async with App(file, load(file)) as after:
-        assert after.fallen_back
-        assert after.pipeline.engine is after.engine is not None
-        assert after.engine.revision == revision
-        (error,) = after.policy.errors
+        assert after.deciding.fallen_back
+        assert after.pipeline.engine is after.deciding.engine is not None
+        assert after.deciding.engine.revision == revision
+        (error,) = after.deciding.loading.errors
         assert "main.rego:2" in error
         assert "the last good one before this start" in caplog.text
-        await after.reload_policy("dana")
-        assert after.engine.revision == revision, "it stays until a sound one comes"
+        await after.deciding.reload("dana")
+        assert after.deciding.engine.revision == revision, "it stays until a sound one comes"
         (tmp_path / "main.rego").write_text(ALLOW + "# mended\n")
-        await until(lambda: not after.fallen_back)
-        assert after.engine.revision != revision
-        assert after.policy.errors == ()
+        await until(lambda: not after.deciding.fallen_back)
+        assert after.deciding.engine.revision != revision
+        assert after.deciding.loading.errors == ()
 
 
 async def test_where_no_policy_is_configured_any_more_none_decides(file: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_where_no_policy_is_configured_any_more_none_decides(file: Path, t
     configured(tmp_path, {})
     async with App(file, load(file)) as after:
         assert after.pipeline.engine is None
-        assert not after.fallen_back
+        assert not after.deciding.fallen_back
 
 
 async def test_a_kept_policy_that_is_damaged_is_told_and_does_not_decide(
@@ -181,9 +181,9 @@ async def test_a_bundle_server_is_asked_on_after_an_unforeseen_trouble(tmp_path:
         async with without_threads():
             app = App(file, loaded)
             await app.__aenter__()
-            await until(lambda: bool(app.policy.errors))
-        await until(lambda: app.engine is not None)
-        assert app.policy.errors == ()
+            await until(lambda: bool(app.deciding.loading.errors))
+        await until(lambda: app.deciding.engine is not None)
+        assert app.deciding.loading.errors == ()
         await app.__aexit__()
 
 

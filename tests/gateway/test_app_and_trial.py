@@ -58,78 +58,78 @@ async def fit(engine: Engine | None) -> None:
 
 
 async def test_a_trial_may_end_while_its_policy_is_being_loaded(app: App, desk: Desk) -> None:
-    loading = asyncio.create_task(app.reload_shadow("dana"))
+    loading = asyncio.create_task(app.deciding.reload_shadow("dana"))
     await asyncio.sleep(0)
     desk.write({"paths": ["old.rego"]})
     await app.reload_config("dana")
     await loading
-    assert app.trial is None
-    assert app.pipeline.engine is app.engine
-    await fit(app.engine)
+    assert app.deciding.trial is None
+    assert app.pipeline.engine is app.deciding.engine
+    await fit(app.deciding.engine)
 
 
 async def test_a_trial_that_begins_anew_while_its_policy_is_being_loaded_gets_the_new_one(app: App, desk: Desk) -> None:
-    loading = asyncio.create_task(app.reload_shadow("dana"))
+    loading = asyncio.create_task(app.deciding.reload_shadow("dana"))
     await asyncio.sleep(0)
     desk.write({"paths": ["old.rego"], "shadow": {**SHADOW, "share": 50}})
     await asyncio.gather(app.reload_config("dana"), loading)
-    assert app.trial is not None
-    assert app.trial.settings.share == 50
-    await fit(app.trial.on_trial)
+    assert app.deciding.trial is not None
+    assert app.deciding.trial.settings.share == 50
+    await fit(app.deciding.trial.on_trial)
 
 
 async def test_a_promotion_that_meets_a_change_leaves_an_engine_in_charge_that_decides(app: App, desk: Desk) -> None:
-    trial = app.trial
+    trial = app.deciding.trial
     assert trial is not None
     desk.write({"paths": ["old.rego"]})
     await asyncio.gather(app.reload_config("dana"), trial.promote("dana"), return_exceptions=True)
-    assert app.trial is None
-    assert app.pipeline.engine is app.engine
-    await fit(app.engine)
+    assert app.deciding.trial is None
+    assert app.pipeline.engine is app.deciding.engine
+    await fit(app.deciding.engine)
 
 
 async def test_a_promotion_ends_with_its_trial_though_the_same_paths_come_back(app: App, desk: Desk) -> None:
-    assert app.trial is not None
-    await app.trial.promote("dana")
+    assert app.deciding.trial is not None
+    await app.deciding.trial.promote("dana")
     desk.write({"paths": ["old.rego"]})
     await app.reload_config("dana")
     desk.write({"paths": ["old.rego"], "shadow": SHADOW})
     await app.reload_config("dana")
-    assert app.trial is not None
-    assert app.trial.stage is Stage.SHADOWING
-    assert app.pipeline.engine is app.engine
-    await fit(app.trial.on_trial)
+    assert app.deciding.trial is not None
+    assert app.deciding.trial.stage is Stage.SHADOWING
+    assert app.pipeline.engine is app.deciding.engine
+    await fit(app.deciding.trial.on_trial)
 
 
 async def test_a_promotion_does_not_outlive_a_start_without_its_trial(desk: Desk) -> None:
     async with App(desk.file, load(desk.file)) as app:
-        assert app.trial is not None
-        await app.trial.promote("dana")
+        assert app.deciding.trial is not None
+        await app.deciding.trial.promote("dana")
     desk.write({"paths": ["old.rego"]})
     async with App(desk.file, load(desk.file)) as without:
-        assert without.pipeline.engine is without.engine
+        assert without.pipeline.engine is without.deciding.engine
     desk.write({"paths": ["old.rego"], "shadow": SHADOW})
     async with App(desk.file, load(desk.file)) as again:
-        assert again.trial is not None
-        assert again.trial.stage is Stage.SHADOWING
+        assert again.deciding.trial is not None
+        assert again.deciding.trial.stage is Stage.SHADOWING
 
 
 async def test_a_promoted_policy_that_cannot_be_loaded_at_a_start_refuses_calls_until_it_can_or_is_rolled_back(
     desk: Desk,
 ) -> None:
     async with App(desk.file, load(desk.file)) as app:
-        assert app.trial is not None
-        await app.trial.promote("dana")
+        assert app.deciding.trial is not None
+        await app.deciding.trial.promote("dana")
     (desk.folder / "new.rego").write_text("package weighbridge\ndecision := ]\n")
     async with App(desk.file, load(desk.file)) as after:
         assert after.pipeline.engine is None
         assert after.unready == ["the promoted policy is not loaded"]
-        await after.reload_policy("dana")
+        await after.deciding.reload("dana")
         assert after.pipeline.engine is None
-        assert after.trial is not None
-        await after.trial.roll_back("dana")
-        assert after.pipeline.engine is after.engine
-        await fit(after.engine)
+        assert after.deciding.trial is not None
+        await after.deciding.trial.roll_back("dana")
+        assert after.pipeline.engine is after.deciding.engine
+        await fit(after.deciding.engine)
         assert after.unready == []
 
 
@@ -140,10 +140,10 @@ async def test_a_promoted_policy_that_cannot_be_loaded_at_a_start_refuses_calls_
 async def test_between_a_promotion_and_its_being_made_final_the_old_policy_never_decides(
     app: App, desk: Desk, final: Mapping[str, Any]
 ) -> None:
-    assert app.trial is not None
-    assert app.engine is not None
-    old = app.engine.revision
-    await app.trial.promote("dana")
+    assert app.deciding.trial is not None
+    assert app.deciding.engine is not None
+    old = app.deciding.engine.revision
+    await app.deciding.trial.promote("dana")
     desk.write({name: value for name, value in final.items() if value is not None})
     loading = asyncio.create_task(app.reload_config("dana"))
     seen = set()
@@ -153,40 +153,40 @@ async def test_between_a_promotion_and_its_being_made_final_the_old_policy_never
     await loading
     assert old not in seen
     assert None not in seen
-    assert app.pipeline.engine is app.engine
-    await fit(app.engine)
-    if app.trial is not None:
-        assert app.trial.on_trial is not app.engine
-        await fit(app.trial.on_trial)
+    assert app.pipeline.engine is app.deciding.engine
+    await fit(app.deciding.engine)
+    if app.deciding.trial is not None:
+        assert app.deciding.trial.on_trial is not app.deciding.engine
+        await fit(app.deciding.trial.on_trial)
 
 
 async def test_where_what_is_made_final_cannot_be_loaded_the_promoted_policy_stays(app: App, desk: Desk) -> None:
-    assert app.trial is not None
-    promoted = app.trial.on_trial
-    await app.trial.promote("dana")
+    assert app.deciding.trial is not None
+    promoted = app.deciding.trial.on_trial
+    await app.deciding.trial.promote("dana")
     (desk.folder / "broken.rego").write_text("package weighbridge\ndecision := ]\n")
     desk.write({"paths": ["broken.rego"]})
     await app.reload_config("dana")
-    assert app.policy.errors
-    assert app.pipeline.engine is app.engine is promoted
+    assert app.deciding.loading.errors
+    assert app.pipeline.engine is app.deciding.engine is promoted
     await fit(promoted)
 
 
 async def test_another_policy_on_trial_is_not_asked_before_it_is_loaded(app: App, desk: Desk) -> None:
-    assert app.trial is not None
-    before = app.trial.on_trial
+    assert app.deciding.trial is not None
+    before = app.deciding.trial.on_trial
     assert isinstance(before, EmbeddedEngine)
     desk.write({"paths": ["old.rego"], "shadow": {"paths": ["other.rego"]}})
     loading = asyncio.create_task(app.reload_config("dana"))
     seen = set()
     while not loading.done():
-        if app.trial is not None and app.trial.settings.paths[0].name == "other.rego":
-            seen.add(app.trial.on_trial)
+        if app.deciding.trial is not None and app.deciding.trial.settings.paths[0].name == "other.rego":
+            seen.add(app.deciding.trial.on_trial)
         await asyncio.sleep(0)
     await loading
     assert before not in seen
-    assert app.trial is not None
-    await fit(app.trial.on_trial)
+    assert app.deciding.trial is not None
+    await fit(app.deciding.trial.on_trial)
     with pytest.raises(EngineUnavailable, match="retired"):
         await before.evaluate(llm(), NOW)
 
@@ -202,20 +202,24 @@ async def test_a_key_that_is_replaced_is_asked_of_the_policy_on_trial_too(desk: 
     keys = [{"id": "k", "algorithm": "HS256", "key": "file:key"}]
     desk.write({**policy, "keys": keys})
     async with App(desk.file, load(desk.file)) as app:
-        assert (app.policy.errors, app.shadow.errors) == ((), ())
+        assert (app.deciding.loading.errors, app.deciding.loading_shadow.errors) == ((), ())
         (desk.folder / "key").write_text(another)
         await app.reload_config("dana")
-        for reload in (app.policy, app.shadow):
+        for reload in (app.deciding.loading, app.deciding.loading_shadow):
             (error,) = reload.errors
             assert "was not signed with the key `k`" in error
 
 
 async def test_nothing_is_left_of_loads_that_overlap(app: App) -> None:
     """A dozen reloads of both sets at once: at the end, what decides and what is on trial can be asked."""
-    reloads = [reload("dana") for _ in range(3) for reload in (app.reload_policy, app.reload_shadow, app.reload_config)]
+    reloads = [
+        reload("dana")
+        for _ in range(3)
+        for reload in (app.deciding.reload, app.deciding.reload_shadow, app.reload_config)
+    ]
     await asyncio.gather(*reloads)
-    assert app.trial is not None
-    await fit(app.engine)
-    await fit(app.trial.on_trial)
-    assert app.pipeline.engine is app.engine
-    assert (app.policy.errors, app.shadow.errors, app.config.errors) == ((), (), ())
+    assert app.deciding.trial is not None
+    await fit(app.deciding.engine)
+    await fit(app.deciding.trial.on_trial)
+    assert app.pipeline.engine is app.deciding.engine
+    assert (app.deciding.loading.errors, app.deciding.loading_shadow.errors, app.config.errors) == ((), (), ())
