@@ -26,6 +26,9 @@ BOUNDED: Final[Mapping[str, Builtin]] = {
     "strings.count": (2, texts.strings_count),
     "replace": (3, texts.replace),
     "strings.replace_n": (2, texts.strings_replace_n),
+    "trim": (2, texts.trim("trim", str.strip)),
+    "trim_left": (2, texts.trim("trim_left", str.lstrip)),
+    "trim_right": (2, texts.trim("trim_right", str.rstrip)),
     "units.parse": (1, texts.units_parse),
     "units.parse_bytes": (1, texts.units_parse_bytes),
     "net.cidr_expand": (1, networks.cidr_expand),
@@ -80,6 +83,7 @@ NONDETERMINISTIC: Final = frozenset(
 
 LITERAL: Final[Mapping[str, tuple[int, str]]] = {
     "sprintf": (0, "a width in a format from elsewhere can ask for any amount of memory"),
+    "concat": (0, "a delimiter from elsewhere multiplies the text"),
     "regex.replace": (2, "a replacement from elsewhere multiplies the text"),
 }
 """Builtins one of whose arguments (by position, from 0) must be written out in the policy, and why."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ from policies.builtins.arguments import LONGEST_TEXT, text, whole
 LONGEST_RANGE: Final = 10_000
 MOST_SHIFT: Final = 63
 LONGEST_GLOB: Final = 128
+MOST_TRIMMED: Final = 256
 
 
 def numbers_range(start: Any, stop: Any) -> list[int]:
@@ -45,6 +48,17 @@ def replace(searched: Any, old: Any, new: Any) -> str:
     if len(searched) + searched.count(old) * (len(new) - len(old)) > LONGEST_TEXT:
         raise ValueError(f"replace gives at most {LONGEST_TEXT} characters")
     return str(searched.replace(old, new))
+
+
+def trim(builtin: str, cut: Callable[[str, str], str]) -> Callable[[Any, Any], str]:
+    """The builtin of that name, which cuts `characters` off a text: it compares each with all of them."""
+
+    def trimmed(value: Any, characters: Any) -> str:
+        text(builtin, value, longest=sys.maxsize)
+        text(builtin, characters, longest=MOST_TRIMMED)
+        return str(cut(value, characters))
+
+    return trimmed
 
 
 def strings_replace_n(patterns: Any, searched: Any) -> str:

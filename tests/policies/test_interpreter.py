@@ -37,6 +37,11 @@ def value(expression: str, **given_input: Any) -> Any:
         ('strings.replace_n({"<": "&lt;", ">": "&gt;"}, "<b>")', "&lt;b&gt;"),
         ('strings.replace_n({"a": "b", "b": "a"}, "ab")', "ba"),
         ('strings.replace_n({}, "ab")', "ab"),
+        ('trim("[ä]b[", "][")', "ä]b"),
+        ('trim_left("xyab", "yx")', "ab"),
+        ('trim_right("abxy", "yx")', "ab"),
+        ('trim("aba", "ab")', ""),
+        ('trim(" a ", "")', " a "),
         ('strings.replace_n({"": "x"}, "ab")', "xaxbx"),
     ],
 )
@@ -64,6 +69,9 @@ def test_a_bounded_builtin_answers(expression: str, expected: Any) -> None:
         'strings.replace_n(["a"], "abc")',
         'strings.replace_n({"a": "b"}, 1)',
         "strings.replace_n({`a`: input.long}, input.long)",
+        "trim(input.long, input.long)",
+        "trim_left(input.long, input.long)",
+        "trim_right(input.long, input.long)",
     ],
 )
 def test_beyond_its_bounds_it_is_an_error(expression: str) -> None:

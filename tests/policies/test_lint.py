@@ -41,6 +41,7 @@ def problems(*texts: str, data: dict[str, Any] | None = None, entry: bool = True
         ("x := sprintf(`%9999999d`, [1])", "a width in the format of `sprintf` is too large"),
         ("x := sprintf(`%5.99999s`, [1])", "a width in the format of `sprintf` is too large"),
         ("x := sprintf(`%*d`, [9, 1])", "a width in the format of `sprintf` is too large"),
+        ("x := concat(input.a, input.b)", "argument 1 of `concat` is not a text written out here"),
         ("x := regex.replace(input.a, `b`, input.c)", "argument 3 of `regex.replace` is not a text written out here"),
         ("f(y) := f(y)", "the function `p.f` calls itself"),
         ("f(y) := g(y)\ng(y) := [z | z := f(y)]", "the function `p.f` calls itself"),
