@@ -6,10 +6,12 @@ from collections import OrderedDict
 from typing import Final
 
 from policies.decision import Decision
+from policies.obligations import NONE
 
 MOST: Final = 16_384
 LONGEST: Final = 2048
-"""How many decisions are remembered, and the bytes of the longest input that one is remembered by."""
+"""How many decisions are remembered, and the bytes of the longest input that one is remembered by, and of the longest
+answer."""
 
 
 class Reuse:
@@ -39,7 +41,9 @@ class Reuse:
         return decision
 
     def keep(self, document: bytes, decision: Decision) -> None:
-        """Remembers a decision. It must have been made of `document` and of nothing else."""
+        """Remembers a decision, unless it is long. It must have been made of `document` and of nothing else."""
+        if _length(decision) > LONGEST:
+            return
         self._decisions[document] = decision
         if len(self._decisions) > MOST:
             self._decisions.popitem(last=False)
@@ -47,3 +51,12 @@ class Reuse:
     def clear(self) -> None:
         """Forgets all decisions, and counts on."""
         self._decisions.clear()
+
+
+def _length(decision: Decision) -> int:
+    """Bytes of what the policy answered. What is recorded of it leaves out the values that it puts into calls."""
+    told = len(decision.answer)
+    if decision.obligations is not NONE:
+        told += sum(len(edit.value) for edit in decision.obligations.replace)
+        told += sum(len(text) for _, text in decision.obligations.headers)
+    return told

@@ -9,7 +9,7 @@ import pytest
 
 from policies import reuse
 from policies.build import build
-from policies.decision import Decision, Effect
+from policies.decision import Decision, Effect, parse
 from policies.document import Kind, Question, agent_fragment
 from policies.embedded import EmbeddedEngine
 from policies.errors import EngineUnavailable, InputRefused, Undecided
@@ -228,6 +228,20 @@ def test_the_decision_longest_unasked_for_goes_first(monkeypatch: pytest.MonkeyP
     assert len(kept) == 3
     assert [kept.find(b"%d" % number) is not None for number in range(4)] == [True, False, True, True]
     assert (kept.hits, kept.misses) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"explanation": "x" * 2048},
+        {"obligations": {"replace": {"/arguments/a": "x" * 2048}}},
+        {"obligations": {"headers": {"x-a": "x" * 2048}}},
+    ],
+)
+def test_long_decisions_are_not_remembered(answer: dict[str, Any]) -> None:
+    kept = Reuse()
+    kept.keep(b"1", parse(orjson.dumps({"decision": "ALLOW", **answer}), "r"))
+    assert len(kept) == 0
 
 
 def test_what_is_forgotten_is_still_counted() -> None:
