@@ -99,7 +99,7 @@ def check_spelling(arguments: Mapping[str, Any], members: Set[str]) -> None:
 
 def find(body: bytes, key: str) -> tuple[int, int] | None:
     """Where the value of the top-level member `key` starts and ends in a valid JSON object; None if there is none."""
-    wanted = b'"' + key.encode() + b'"'
+    wanted = orjson.dumps(key)  # as most write it; quotes within it must not pass for the quotes around keys
     if len(body) > 4 * _NEAR and (span := _find_near_end(body, wanted)):
         return span
     position = body.index(b"{") + 1

@@ -96,6 +96,15 @@ def test_what_only_looks_like_a_member_near_the_end_of_a_long_body_is_none(last:
     assert replace(body, "model", b'"l"') == body.replace(b'"m"', b'"l"', 1)
 
 
+@pytest.mark.parametrize("key", ['a":1,"b', "a\\", "ä", ""])
+def test_a_key_that_looks_like_more_than_one_is_itself_alone(key: str) -> None:
+    long = {"padding": "x" * 5000, "a": 1, "b": 2}
+    body = json.dumps(long, separators=(",", ":")).encode()
+    assert find(body, key) is None
+    assert json.loads(replace(body, key, b"3")) == long | {key: 3}
+    assert json.loads(replace(replace(body, key, b"3"), key, b"4")) == long | {key: 4}
+
+
 @given(written())
 def test_an_honest_body_is_read_as_the_standard_reader_reads_it(body: bytes) -> None:
     assert parse(body) == json.loads(body)
