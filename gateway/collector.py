@@ -29,7 +29,13 @@ _LONGEST_PAUSE: Final = 30.0
 """Seconds of the first pause after a failure, which each further one doubles, and of the longest."""
 
 _PATIENCE: Final = 10.0
-"""Seconds in which a collector has to answer."""
+"""Seconds in which a collector has to go on taking or answering."""
+
+_SIGNS_OF_LIFE: Final = 3
+"""How many times as long one upload may take in all: an answer may trickle."""
+
+_LONGEST_ANSWER: Final = 64 * 1024
+"""Bytes beyond the status that are read so that the connection can be used again."""
 
 _TOO_LARGE: Final = 413
 
@@ -48,6 +54,7 @@ class Collector:
         self._settings = settings
         self._first_pause = first_pause
         self._most = settings.max_batch
+        self._patience = patience
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._some, self._enough = asyncio.Event(), asyncio.Event()
@@ -143,6 +150,7 @@ class Collector:
             log.info("the decision log's collector takes events again")
         self._failing = False
         self.counts["sent"] += len(batch)
+        self._most = min(2 * self._most, self._settings.max_batch)  # one long event has not made all of them long
 
     async def _rest(self, pause: float) -> None:
         """Waits; when the end comes meanwhile, for long enough to try a few times more."""
@@ -173,7 +181,17 @@ class Collector:
         """The collector's status; None where there was none."""
         content = await asyncio.to_thread(gzip.compress, b"[" + b",".join(batch) + b"]", 6)
         try:
-            answer = await self._client.post(self._settings.url, content=content)
+            async with asyncio.timeout(_SIGNS_OF_LIFE * self._patience):
+                async with self._client.stream("POST", self._settings.url, content=content) as answer:
+                    await _passed_over(answer)
+                    return answer.status_code
         except (httpx2.HTTPError, OSError):
             return None
-        return answer.status_code
+
+
+async def _passed_over(answer: httpx2.Response) -> None:
+    size = 0
+    async for piece in answer.aiter_raw():
+        size += len(piece)
+        if size > _LONGEST_ANSWER:
+            return

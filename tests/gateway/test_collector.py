@@ -96,6 +96,37 @@ async def test_a_batch_that_is_too_large_is_halved_and_an_event_that_is_too_larg
     assert upload.counts["dropped"] == 1
 
 
+async def test_batches_grow_again_after_one_that_was_too_large() -> None:
+    async with collecting() as it, collector(it.port, max_delay=0.05, max_batch=1024) as upload:
+        it.answers = [413, 413, 413, 200]
+        for number in range(8):
+            upload.take(event(number, 50))
+        await until(lambda: upload.counts["sent"] + upload.counts["dropped"] == 8)
+        already = len(it.batches)
+        for number in range(100, 300):
+            upload.take(event(number, 50))
+        await until(lambda: len(it.events) == 208)
+    assert max(len(batch) for batch in it.batches[already:]) > 8
+
+
+async def test_whatever_a_collector_says_beyond_its_status_is_not_kept() -> None:
+    async with collecting() as it, collector(it.port) as upload:
+        it.answers = ["rambles", 200]
+        upload.take(event(1))
+        await until(lambda: upload.counts["sent"] == 1)
+        upload.take(event(2))
+        await until(lambda: upload.counts["sent"] == 2)
+    assert it.said < 1000
+
+
+async def test_an_answer_that_trickles_holds_no_other_upload_up() -> None:
+    async with collecting() as it, collector(it.port, patience=0.05) as upload:
+        it.answers = ["trickles", 200]
+        upload.take(event(1))
+        await until(lambda: it.events)
+    assert upload.counts == {"sent": 1, "dropped": 0, "failed": 1}
+
+
 async def test_the_end_does_not_wait_for_ever_and_counts_what_it_left() -> None:
     async with collecting() as it, collector(it.port) as upload:
         it.answers = ["hangs"]

@@ -17,6 +17,7 @@ class Server:
         self.batches: list[list[Any]] = []
         self.heads: list[bytes] = []
         self.asked = asyncio.Event()
+        self.said = 0
         self.port = 0
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
@@ -33,6 +34,8 @@ class Server:
                 self.asked.set()
                 if answer == "hangs":
                     await reader.read()
+                if answer in ("rambles", "trickles"):
+                    await self._talk(writer, answer)
                 if isinstance(answer, str):
                     return
                 if answer == 200:
@@ -43,6 +46,15 @@ class Server:
             pass
         finally:
             writer.close()
+
+    async def _talk(self, writer: asyncio.StreamWriter, how: str) -> None:
+        """An answer without end: as fast as it is taken, or by a byte now and then."""
+        writer.write(b"HTTP/1.1 200 x\r\ncontent-length: 1000000000000\r\n\r\n")
+        while True:
+            writer.write(b" " if how == "trickles" else b" " * 65536)
+            await writer.drain()
+            self.said += 1
+            await asyncio.sleep(0.01 if how == "trickles" else 0)
 
     async def close(self) -> None:
         for writer in self._connections:
