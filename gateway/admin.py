@@ -286,7 +286,12 @@ class Admin:
         )
 
     async def promote(self, request: Request, person: Person | None) -> Response:
-        return await self._move(request, person, Trial.promote)
+        revision = request.query_params.get("revision", "")
+
+        async def promote(trial: Trial, who: str) -> None:
+            await trial.promote(who, revision)
+
+        return await self._move(request, person, promote)
 
     async def rollback(self, request: Request, person: Person | None) -> Response:
         return await self._move(request, person, Trial.roll_back)

@@ -24,7 +24,7 @@ from policies import load as policy
 from policies.engine import Engine
 from policies.errors import PolicyError
 from policies.fetch import News, news, recall, remember
-from policies.history import History
+from policies.history import ON_TRIAL, History
 from policies.sources import Fetched
 
 log = logging.getLogger("weighbridge.deciding")
@@ -52,6 +52,7 @@ class Deciding:
         self.fallen_back = False
         """Whether `engine` is of a revision kept from before, because the configured policy could not be loaded."""
         self.history = History(folder / "policies")
+        self._history_on_trial = History(folder / "policies" / ON_TRIAL)
         self.trial: Trial | None = None
         self._folder = folder
         self._kept_bundles = folder / "bundles"
@@ -248,7 +249,7 @@ class Deciding:
                 settings,
                 opa=OpaLine,
                 fetched=self._fetched if settings.bundle else None,
-                history=self.history if reload is self.loading else None,
+                history=self.history if reload is self.loading else self._history_on_trial,
             )
         except PolicyError as error:
             self._refused(what, who, reload, [str(problem) for problem in error.problems])

@@ -122,13 +122,16 @@ class Trial:
             self._begin_anew()
         self._swap(self.deciding)
 
-    async def promote(self, who: str) -> None:
-        """The policy on trial decides from now on, and is watched. Raises TrialRefused, OSError."""
+    async def promote(self, who: str, revision: str = "") -> None:
+        """The policy on trial decides from now on, and is watched. Raises TrialRefused, OSError.
+
+        `revision` is how the one that is meant begins: a newer one, that nobody has looked at, is not promoted then.
+        """
         if self.on_trial is None or self.on_trial.failure is not None:
             raise TrialRefused("The policy on trial cannot decide; `weighbridge policy diff` says why.")
         if not self.settings.share:
             raise TrialRefused("policy.shadow.share is 0, so a promoted policy could not turn back. Set it above 0.")
-        await self._decided(Event.PROMOTE, who, "")
+        await self._decided(Event.PROMOTE, who, "", revision)
 
     async def roll_back(self, who: str, reason: str = "") -> None:
         """The configured policy decides again. Raises TrialRefused, OSError."""
@@ -161,8 +164,11 @@ class Trial:
         self.counts[words] = self.counts.get(words, 0) + 1
         if self.comparison.add(*pair):
             self._keep(x, asked, *pair, wordless=asked.masks or other.masks)
-        if self.stage is Stage.WATCHING and (reason := self.comparison.departure(self.settings.rollback)):
-            self._depart(reason)
+        if self.stage is Stage.WATCHING:
+            if reason := self.comparison.departure(self.settings.rollback):
+                self._depart(reason)
+            elif self._now() >= self.until:
+                self._time_is_over()
 
     async def close(self) -> None:
         """Ends the trial here, once what is under way is done; the stage stays as it was kept."""
@@ -178,16 +184,17 @@ class Trial:
         self._tell(Event.DEPART, "weighbridge")
         self._later(self._keep_stage())
 
-    async def _decided(self, event: Event, who: str, reason: str) -> None:
+    async def _decided(self, event: Event, who: str, reason: str, revision: str = "") -> None:
         # Whoever asked may be gone before it is kept; then it takes effect all the same, and nothing is between.
-        await asyncio.shield(self._later(self._decide(event, who, reason)))
+        await asyncio.shield(self._later(self._decide(event, who, reason, revision)))
 
-    async def _decide(self, event: Event, who: str, reason: str) -> None:
+    async def _decide(self, event: Event, who: str, reason: str, revision: str) -> None:
         async with self._lock:
             if self._ended:
                 raise TrialRefused("The trial has ended: the configuration has changed. Look again.")
             if (self.stage, event) not in TRANSITIONS:
                 raise TrialRefused(f"The trial is {self.stage}; {event} does nothing now.")
+            self._is_meant(revision)
             before = (self.stage, self.reason, self.until)
             try:
                 await asyncio.to_thread(_write, self._file, self._after(event, reason))
@@ -196,9 +203,19 @@ class Trial:
                 raise
             if (self.stage, self.reason, self.until) != before:
                 raise TrialRefused(f"The trial has become {self.stage} meanwhile: {self.reason}.")
+            try:
+                self._is_meant(revision)
+            except TrialRefused:
+                self._later(self._keep_stage())
+                raise
             self._move(event, reason)
             self._tell(event, who)
             log.warning("%s of the policy on trial by %s: it is now %s", event, who, self.stage)
+
+    def _is_meant(self, revision: str) -> None:
+        now = _revision(self.on_trial) or ""
+        if not now.startswith(revision.lower()):
+            raise TrialRefused(f"The policy on trial is of revision {now[:12]} by now. Look at it, and promote that.")
 
     def _after(self, event: Event, reason: str) -> dict[str, Any]:
         stage = TRANSITIONS[self.stage, event]
@@ -231,7 +248,8 @@ class Trial:
             self._timer = loop.call_later(left, self._time_is_over)
 
     def _time_is_over(self) -> None:
-        if self.stage is not Stage.WATCHING:
+        # Time alone proves nothing: the watch goes on until enough calls were compared.
+        if self.stage is not Stage.WATCHING or self.comparison.calls < self.settings.rollback.min_calls:
             return
         self._move(Event.TIME_OVER, "")
         self._tell(Event.TIME_OVER, "weighbridge")

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 from gateway.logs import printable
 from gateway.remote import Refused, ask, takes_admin
@@ -22,6 +23,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=diff)
     command = commands.add_parser("promote", help="let the policy on trial decide, and watch it")
     takes_admin(command)
+    command.add_argument("--revision", default="", metavar="R", help="only if its revision begins so (see diff)")
     command.set_defaults(run=promote)
     command = commands.add_parser("rollback", help="let the configured policy decide again")
     takes_admin(command)
@@ -33,7 +35,7 @@ def diff(given: argparse.Namespace) -> int:
 
 
 def promote(given: argparse.Namespace) -> int:
-    return _shown(given, "POST", "/policy/promote", recent=False)
+    return _shown(given, "POST", f"/policy/promote?revision={quote(given.revision)}", recent=False)
 
 
 def rollback(given: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ MOST: Final = 20
 """Revisions that are kept; the one that was put to use longest ago goes first."""
 
 _ENDING: Final = ".tar.gz"
+ON_TRIAL: Final = "trial"
+"""The folder within for policies on trial, which nobody falls back on."""
 _REVISION: Final = re.compile(r"[0-9a-f]{64}")
 _QUICKLY: Final = 1
 """The level of compression: data of this kind gains little from more, which takes three times as long."""
@@ -71,9 +73,14 @@ class History:
         return Kept(kept[0]) if kept else None
 
     def find(self, revision: str) -> Kept | None:
-        """The revision of this name, 64 hexadecimal digits, where it is still kept."""
-        file = self._folder / f"{revision}{_ENDING}"
-        return Kept(file) if _REVISION.fullmatch(revision) and file.is_file() else None
+        """The revision of this name, 64 hexadecimal digits, where it is still kept, those on trial included."""
+        if not _REVISION.fullmatch(revision):
+            return None
+        for folder in (self._folder, self._folder / ON_TRIAL):
+            file = folder / f"{revision}{_ENDING}"
+            if file.is_file():
+                return Kept(file)
+        return None
 
     def _kept(self) -> list[Path]:
         """The newest first."""

@@ -169,6 +169,15 @@ async def test_promotion_is_durable_and_then_the_policy_on_trial_decides(bench: 
         assert (kind, facts["event"], facts["who"], facts["on_trial"]) == ("policy_trial", "promote", "dana", "new")
 
 
+async def test_only_the_revision_that_was_looked_at_is_promoted(bench: Bench) -> None:
+    async with bench.running(Numbered("old"), Numbered("abcdef012345")) as trial:
+        with pytest.raises(TrialRefused, match="of revision abcdef012345 by now"):
+            await trial.promote("dana", "abcde1")
+        assert not trial.stage.promoted
+        await trial.promote("dana", "ABCDEF")
+        assert trial.stage.promoted
+
+
 async def test_a_promotion_that_cannot_be_kept_does_not_happen(bench: Bench) -> None:
     bench.file.parent.parent.joinpath("kept").write_text("a file where the folder should be")
     old = Numbered("old")
@@ -231,8 +240,11 @@ async def test_a_promoted_policy_that_agrees_is_kept_when_the_watch_is_over(benc
     new = Numbered("new")
     async with bench.running(Numbered("old"), new) as trial:
         await trial.promote("dana")
+        for _ in range(bench.settings.rollback.min_calls):
+            await call(trial)
         bench.swapped.clear()
-        await asyncio.wait_for(bench.swapped.wait(), 10)
+        if trial.stage is Stage.WATCHING:
+            await asyncio.wait_for(bench.swapped.wait(), 10)
         assert (trial.stage, trial.deciding) == (Stage.KEPT, new)
         new.script = dataclasses.replace(DENIED, revision="new")
         for _ in range(50):
@@ -240,6 +252,19 @@ async def test_a_promoted_policy_that_agrees_is_kept_when_the_watch_is_over(benc
         assert trial.deciding is new
         await trial.roll_back("dana")
         assert trial.stage is Stage.SHADOWING
+
+
+async def test_a_watch_in_which_nothing_was_compared_goes_on_until_something_was(bench: Bench) -> None:
+    async with bench.running(Numbered("old"), Numbered("new")) as trial:
+        await trial.promote("dana")
+        bench.now = trial.until + 1
+        trial._time_is_over()
+        stages = []
+        for _ in range(bench.settings.rollback.min_calls):
+            stages.append(trial.stage)
+            await call(trial)
+        assert {*stages} == {Stage.WATCHING}
+        assert trial.stage is Stage.KEPT
 
 
 @pytest.mark.parametrize(("promote", "then"), [(True, "promote"), (False, "roll_back")])

@@ -10,7 +10,7 @@ from config.settings import PolicySettings
 from policies import archive
 from policies.decision import Effect
 from policies.errors import PolicyError
-from policies.history import MOST, History, Kept, pack, read
+from policies.history import MOST, ON_TRIAL, History, Kept, pack, read
 from policies.load import again, load
 from policies.sources import Sources
 from policies.sources import read as read_sources
@@ -118,3 +118,11 @@ async def test_a_child_says_so_as_well(tmp_path: Path) -> None:
     for file in (tmp_path / "x.tar.gz", tmp_path / "nowhere.tar.gz"):
         with pytest.raises(PolicyError, match=r"tar\.gz: (is no kept revision|cannot be read)"):
             await again(PolicySettings(prove_timeout=20), Kept(file))
+
+
+def test_a_policy_on_trial_is_found_again_and_never_fallen_back_on(tmp_path: Path) -> None:
+    History(tmp_path / ON_TRIAL).keep(revision(1), b"a bundle")
+    found = History(tmp_path).find(revision(1))
+    assert found is not None
+    assert found.file.read_bytes() == b"a bundle"
+    assert History(tmp_path).newest() is None
