@@ -34,6 +34,13 @@ _ROOTS: Final = (
 )  # fmt: skip
 _LIB: Final = ("one", "two", "three")
 _IMPORTS: Final = {"c": "input.call as c", "agent": "input.agent", "one": "data.lib.one", "shelf": "data.lib as shelf"}
+_SPELLINGS: Final = {
+    "c": ('input["call"] as c', r'input["c\u0061ll"] as c', "input.call as c"),
+    "agent": ('input["agent"]', r'input["\u0061gent"]'),
+    "one": ('data.lib["one"]', r'data["l\u0069b"].one'),
+    "shelf": ('data["lib"] as shelf', r'data["l\u0069b"] as shelf'),
+}
+"""The same imports, written less plainly."""
 _TABLE: Final = {
     "table": {"a": {"b": 1, "c": [1, 2]}, "b": "c", "tool": {"a": True}, "gpt": {}},
     "words": ["a", "b", "tool"],
@@ -86,7 +93,10 @@ class Author:
     def policy(self) -> list[str]:
         """The files of one policy."""
         pick = self._chance
-        library = "package lib\n\nimport rego.v1\n\n" + "\n".join(self._rule(name, 2) for name in _LIB)
+        shelf = (
+            pick.choice(('data["lib"]', r'data["\u006cib"]')).removeprefix("data") if pick.random() < 0.05 else "lib"
+        )
+        library = f"package {shelf}\n\nimport rego.v1\n\n" + "\n".join(self._rule(name, 2) for name in _LIB)
         self._rules, self._functions, self._lib = [], [], _LIB
         self._imported = tuple(name for name in _IMPORTS if pick.random() < 0.5)
         count = pick.randint(0, 5)
@@ -102,7 +112,10 @@ class Author:
                 self._rules.append(name)
         texts.append(self._decision())
         pick.shuffle(texts)
-        imports = "".join(f"import {_IMPORTS[name]}\n" for name in self._imported)
+        written = {
+            name: pick.choice(_SPELLINGS[name]) if pick.random() < 0.05 else _IMPORTS[name] for name in self._imported
+        }
+        imports = "".join(f"import {each}\n" for each in written.values())
         cut = pick.randint(0, len(texts))
         head = f"package weighbridge\n\nimport rego.v1\n{imports}\n"
         # The interpreter lets a file use the imports of another file of its package.
@@ -129,7 +142,11 @@ class Author:
         pick = self._chance
         self._names = []
         body = self._body(depth)
-        match pick.randint(0, 6):
+        match pick.randint(0, 8):
+            case 7:
+                return f"{name}[{self._expression(1)}][{self._expression(1)}] := {self._expression(2)} if {body}\n"
+            case 8:
+                return f"{name}[{self._expression(1)}] contains {self._expression(2)} if {body}\n"
             case 0:
                 return f"{name} contains {self._expression(2)} if {body}\n"
             case 1:
@@ -162,6 +179,8 @@ class Author:
         kept = list(self._names)
         body = self._body(2)
         text = f"{name}({given}) := {self._expression(2)} if {body}"
+        if pick.random() < 0.1:
+            text = f"default {name}({', '.join('_' * arity)}) := {self._literal()}\n\n{text}"
         if pick.random() < 0.4:
             self._names = kept
             body = self._body(2)
@@ -211,8 +230,8 @@ class Author:
             case 5:
                 source = self._collection(depth)
                 before = list(self._names)
-                variable = self._new()
-                inner = self._statement(1) if depth > 1 and pick.random() < 0.5 else f"{variable}.a"
+                variable = f"{self._new()}, {self._new()}" if pick.random() < 0.3 else self._new()
+                inner = self._statement(1) if depth > 1 and pick.random() < 0.5 else f"{self._names[-1]}.a"
                 self._names = before
                 return f"every {variable} in {source} {{ {inner} }}"
             case 6:
@@ -331,11 +350,22 @@ class Author:
     def _builtin(self, depth: int) -> str:
         pick = self._chance
         one = self._expression(depth - 1)
-        match pick.randint(0, 12):
+        match pick.randint(0, 16):
+            case 13:
+                name = pick.choice(("filter", "remove"))
+                return f'json.{name}({self._path()}, ["a", "arguments/a", "b/0"])'
+            case 14:
+                return f'json.patch({self._path()}, [{{"op": "add", "path": "z", "value": {one}}}])'
+            case 15:
+                return f"{{{self._literal()}: {one}}}[{self._path()}]"
+            case 16:
+                return f'{{"a": {self._path()}}}["a"].b'
             case 0:
                 return f"count({one})"
             case 1 | 2:
                 path = pick.choice(('"a"', '"b"', '["arguments", "a"]', '["a", "b"]', '["b", 0]', "[]", '"max_tokens"'))
+                if pick.random() < 0.2:
+                    path = pick.choice((one, "input.call.target", f'["arguments", {one}]', r'"\u0061"', "`a`"))
                 base = pick.choice(("input.call", "input.call.arguments", "input.call.arguments.a", one))
                 return f"object.get({base}, {path}, {self._atom()})"
             case 3 | 4:
