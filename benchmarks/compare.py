@@ -208,7 +208,8 @@ def goals(outcome: Outcome) -> list[Goal]:
     added = next((paced.added_p99("all-on") for paced in outcome.paced if paced.latencies and paced.rate >= 500), None)
     return [
         Goal("bare, of Envoy", small.ratio("bare", "envoy"), 0.6),
-        Goal("everything on, of Envoy", small.ratio("all-on", "envoy"), 0.2),
+        Goal("everything on, of Envoy", small.ratio("all-on", "envoy"), 0.5),
+        Goal("every decision evaluated afresh, of Envoy", small.ratio("all-on-afresh", "envoy"), 0.2),
         Goal("everything on, times LiteLLM", small.ratio("all-on", "litellm"), 45),
         Goal("everything on, times Portkey", small.ratio("all-on", "portkey"), 5),
         Goal(f"{SHORT} events with everything on, of bare", stream.ratio("all-on", "bare"), 0.8),

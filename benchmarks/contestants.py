@@ -27,7 +27,7 @@ class Running:
     def recorded(self) -> int:
         """Lines in the ledger so far."""
         lines = 0
-        for file in self.ledger.iterdir() if self.ledger is not None and self.ledger.is_dir() else ():
+        for file in self.ledger.glob("*.jsonl") if self.ledger is not None else ():
             with file.open("rb") as opened:
                 while piece := opened.read(2**20):
                     lines += piece.count(b"\n")
@@ -50,12 +50,19 @@ def _bare(children: Children, folder: Path, upstream: int) -> Running:
     return Running(child, int(told), ["any-key"])
 
 
-def _gateway(agents: int) -> Callable[[Children, Path, int], Running]:
+def _gateway(agents: int, *, reuse: bool = True) -> Callable[[Children, Path, int], Running]:
     def start(children: Children, folder: Path, upstream: int) -> Running:
-        name = f"all-on-{agents}"
+        name = f"all-on-{agents}" if reuse else f"all-on-{agents}-afresh"
         own = folder / name
         own.mkdir()
-        command = [PYTHON, "-m", "gateway.cli", "serve", "--config", str(fleet.write(own, agents, upstream))]
+        command = [
+            PYTHON,
+            "-m",
+            "gateway.cli",
+            "serve",
+            "--config",
+            str(fleet.write(own, agents, upstream, reuse=reuse)),
+        ]
         child, told = children.start(name, command, core=CONTESTANT_CORE, ready="weighbridge: agents ")
         port = int(told.split(" ", 1)[0].rpartition(":")[2])
         expects = (("x-weighbridge-decision", "ALLOW"),)
@@ -97,6 +104,7 @@ CONTESTANTS = {
     for contestant in (
         Contestant("bare", "the gateway's server and carrier with nothing in between", _bare),
         Contestant("all-on", f"the gateway with everything on, {FEW} agents", _gateway(FEW)),
+        Contestant("all-on-afresh", "the same, every decision evaluated afresh", _gateway(FEW, reuse=False)),
         Contestant("all-on-10k", f"the gateway with everything on, {MANY} agents", _gateway(MANY)),
         Contestant("envoy", "plain Envoy: one worker, the router filter only", _envoy, "envoy"),
         Contestant("litellm", "LiteLLM's proxy: one worker, one model, a master key", _litellm, "litellm"),

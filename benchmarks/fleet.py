@@ -25,7 +25,7 @@ def envelope() -> dict[str, object]:
     return {"models": {MODEL: {}, "gpt-4o": {}}, "max_output_tokens": 4096}
 
 
-def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (POLICY,)) -> Path:
+def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (POLICY,), *, reuse: bool = True) -> Path:
     """Writes the configuration and its envelopes into `folder` and returns the configuration's path. JSON is YAML."""
     envelopes = folder / "envelopes.json"
     envelopes.write_text(json.dumps({"envelopes": {name: envelope() for name in names(agents)}}))
@@ -35,7 +35,7 @@ def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (PO
         "admin": {"listen": {"port": 0}},
         "state": f"sqlite:///{folder / 'state.db'}",
         "ledger": {"path": str(folder / "ledger")},
-        "policy": {"paths": [*map(str, policy), str(envelopes)], "prove_timeout": 60, "watchdog": 30},
+        "policy": {"paths": [*map(str, policy), str(envelopes)], "prove_timeout": 60, "watchdog": 30, "reuse": reuse},
         "targets": [{"name": "upstream", "kind": "openai", "url": f"http://127.0.0.1:{upstream}/v1"}],
         "routes": [{"name": "chat", "models": ["*"], "arms": [{"target": "upstream"}]}],
         "agents": [{"name": name, "key_sha256": digest} for name, digest in zip(names(agents), digests, strict=True)],

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 MODEL = "gpt-4o-mini"
 PATH = "/v1/chat/completions"
+COUNT = "00000000"
+"""Stands in a request's prompt, where each call has its own number: no two calls ask the same."""
 SHORT, LONG = 50, 500
 """Events of streamed answers, each written to the socket on its own. A call asks for them as `max_tokens`."""
 
@@ -18,9 +20,10 @@ def request_body(size: int, events: int = 0) -> bytes:
     if events:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
     room = size - len(_compact(request))
-    if room < 1:
-        raise ValueError(f"a request takes {len(_compact(request)) + 1} bytes or more")
-    request["messages"] = [{"role": "user", "content": (_WORDS * (room // len(_WORDS) + 1))[:room]}]
+    if room <= len(COUNT):
+        raise ValueError(f"a request takes {len(_compact(request)) + len(COUNT) + 1} bytes or more")
+    words = COUNT + " " + _WORDS * (room // len(_WORDS) + 1)
+    request["messages"] = [{"role": "user", "content": words[:room]}]
     return _compact(request)
 
 

@@ -10,26 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import LOAD_CORE, on
-from benchmarks.scenarios import PATH, Scenario
+from benchmarks.scenarios import COUNT, PATH, Scenario
 
 CONNECTIONS = 32
 
 _MARK = "summary: "
 
 _SCRIPT = """
-local keys, body, n = {}, nil, 0
+local keys, before, after, n, calls = {}, nil, nil, 0, 0
 function init(args)
   for line in io.lines(%(keys)s) do
     keys[#keys + 1] = "POST %(path)s HTTP/1.1\\r\\nHost: %(host)s\\r\\nContent-Type: application/json\\r\\n"
       .. "Authorization: Bearer " .. line .. "\\r\\n%(headers)sContent-Length: %(length)d\\r\\n\\r\\n"
   end
   local file = io.open(%(body)s, "rb")
-  body = file:read("*a")
+  local body = file:read("*a")
   file:close()
+  local at = string.find(body, "%(count)s", 1, true)
+  before, after = body:sub(1, at - 1), body:sub(at + #"%(count)s")
 end
 function request()
   n = n %% #keys + 1
-  return keys[n] .. body
+  calls = calls + 1
+  return keys[n] .. before .. string.format("%%0%(digits)dd", calls) .. after
 end
 function done(summary, latency, requests)
   local e = summary.errors
@@ -101,6 +104,8 @@ def script(
         "headers": lines,
         "length": len(scenario.body),
         "mark": _MARK,
+        "count": COUNT,
+        "digits": len(COUNT),
     }
     written = stem.with_suffix(".lua")
     written.write_text(text)
