@@ -9,7 +9,6 @@ What is JSON already is spliced in as it is: every call pays for its event. Sour
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,6 +20,7 @@ import orjson
 from gateway import trace
 from policies import log_mask
 from policies.decision import Decision
+from policies.document import second_in_utc
 from policies.engine import Engine
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.masks import Mask
@@ -45,23 +45,32 @@ _LONGEST_ERROR: Final = 500
 ARGUMENTS: Final = "/input/call/arguments"
 """Where a call's arguments are in an event."""
 
+_ERASED_ARGUMENTS: Final = b',"erased":["%b"]' % ARGUMENTS.encode()
+_BEGINNING: Final = (
+    b'{"record":"%%b","call":"%%b","labels":%%b,"bundles":%%b,"path":"%b","decision_id":"%%b-%%d",'
+    b'"requested_by":%%b,"timestamp":"%%b.%%09dZ","req_id":%%d%%b'
+) % PATH.encode()
+
 
 class DecisionLog:
     """Makes events for one process. `labels` say which gateway decided; `id` and `version` are added."""
 
     def __init__(self, labels: Mapping[str, str] | None = None) -> None:
         named = {**(labels or {}), "id": str(uuid.uuid4()), "version": _version()}
-        self._labels = orjson.Fragment(orjson.dumps(named))
+        self._labels = orjson.dumps(named)
         self._count = 0
 
-    def event(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
-        """The event of the decision `x.asked[index]`, behind the ledger's own words for it, ready to be written."""
+    def line(self, x: Exchange, index: int, record: bytes) -> bytes:
+        """The event of the decision `x.asked[index]`, behind the ledger's own words for it, as a line of the ledger."""
         asked = x.asked[index]
-        if not asked.masks:
-            return self._whole(x, index, record)
-        event = asked.event or self.erased(x, index, record)
-        event["record"] = record
-        return event
+        try:
+            if not asked.masks:
+                return self._whole(x, index, record)
+            if asked.event is not None:
+                return _line({**asked.event, "record": record.decode()})
+        except (TypeError, ValueError, InputRefused):  # what JSON cannot hold: half a character, or what nests too deep
+            pass
+        return self._erased(x, index, record)
 
     async def mask(self, x: Exchange, engine: Engine) -> None:
         """Lets the policy take out of the events so far what must not be recorded; in doubt that is everything."""
@@ -72,7 +81,7 @@ class DecisionLog:
             if asked.decision is None:
                 continue
             try:
-                event = orjson.loads(orjson.dumps(self._whole(x, index, "decision")))
+                event = orjson.loads(self._whole(x, index, b"decision"))
                 told = {name: value for name, value in event.items() if name not in ("record", "call")}
                 log_mask.apply(log_mask.read(await engine.mask(orjson.dumps(told))), event)
                 asked.event = event
@@ -80,71 +89,57 @@ class DecisionLog:
                 why = getattr(error, "recorded", getattr(error, "internal", "")) or type(error).__name__
                 log.error("call %s: its decision cannot be masked, so its record is erased: %s", x.id, why)
 
-    def _whole(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
+    def _whole(self, x: Exchange, index: int, record: bytes) -> bytes:
         asked = x.asked[index]
-        question, decision = asked.question, asked.decision
-        arguments, erased, masked = _arguments(x, asked)
-        call: dict[str, Any] = {"kind": question.kind, "protocol": question.protocol}
-        if question.target:
-            call["target"] = question.target
-        call["operation"] = question.operation
-        if question.stream is not None:
-            call["stream"] = question.stream
-        if question.session is not None:
-            call["session"] = question.session
-        if not erased:
-            call["arguments"] = arguments
-        event = self._event(x, index, record)
-        told = event["input"] = {"agent": orjson.Fragment(question.agent), "call": call}
-        if question.budgets is not None:
-            told["budgets"] = orjson.Fragment(question.budgets)
-        if question.approval is not None:
-            told["approval"] = orjson.Fragment(question.approval)
-        told["time"] = {"unix_ns": question.now_ns, "utc": _second(question.now_ns // 1_000_000_000) + "Z"}
+        decision = asked.decision
+        arguments, masked = _arguments(x, asked)
+        parts = [self._beginning(x, index, record), b',"input":', asked.question.with_arguments(arguments)]
         if decision is None:
-            event["error"] = _error(x)
+            parts += (b',"error":', orjson.dumps(_error(x)))
         else:
-            event["result"] = orjson.Fragment(decision.answer)
+            parts += (b',"result":', decision.answer)
             if decision.obligations is not NONE:
                 masked += _values(decision)
-        if erased:
-            event["erased"] = erased
+        if arguments is None:
+            parts.append(_ERASED_ARGUMENTS)
         if masked:
-            event["masked"] = masked
-        return event
+            parts += (b',"masked":', orjson.dumps(masked))
+        parts.append(b"}\n")
+        return b"".join(parts)
 
-    def erased(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
+    def _erased(self, x: Exchange, index: int, record: bytes) -> bytes:
         """The event without anything that a caller or a policy wrote freely: who was decided on, and how."""
-        event = self._event(x, index, record)
+        event: dict[str, Any] = orjson.loads(self._beginning(x, index, record) + b"}")
         decision = x.asked[index].decision
         event["erased"] = ["/input"]
         if decision is None:
             event["error"] = {"code": x.code, "message": ""}
-            return event
+            return _line(event)
         event["result"] = decision.facts()
         for name in ("explanation", "obligations"):
             if event["result"].pop(name, None) is not None:
                 event["erased"].append(f"/result/{name}")
-        return event
+        return _line(event)
 
-    def _event(self, x: Exchange, index: int, record: str) -> dict[str, Any]:
+    def _beginning(self, x: Exchange, index: int, record: bytes) -> bytes:
+        """What every event has; not closed yet."""
         asked = x.asked[index]
         second, rest = divmod(asked.question.now_ns, 1_000_000_000)
         self._count += 1
-        event: dict[str, Any] = {
-            "record": record,
-            "call": x.id,
-            "labels": self._labels,
-            "bundles": _bundles(asked.revision),
-            "path": PATH,
-            "decision_id": f"{x.id}-{index + 1}",
-            "requested_by": x.agent.name if x.agent is not None else "",
-            "timestamp": f"{_second(second)}.{rest:09}Z",
-            "req_id": self._count,
-        }
-        if x.duties is not None or b"traceparent" in x.own:
-            event.update(_trace(x))
-        return event
+        call = x.id.encode()
+        return _BEGINNING % (
+            record,
+            call,
+            self._labels,
+            _bundles(asked.revision),
+            call,
+            index + 1,
+            orjson.dumps(x.agent.name if x.agent is not None else ""),
+            second_in_utc(second),
+            rest,
+            self._count,
+            _trace(x) if x.duties is not None or b"traceparent" in x.own else b"",
+        )
 
 
 def _version() -> str:
@@ -154,23 +149,16 @@ def _version() -> str:
         return "unknown"
 
 
-def _arguments(x: Exchange, asked: Asked) -> tuple[Any, tuple[str, ...], list[str]]:
-    """The arguments as they are recorded, and pointers into the event at what was erased and masked of them."""
+def _arguments(x: Exchange, asked: Asked) -> tuple[bytes | None, list[str]]:
+    """The arguments as they are recorded, None where they are not, and pointers into the event at what is masked."""
     decision = asked.decision
     arguments, masked = x.assembly.mask.apply(asked.question.arguments)
     if len(x.asked) > 1 or (decision is not None and decision.obligations is not NONE):
         # What must not go to the target has no business in the record of how that was decided.
         arguments, redacted = _redacted(x, arguments)
         masked += redacted
-    if len(asked.question.body) <= _MOST_ARGUMENTS:
-        return arguments, (), masked
-    try:
-        rendered = orjson.dumps(arguments)
-    except TypeError:
-        return None, (ARGUMENTS,), []
-    if len(rendered) > _MOST_ARGUMENTS:
-        return None, (ARGUMENTS,), []
-    return orjson.Fragment(rendered), (), masked
+    rendered = orjson.dumps(arguments)
+    return (rendered, masked) if len(rendered) <= _MOST_ARGUMENTS else (None, [])
 
 
 def _redacted(x: Exchange, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -204,16 +192,15 @@ def _segment(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _trace(x: Exchange) -> dict[str, str]:
+def _trace(x: Exchange) -> bytes:
     found = (x.duties.sampled if x.duties is not None else None) or trace.read(x.own.get(b"traceparent"))
-    return {"trace_id": found.trace_id, "span_id": found.span_id} if found is not None else {}
+    return f',"trace_id":"{found.trace_id}","span_id":"{found.span_id}"'.encode() if found is not None else b""
 
 
-@lru_cache(maxsize=64)
-def _bundles(revision: str) -> orjson.Fragment:
-    return orjson.Fragment(orjson.dumps({BUNDLE: {"revision": revision}}))
+@lru_cache(maxsize=16)
+def _bundles(revision: str) -> bytes:
+    return orjson.dumps({BUNDLE: {"revision": revision}})
 
 
-@lru_cache(maxsize=4)
-def _second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+def _line(event: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)

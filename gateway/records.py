@@ -37,7 +37,7 @@ def line(record: Mapping[str, Any]) -> bytes:
 def intended(x: Exchange, events: DecisionLog) -> list[bytes]:
     """The lines of a call that is about to be made."""
     last = len(x.asked) - 1
-    intent = _event(x, last, "intent", events)
+    intent = events.line(x, last, b"intent")
     return [*_decided(x, events, last), intent] if last else [intent]
 
 
@@ -64,14 +64,7 @@ def event_of(record: bytes) -> bytes:
 
 
 def _decided(x: Exchange, events: DecisionLog, count: int) -> list[bytes]:
-    return [_event(x, index, "decision", events) for index in range(count)]
-
-
-def _event(x: Exchange, index: int, record: str, events: DecisionLog) -> bytes:
-    try:
-        return line(events.event(x, index, record))
-    except (TypeError, ValueError):  # what JSON cannot hold: half a character, or what nests too deep
-        return line(events.erased(x, index, record))
+    return [events.line(x, index, b"decision") for index in range(count)]
 
 
 def outcome(x: Exchange) -> dict[str, Any]:

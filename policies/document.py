@@ -47,6 +47,10 @@ class Question:
 
     def document(self) -> bytes:
         """The whole input as JSON text in UTF-8. Raises InputRefused."""
+        return self.with_arguments(self.body)
+
+    def with_arguments(self, arguments: bytes | None) -> bytes:
+        """The same with other arguments (JSON text), or without them. Raises InputRefused."""
         return render(
             self.agent,
             self.kind,
@@ -54,7 +58,7 @@ class Question:
             self.target,
             self.operation,
             self.stream,
-            self.body,
+            arguments,
             self.session,
             self.now_ns,
             self.budgets,
@@ -76,7 +80,7 @@ def render(
     target: str,
     operation: str,
     stream: bool | None,
-    arguments: bytes,
+    arguments: bytes | None,
     session: str | None,
     now_ns: int,
     budgets: bytes | None = None,
@@ -85,23 +89,18 @@ def render(
     """The whole input as JSON text in UTF-8.
 
     An empty `target` is none, as in a call that only lists models, and is left out.
-    `agent`, `arguments`, `budgets` and `approval` are JSON texts, already checked, and go in as they are; `target`,
-    `operation` and `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a
-    text that UTF-8 cannot hold (a lone surrogate).
+    `agent`, `arguments`, `budgets` and `approval` are JSON texts, already checked, and go in as they are (empty
+    arguments as an object without members, None not at all); `target`, `operation` and `session` are anyone's text.
+    `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that UTF-8 cannot hold (a lone surrogate).
     """
-    parts = [
-        b'{"agent":',
-        agent,
-        _protocol(kind, protocol, target != ""),
-        _quoted(target) if target else b"",
-        b',"operation":',
-        _quoted(operation),
-    ]
-    if stream is not None:
-        parts.append(b',"stream":true' if stream else b',"stream":false')
+    long = len(target) + len(operation) > _LONGEST_CACHED
+    begun = (_call.__wrapped__ if long else _call)(kind, protocol, target, operation, stream)
+    parts = [b'{"agent":', agent, begun]
     if session is not None:
         parts += (b',"session":', json_text(session))
-    parts += (b',"arguments":', arguments or b"{}", b"}")
+    if arguments is not None:
+        parts += (b',"arguments":', arguments or b"{}")
+    parts.append(b"}")
     if budgets is not None:
         parts += (b',"budgets":', budgets)
     if approval is not None:
@@ -112,23 +111,20 @@ def render(
 
 def time_member(now_ns: int) -> bytes:
     """The input's `time`, with its name and a comma before, at `now_ns` (Unix nanoseconds)."""
-    return b',"time":{"unix_ns":%d,"utc":"%s"}' % (now_ns, _utc(now_ns // 1_000_000_000))
-
-
-@lru_cache(maxsize=64)
-def _protocol(kind: str, protocol: str, targeted: bool) -> bytes:
-    target = b',"target":' if targeted else b""
-    return b',"call":{"kind":%s,"protocol":%s%s' % (orjson.dumps(kind), orjson.dumps(protocol), target)
-
-
-def _quoted(text: str) -> bytes:
-    # Models and operations repeat; what is long was chosen by the caller and would only fill the cache.
-    return _remembered(text) if len(text) <= _LONGEST_CACHED else json_text(text)
+    return b',"time":{"unix_ns":%d,"utc":"%bZ"}' % (now_ns, second_in_utc(now_ns // 1_000_000_000))
 
 
 @lru_cache(maxsize=1024)
-def _remembered(text: str) -> bytes:
-    return json_text(text)
+def _call(kind: str, protocol: str, target: str, operation: str, stream: bool | None) -> bytes:
+    """The call without what is in it, not closed yet. Models and operations repeat; what is long was chosen by the
+    caller and would only fill the cache."""
+    parts = [b',"call":{"kind":', orjson.dumps(kind), b',"protocol":', orjson.dumps(protocol)]
+    if target:
+        parts += (b',"target":', json_text(target))
+    parts += (b',"operation":', json_text(operation))
+    if stream is not None:
+        parts.append(b',"stream":true' if stream else b',"stream":false')
+    return b"".join(parts)
 
 
 def json_text(text: str) -> bytes:
@@ -140,5 +136,6 @@ def json_text(text: str) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _utc(second: int) -> bytes:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second)).encode()
+def second_in_utc(second: int) -> bytes:
+    """A second of Unix time as RFC 3339 writes it, but for the zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()

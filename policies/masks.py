@@ -31,13 +31,13 @@ class Mask:
         if self._whole:
             return dict.fromkeys(arguments, STARS), list(self._whole)
         top = self._top
-        if top is not None:
-            masked = dict(arguments)
-            keys = [key for key in masked if key in top]
-            for key in keys:
-                masked[key] = STARS
-            return masked, [top[key] for key in keys]
         masked, hits = dict(arguments), []
+        if top is not None:
+            for key in arguments:
+                if key in top:
+                    masked[key] = STARS
+                    hits.append(top[key])
+            return masked, hits
         for pointer, path in self._paths:
             masked, hit = _replace(masked, path, 0)
             if hit:
