@@ -48,8 +48,9 @@ class Recorded:
     @property
     def missing(self) -> list[str]:
         """JSON pointers to what of the event is not as it was."""
-        pointers = [*self.event.get("erased", ()), *self.event.get("masked", ())]
-        return [pointer for pointer in pointers if isinstance(pointer, str) and pointer.startswith("/input")]
+        listed = [each for name in ("erased", "masked") if isinstance(each := self.event.get(name), list)]
+        pointers = [pointer for each in listed for pointer in each if isinstance(pointer, str)]
+        return [pointer for pointer in pointers if pointer.startswith("/input")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,3 +368,13 @@ async def test_people_with_a_token_are_told_the_same_but_no_values(config: Path,
             assert "Secrets stay here." in everything
             assert '"secret"' not in everything
             assert "value" not in told["again"]["rules"][0]
+
+
+@pytest.mark.parametrize("damage", [{"erased": None}, {"masked": 5}, {"erased": [1, {}], "masked": {"a": 1}}], ids=str)
+def test_explain_of_a_damaged_record_shows_what_there_is(
+    tmp_path: Path, config: Path, said: Said, damage: dict[str, Any]
+) -> None:
+    record = {"record": "decision", "call": "C1", "result": {"decision": "DENY"}, "input": {}, **damage}
+    (tmp_path / "calls.jsonl").write_text(json.dumps(record) + "\n")
+    main(["policy", "explain", "C1", "--ledger", str(tmp_path), "--config", str(config)])
+    assert "DENY" in said()[0]
