@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.base import Adapter, AgentCall, Headers
-from adapters.body import EVERY, places, replace, splice
+from adapters.body import EVERY, places, put_first, replace, splice
 from adapters.errors import MalformedCall
 from gateway import trace
 from gateway.exchange import Exchange
@@ -183,7 +183,7 @@ def _put(name: str, edit: Edit, body: bytes, path: Sequence[str]) -> bytes:
         if not there and text[:1] != b"{":
             raise Unfulfilled(f"`{name}` of {edit.pointer[:_LONGEST_POINTER]!r}: there is no such place")
         if not there or not _same(text[slice(*there[0])], edit.value):
-            text = splice(text, there, edit.value) if there else replace(text, path[-1], edit.value)
+            text = splice(text, there, edit.value) if there else put_first(text, path[-1], edit.value)
             changed = True
         pieces += (body[position:start], text)
         position = end
