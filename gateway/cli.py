@@ -77,7 +77,10 @@ def serve(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    """Configuration, policies, reachability. A target that is down is a warning: it may be up when calls come."""
+    """Configuration, policies (the one on trial, too), reachability.
+
+    A target that is down is a warning: it may be up when calls come.
+    """
     mistakes: list[str] = []
     warnings: list[str] = []
     try:
@@ -86,10 +89,14 @@ def check(given: argparse.Namespace) -> int:
         mistakes = [str(mistake) for mistake in error.mistakes]
     else:
         warnings = [str(warning) for warning in loaded.warnings]
-        try:
-            warnings += asyncio.run(_undecided(loaded.settings.policy))
-        except PolicyError as error:
-            mistakes = [str(problem) for problem in error.problems]
+        for settings in (loaded.settings.policy, policy.on_trial(loaded.settings.policy)):
+            if settings is None:
+                continue
+            try:
+                warnings += asyncio.run(_undecided(settings))
+            except PolicyError as error:
+                told = [str(problem) for problem in error.problems]
+                mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))

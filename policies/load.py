@@ -41,6 +41,13 @@ async def load(
             return await _asking(settings.opa, opa)
 
 
+def on_trial(settings: PolicySettings) -> PolicySettings | None:
+    """The settings that the policy on trial is loaded by, where there is one."""
+    if settings.shadow is None:
+        return None
+    return settings.model_copy(update={"engine": "embedded", "paths": settings.shadow.paths, "bundle": None})
+
+
 def places(settings: PolicySettings, fetched: Fetched | None = None) -> Places:
     """Where `settings` have policies read from, and with which keys. Raises PolicyError."""
     return Places(settings.paths, _keys(settings), (fetched,) if fetched is not None else ())

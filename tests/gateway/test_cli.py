@@ -62,6 +62,33 @@ def test_check_names_mistakes_in_the_policy(config: Path, capsys: pytest.Capture
     assert "main.rego:7" in mistake
 
 
+def with_a_trial(config: Path, rules: str, **more: object) -> None:
+    (config.parent / "new.rego").write_text(rules)
+    settings = yaml.safe_load(config.read_text())
+    settings["policy"] |= {"shadow": {"paths": ["new.rego"]}, **more}
+    config.write_text(yaml.safe_dump(settings))
+
+
+def test_check_names_mistakes_in_the_policy_on_trial(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_a_trial(config, ALLOW + "\nbroken {\n")
+    assert main(["check", "--config", str(config), "--json"]) == MISTAKEN
+    (mistake,) = json.loads(capsys.readouterr().out)["mistakes"]
+    assert "new.rego:7" in mistake
+
+
+def test_check_asks_signatures_of_the_policy_on_trial_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_a_trial(config, ALLOW, keys=[{"id": "k", "algorithm": "HS256", "key": "k" * 40}])
+    assert main(["check", "--config", str(config), "--json"]) == MISTAKEN
+    mistakes = json.loads(capsys.readouterr().out)["mistakes"]
+    assert [Path(each.partition(":")[0]).name for each in mistakes] == ["main.rego", "new.rego"]
+
+
+def test_check_passes_a_sound_policy_on_trial(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_a_trial(config, ALLOW)
+    assert main(["check", "--config", str(config)]) == OK
+    assert "mistake" not in capsys.readouterr().out
+
+
 def test_a_missing_configuration_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", str(tmp_path / "none.yaml")]) == MISTAKEN
     assert "cannot be read" in capsys.readouterr().out
