@@ -133,9 +133,9 @@ def test(given: argparse.Namespace) -> int:
     if given.json or given.format == "json":
         print(json.dumps(report.coverage.as_opa() if report.coverage else [each.as_opa() for each in report.results]))
     else:
-        print(report.text(verbose=given.verbose))
+        print(_printable(report.text(verbose=given.verbose)))
         if report.coverage is not None:
-            print(report.coverage.text())
+            print(_printable(report.coverage.text()))
         if engine == "both" and not differences:
             print(printable(f"The same on {opa}."))
     for difference in differences:

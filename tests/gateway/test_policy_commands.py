@@ -144,6 +144,16 @@ def test_test_tells_what_it_ran_and_what_it_skipped(config: Path, said: Said) ->
     assert out.splitlines()[-2:] == ["PASS: 2/3", "SKIPPED: 1/3"]
 
 
+def test_test_moves_no_cursor_whatever_files_and_values_are_called(tmp_path: Path, said: Said) -> None:
+    (tmp_path / "p.rego").write_text(RULES)
+    text = 'package t_test\n\ntest_it if 1 + input.x == 2 with input as {"x": "\\u001b[31m\\u202e"}\n'
+    (tmp_path / "a\x1b[31m_test.rego").write_text(text)
+    main(["policy", "test", str(tmp_path), "--engine", "embedded", "--coverage"])
+    out = said()[0]
+    assert "test_it" in out
+    assert all(line.isprintable() for line in out.split("\n"))
+
+
 def test_test_runs_only_what_is_asked_for(config: Path, said: Said) -> None:
     arguments = ["policy", "test", "--config", str(config), "--engine", "embedded"]
     assert main([*arguments, "--run", "more_is"]) == OK
