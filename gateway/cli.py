@@ -166,12 +166,12 @@ def _wanted(records: Iterable[dict[str, Any]], given: argparse.Namespace) -> Ite
 
 def _row(record: dict[str, Any]) -> str:
     """One line for a person, whatever the record holds: a file can be damaged, and callers choose what is in it."""
-    at = _time_of_day(record.get("at"))
     if record.get("record") in DECISIONS:
         record = _decided(record)
-    elif record.get("record") != "outcome":
+    at = _time_of_day(record.get("at"))
+    if record.get("record") not in (*DECISIONS, "outcome"):
         facts = " ".join(f"{key}={_cell(value)}" for key, value in record.items() if key not in ("record", "at"))
-        return printable(f"{at}  {_cell(record.get('record', '?')):<8}{facts}")
+        return printable(f"{at}  {_cell(record.get('record', '?')):<7} {facts}")
     seconds, usage = record.get("seconds"), record.get("usage")
     tokens = ""
     if isinstance(usage, dict):

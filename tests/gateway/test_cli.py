@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,30 @@ async def test_ledger_tail_shows_the_last_calls(tmp_path: Path, capsys: pytest.C
     assert [line.split()[1] for line in lines] == [x.id for x in calls[-2:]]
     assert main(["ledger", "tail", "--path", str(tmp_path), "--json", "--all"]) == OK
     assert [json.loads(line)["record"] for line in capsys.readouterr().out.splitlines()] == ["intent", "outcome"] * 5
+
+
+async def test_ledger_tail_shows_when_a_decision_was_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = FileLedger(tmp_path)
+    x = exchange()
+    await ledger.intend(x)
+    ledger.conclude(x)
+    ledger.close()
+    assert main(["ledger", "tail", "--path", str(tmp_path), "--all"]) == OK
+    intent, outcome = capsys.readouterr().out.splitlines()
+    taken = time.localtime(x.asked[-1].question.now_ns / 1e9)
+    assert intent.split()[0] == time.strftime("%H:%M:%S", taken)
+    assert outcome.split()[0] == time.strftime("%H:%M:%S", time.localtime(x.arrived_ns / 1e9))
+
+
+def test_ledger_tail_keeps_a_long_kind_of_record_apart_from_its_facts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, b'{"record":"policy_difference","at":1,"call":"c"}', b'{"record":"reload","at":1,"who":"dana"}')
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == OK
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()] == [
+        ["policy_difference", "call=c"],
+        ["reload", "who=dana"],
+    ]
 
 
 def test_ledger_tail_without_a_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
