@@ -24,9 +24,6 @@ class Effect(enum.StrEnum):
     NEEDS_APPROVAL = "NEEDS_APPROVAL"
     DENY = "DENY"
 
-    # An enumeration's own is a function in Python, and every call is counted by this word.
-    __hash__ = str.__hash__
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
