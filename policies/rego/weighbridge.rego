@@ -170,7 +170,8 @@ lengths := [
 
 # --- the parameters of tools: each kind of constraint is an object {parameter: limit} ------------------------------
 
-arguments := input.call.arguments
+# Null when there are none, so that every engine says the same of a call without any.
+arguments := object.get(input.call, "arguments", null)
 
 broken contains concat("", ["Give ", name, "."]) if {
 	some name in grant.required
