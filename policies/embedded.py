@@ -14,7 +14,7 @@ from policies.decision import Decision, parse
 from policies.document import Question
 from policies.engine import ENTRY
 from policies.errors import EngineUnavailable, InputRefused, Undecided
-from policies.interpreter import Clock, Interpreter, without_values
+from policies.interpreter import Clock, Interpreter, failure, without_values
 from policies.log_mask import RULE
 from policies.projection import Projection, projection
 from policies.reads import KINDS, Reads, everything
@@ -188,7 +188,7 @@ def _knows(base: Interpreter, rule: str) -> bool:
 
 
 def _failed(error: BaseException) -> Undecided:
-    return Undecided(str(error).strip() or type(error).__name__, without_values(error))
+    return Undecided(failure(error), without_values(error))
 
 
 def _unfit(complaint: str) -> InputRefused:

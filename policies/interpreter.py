@@ -103,16 +103,36 @@ def problem(error: BaseException, file: str, remedy: str) -> Problem:
     """What the interpreter complains about, at the line it names; `file` where it names none."""
     text = str(error)
     place, reason = _PLACE.search(text), _REASON.search(text)
+    told = (reason["reason"] if reason else text.strip().partition("\n")[0]).rstrip(".")
     return Problem(
         place["file"] if place else file,
         int(place["line"]) if place else None,
-        (reason["reason"] if reason else text.strip().partition("\n")[0]).rstrip("."),
+        _other_rule(told, place["file"] if place else file),
         remedy,
     )
 
 
+def _other_rule(reason: str, file: str) -> str:
+    """A reason that names another rule, without what is known already: the file, where it is the same."""
+    found = _CONFLICT.fullmatch(reason)
+    if found is None:
+        return reason
+    where = f"line {found['line']}" if found["file"] == file else f"{found['file']}:{found['line']}"
+    return f"{found['what']} the rule at {where}"
+
+
+def failure(error: BaseException) -> str:
+    """Where and why evaluation failed, in one line. It may quote values of the input."""
+    told = problem(error, "", "")
+    place = f"{told.file}:{told.line}: " if told.file else ""
+    return f"{place}{told.message}" if told.message else type(error).__name__
+
+
+_CONFLICT: Final = re.compile(r"(?P<what>[a-z ]*conflicts with) rule at (?P<file>[^\n]*):(?P<line>[0-9]+):[0-9]+")
 _VALUELESS: Final = re.compile(
-    r"`[\w.]+` (?:expects|requires) [a-z/ ]+ argument"
+    r"`some \.\. in collection` expects [a-z/]+"
+    r"|[a-z ]*conflicts with the rule at [^\n`\"]*"
+    r"|`[\w.]+` (?:expects|requires) [a-z/ ]+ argument"
     r"|divide by zero|modulo on floating-point number"
     r"|(?:functions must|complete rules should) not produce multiple outputs[a-z ]*"
     r"|extension '[\w.]+' raises Python error: (?:ValueError|PermissionError): .*",
@@ -126,7 +146,7 @@ def without_values(error: BaseException) -> str:
     text = str(error).strip()
     place = _PLACE.match(text)  # elsewhere it may be a text of the caller's
     reason = _REASON.search(text) if place else None
-    known = _VALUELESS.match(reason["reason"]) if reason else None
+    known = _VALUELESS.match(_other_rule(reason["reason"], place["file"])) if place and reason else None
     told = known[0] if known else "the policy failed on this call"
     return f"{place['file']}:{place['line']}: {told}" if place else told
 

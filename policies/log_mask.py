@@ -52,6 +52,26 @@ def apply(masks: list[Mask], event: dict[str, Any]) -> None:
             event[name] = pointers
 
 
+def follow(record: Mapping[str, Any], event: dict[str, Any]) -> None:
+    """Hides of the `result` of an event what is hidden of the same one in a record, unless it was hidden by `apply`."""
+    for name in ("erased", "masked"):
+        for pointer in _pointers(record, name):
+            path = tuple(pointer.split("/")[1:])
+            if path[:1] != ("result",) or pointer in _pointers(event, name):
+                continue
+            around = _down(event, path[:-1])
+            place = _place(around, path[-1])
+            if place is not None and name == "erased":
+                del around[place]
+            elif place is not None:
+                around[place] = _down(record, path)
+
+
+def _pointers(event: Mapping[str, Any], name: str) -> list[str]:
+    listed = event.get(name)
+    return [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+
+
 def _mask(given: Any) -> Mask:
     if isinstance(given, str):
         return Mask("remove", given, _path(given))

@@ -67,6 +67,17 @@ async def test_what_is_recorded_of_a_failure_holds_no_value_of_the_call(expressi
     assert "987654" not in caught.value.recorded
 
 
+async def test_a_rule_that_conflicts_is_told_in_one_line_with_the_other_place() -> None:
+    made = await engine(
+        'decision := {"decision": "ALLOW", "explanation": input.call.arguments.say}\n\n'
+        'decision := {"decision": word} if word := ["DENY", "ALLOW"][input.call.arguments.which]'
+    )
+    with pytest.raises(Undecided) as caught:
+        made.answer(llm(arguments={"say": "secret", "which": 0}), NOW)
+    assert caught.value.recorded == caught.value.internal
+    assert caught.value.recorded == "policy0.rego:7: rule conflicts with the rule at line 5"
+
+
 async def test_after_a_refused_input_the_next_caller_does_not_see_the_previous_one() -> None:
     made = await engine(_ECHO)
     assert made.answer(llm(arguments={"say": "secret"}), NOW).explanation == "secret"

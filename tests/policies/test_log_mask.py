@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from policies.build import build
-from policies.log_mask import apply, read
+from policies.log_mask import apply, follow, read
 from tests.policies.support import rego, sources
 from tests.support.engines import on_opa
 from tests.support.opa import needs_opa
@@ -102,3 +102,28 @@ def test_an_opa_server_is_asked_only_where_it_has_such_a_package(masking: bool, 
         assert it.engine.masks == masking
         said = it.runner.run(it.engine.mask(b'{"input":{"call":{"kind":"llm"}}}'))
         assert said == (["/input/s"] if masking else None)
+
+
+def test_what_a_record_hides_of_a_result_is_hidden_of_another_one() -> None:
+    record = {
+        "result": {"decision": "DENY", "explanation": "(withheld)", "approvals": ["b"]},
+        "erased": ["/result/risk_level", "/result/approvals/0", "/input/call", 5],
+        "masked": ["/result/explanation", "/result/obligations/headers/x"],
+    }
+    event: dict[str, Any] = {
+        "result": {"decision": "ALLOW", "explanation": "secret", "risk_level": "high", "approvals": ["b"]},
+        "input": {"call": 1},
+        "erased": ["/result/approvals/0"],
+    }
+    follow(record, event)
+    assert event["result"] == {"decision": "ALLOW", "explanation": "(withheld)", "approvals": ["b"]}
+    assert event["input"] == {"call": 1}
+
+
+def test_a_record_that_hides_the_whole_result_leaves_nothing_of_another_one() -> None:
+    event: dict[str, Any] = {"result": {"decision": "ALLOW"}}
+    follow({"erased": ["/result"]}, event)
+    assert event == {}
+    event = {"result": {"decision": "ALLOW"}}
+    follow({"masked": ["/result"], "result": "(withheld)"}, event)
+    assert event == {"result": "(withheld)"}
