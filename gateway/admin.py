@@ -3,10 +3,9 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import orjson
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
+from config.settings import PolicySettings, ShadowSettings
 from gateway.app import App
 from gateway.explanations import Explained, Explainer, Recorded, recorded, replayable, verdict
 from gateway.identity import Person
@@ -57,7 +57,10 @@ class PolicyView(View):
     url: str | None = Field(description="The OPA server that is asked; null for `embedded`.")
     failure: str | None = Field(description="Why calls cannot be decided now; null when they can.")
     revision: str | None = Field(description="Hash of the policy that decides now; null when none is loaded.")
-    files: list[str] = Field(description="Configured paths, and the URL of a bundle.")
+    decides: Literal["configured", "on_trial"] = Field(
+        description="Whether the configured policy decides or the one on trial, which was promoted; all here is of it."
+    )
+    files: list[str] = Field(description="Its paths as configured, and the URL of a bundle.")
     bundles: dict[str, str] = Field(description="The revisions that loaded bundles give themselves, by name.")
     fallen_back: bool = Field(
         description="Whether what decides was kept from before the last start, since when no policy could be loaded."
@@ -130,6 +133,10 @@ class RevisionView(View):
 
     revision: str | None = Field(description="Hash of the policy; null when none is loaded.")
     files: list[str] = Field(description="Configured paths.")
+    fallen_back: bool = Field(
+        description="Whether it was kept from before the last start, since when none could be loaded; of the policy on "
+        "trial only where it was promoted."
+    )
     loading: Loading
 
 
@@ -235,19 +242,21 @@ class Admin:
         )
 
     async def policy(self, request: Request, person: Person | None) -> Response:
-        app = self._app
+        app, deciding = self._app, self._app.deciding
         engine = app.pipeline.engine
-        settings = app.settings.policy
+        settings = policy.on_trial(app.settings.policy) if deciding.promoted else app.settings.policy
+        assert settings is not None, "what was promoted is configured"
         return _json(
             PolicyView(
                 engine=settings.engine,
                 url=settings.opa.url if settings.engine == "opa" and settings.opa is not None else None,
-                failure=engine.failure if engine is not None else "no policy is loaded",
+                failure=engine.failure if engine is not None else deciding.failure,
                 revision=engine.revision if engine is not None else None,
-                files=[*map(str, settings.paths), *([settings.bundle.url] if settings.bundle is not None else [])],
+                decides="on_trial" if deciding.promoted else "configured",
+                files=_files(settings),
                 bundles=dict(engine.bundles) if isinstance(engine, EmbeddedEngine) else {},
-                fallen_back=app.deciding.fallen_back,
-                loading=_loading(app.deciding.loading),
+                fallen_back=deciding.fallen_back_on_trial if deciding.promoted else deciding.fallen_back,
+                loading=_loading(deciding.loading_shadow if deciding.promoted else deciding.loading),
             )
         )
 
@@ -270,8 +279,13 @@ class Admin:
                 reason=trial.reason,
                 until=trial.until,
                 share=trial.settings.share,
-                configured=_revision(trial.configured, policy.paths, app.deciding.loading),
-                on_trial=_revision(trial.on_trial, trial.settings.paths, app.deciding.loading_shadow),
+                configured=_revision(trial.configured, _files(policy), app.deciding.fallen_back, app.deciding.loading),
+                on_trial=_revision(
+                    trial.on_trial,
+                    _files(trial.settings),
+                    app.deciding.fallen_back_on_trial,
+                    app.deciding.loading_shadow,
+                ),
                 compared=comparison.calls,
                 differences=comparison.differences,
                 pairs=[
@@ -517,10 +531,16 @@ def _trial(app: App) -> Trial:
     return app.deciding.trial
 
 
-def _revision(engine: Engine | None, paths: Sequence[FilePath], reload: Reload) -> RevisionView:
+def _files(settings: PolicySettings | ShadowSettings) -> list[str]:
+    bundle = settings.bundle if isinstance(settings, PolicySettings) else None
+    return [*map(str, settings.paths), *([bundle.url] if bundle is not None else [])]
+
+
+def _revision(engine: Engine | None, files: list[str], fallen_back: bool, reload: Reload) -> RevisionView:
     return RevisionView(
         revision=engine.revision if engine is not None else None,
-        files=[str(path) for path in paths],
+        files=files,
+        fallen_back=fallen_back,
         loading=_loading(reload),
     )
 

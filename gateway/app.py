@@ -63,10 +63,10 @@ class App:
             events=events,
             telemetry=self.telemetry,
         )
-        self._reloads = Reloads(self.pipeline, self.telemetry, self.ledger)
+        self._reloads = Reloads(self.telemetry, self.ledger)
         self.deciding = Deciding(loaded.settings.ledger.path, self.pipeline, self.telemetry, self.ledger, self._reloads)
         self.config.succeeded()
-        self._reloads.record("config", "start", "ok")
+        self._reloads.record("config", "start", "ok", None)
 
     @property
     def settings(self) -> Settings:
@@ -132,7 +132,7 @@ class App:
                 carrier.retire()
             await self.deciding.trial_changed(before.settings.policy, after.settings.policy)
             self.config.succeeded()
-            self._reloads.record("config", who, "ok")
+            self._reloads.record("config", who, "ok", self.pipeline.engine)
             log.info("configuration loaded from %s", self.path)
             for section in self.restart_needed:
                 log.warning("a change of `%s` takes effect at the next start", section)
@@ -150,7 +150,7 @@ class App:
         return {self.path, *self._files, *self.deciding.watched}
 
     def _refused(self, who: str, errors: list[str]) -> None:
-        self._reloads.refused("config", who, self.config, errors, stays=True)
+        self._reloads.refused("config", who, self.config, errors, self.pipeline.engine, stays=True)
 
 
 def _restart_needed(started_with: Settings, now: Settings) -> tuple[str, ...]:

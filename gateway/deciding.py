@@ -24,7 +24,7 @@ from policies import load as policy
 from policies.engine import Engine
 from policies.errors import PolicyError
 from policies.fetch import News, news, recall, remember
-from policies.history import ON_TRIAL, History
+from policies.history import ON_TRIAL, History, Kept
 from policies.sources import Fetched
 
 log = logging.getLogger("weighbridge.deciding")
@@ -51,6 +51,8 @@ class Deciding:
         """Of the configured policy; it decides, unless the one on trial was promoted."""
         self.fallen_back = False
         """Whether `engine` is of a revision kept from before, because the configured policy could not be loaded."""
+        self.fallen_back_on_trial = False
+        """The same of the policy on trial, which only falls back where it was promoted."""
         self.history = History(folder / "policies")
         self._history_on_trial = History(folder / "policies" / ON_TRIAL)
         self.trial: Trial | None = None
@@ -74,12 +76,16 @@ class Deciding:
         return {*self.settings.paths, *_shadow_paths(self.settings)}
 
     @property
+    def promoted(self) -> bool:
+        """Whether the policy on trial is the one that decides."""
+        return self.trial is not None and self.trial.stage.promoted
+
+    @property
     def failure(self) -> str | None:
         """Why calls cannot be decided now, for the operator; None when they can."""
         engine = self._pipeline.engine
         if engine is None:
-            promoted = self.trial is not None and self.trial.stage.promoted
-            return "the promoted policy is not loaded" if promoted else "no policy is loaded"
+            return "the promoted policy is not loaded" if self.promoted else "no policy is loaded"
         return f"the policy cannot be asked: {engine.failure}" if engine.failure is not None else None
 
     async def begin(self) -> None:
@@ -121,7 +127,7 @@ class Deciding:
             self.fallen_back = False
             self._engines_changed(self.trial.on_trial if self.trial is not None else None)
             self.loading.succeeded()
-            self._reloads.record("policy", who, "ok")
+            self._reloads.record("policy", who, "ok", engine)
             log.info("policy %s is loaded", engine.revision[:12])
             if self.history.failure is not None:
                 log.error("policy %s is not kept for the next start: %s", engine.revision[:12], self.history.failure)
@@ -131,17 +137,18 @@ class Deciding:
     async def reload_shadow(self, who: str) -> None:
         """The same for the policy on trial, where there is one."""
         async with self.lock:
-            shadow = self.settings.shadow
-            if shadow is None or self.trial is None:
+            settings = policy.on_trial(self.settings)
+            if settings is None or self.trial is None:
                 return
-            settings = self.settings.model_copy(update={"engine": "embedded", "paths": shadow.paths, "bundle": None})
             engine = await self._loaded("shadow policy", who, self.loading_shadow, settings)
             if engine is None:
+                await self._fall_back_on_trial(who, settings)
                 return
             before = self.trial.on_trial
+            self.fallen_back_on_trial = False
             self._engines_changed(engine)
             self.loading_shadow.succeeded()
-            self._reloads.record("shadow policy", who, "ok")
+            self._reloads.record("shadow policy", who, "ok", engine)
             log.info("policy %s is on trial", engine.revision[:12])
             if before is not None:
                 await before.retire()
@@ -158,6 +165,7 @@ class Deciding:
             # Until what is configured now is loaded, the promoted policy goes on deciding, and not the one that it
             # took the place of.
             gone, self.engine, on_trial = self.engine, on_trial, None
+            self.fallen_back = self.fallen_back_on_trial
         elif _shadow_paths(before) != _shadow_paths(after):
             gone, on_trial = on_trial, None
         self._begin_trial(on_trial)
@@ -179,23 +187,48 @@ class Deciding:
 
         Not where policies have to be signed: what was kept is not, and anyone might have written it.
         """
-        settings, kept = self.settings, self.history.newest()
+        settings = self.settings
         configured = settings.engine == "embedded" and (settings.paths or settings.bundle is not None)
-        if self.engine is not None or not configured or settings.keys or kept is None:
+        if self.engine is not None or not configured:
             return
-        try:
-            engine = await policy.again(settings, kept)
-        except PolicyError as error:
-            for problem in error.problems:
-                log.error("the last good policy cannot be loaded either: %s", problem)
-            return
-        except Exception as error:
-            log.error("the last good policy cannot be loaded either: %s", unforeseen(error))
+        engine = await self._last_good(settings, self.history.newest())
+        if engine is None:
             return
         self.engine, self.fallen_back = engine, True
         self._engines_changed(self.trial.on_trial if self.trial is not None else None)
-        self._reloads.record("policy", who, "last good")
+        self._reloads.record("policy", who, "last good", engine)
         log.error("policy %s decides, the last good one before this start: correct the policy", engine.revision[:12])
+
+    async def _fall_back_on_trial(self, who: str, settings: PolicySettings) -> None:
+        """The same for a promoted policy: no call is decided by the one that it took the place of."""
+        trial = self.trial
+        if trial is None or trial.on_trial is not None or not self.promoted:
+            return
+        engine = await self._last_good(settings, self._history_on_trial.find(trial.promoted))
+        if engine is None:
+            return
+        if not trial.stage.promoted:  # rolled back meanwhile
+            await engine.retire()
+            return
+        self.fallen_back_on_trial = True
+        self._engines_changed(engine)
+        self._reloads.record("shadow policy", who, "last good", engine)
+        log.error(
+            "the promoted policy %s decides, the last good one before this start: correct the policy",
+            engine.revision[:12],
+        )
+
+    async def _last_good(self, settings: PolicySettings, kept: Kept | None) -> Engine | None:
+        if settings.keys or kept is None:
+            return None
+        try:
+            return await policy.again(settings, kept)
+        except PolicyError as error:
+            for problem in error.problems:
+                log.error("the last good policy cannot be loaded either: %s", problem)
+        except Exception as error:
+            log.error("the last good policy cannot be loaded either: %s", unforeseen(error))
+        return None
 
     async def _ask_for_bundles(self) -> bool:
         """Begins to ask the server that the settings name; True when there is one, and its bundle will be loaded."""
@@ -283,6 +316,7 @@ class Deciding:
         settings = self.settings
         file = self._folder / "policies" / "trial.json"
         self.trial = None
+        self.fallen_back_on_trial = self.fallen_back_on_trial and on_trial is not None
         if settings.shadow is not None:
             self.trial = Trial(settings.shadow, settings.paths, file, note=self._ledger.note, swap=self._let_decide)
         else:
@@ -302,7 +336,10 @@ class Deciding:
         self._telemetry.revision = engine.revision if engine is not None else ""
 
     def _refused(self, what: str, who: str, reload: Reload, errors: list[str]) -> None:
-        self._reloads.refused(what, who, reload, errors, stays=reload.count > 0 or self.fallen_back)
+        engine, fallen_back = self.engine, self.fallen_back
+        if reload is self.loading_shadow:
+            engine, fallen_back = self.trial.on_trial if self.trial is not None else None, self.fallen_back_on_trial
+        self._reloads.refused(what, who, reload, errors, engine, stays=reload.count > 0 or fallen_back)
 
 
 def _digest_of_keys(settings: PolicySettings) -> bytes:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.ledger import Ledger
-from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
+from policies.engine import Engine
 
 log = logging.getLogger("weighbridge.reload")
 
@@ -36,20 +36,22 @@ class Reload:
 class Reloads:
     """Tells of every attempt, whatever was loaded."""
 
-    def __init__(self, pipeline: Pipeline, telemetry: Telemetry, ledger: Ledger) -> None:
-        self._pipeline, self._telemetry, self._ledger = pipeline, telemetry, ledger
+    def __init__(self, telemetry: Telemetry, ledger: Ledger) -> None:
+        self._telemetry, self._ledger = telemetry, ledger
 
-    def record(self, what: str, who: str, result: str) -> None:
-        """Counts and records an attempt, with the revision that decides after it."""
+    def record(self, what: str, who: str, result: str, engine: Engine | None) -> None:
+        """Counts and records an attempt. `engine` is the policy that stands after it: for the configuration the one
+        that decides, else the one of the set that was tried."""
         self._telemetry.reloads[what, result] += 1
-        engine = self._pipeline.engine
         revision = engine.revision if engine is not None else None
         self._ledger.note("reload", {"what": what, "who": who, "result": result, "revision": revision})
 
-    def refused(self, what: str, who: str, reload: Reload, errors: list[str], *, stays: bool) -> None:
+    def refused(
+        self, what: str, who: str, reload: Reload, errors: list[str], engine: Engine | None, *, stays: bool
+    ) -> None:
         """An attempt that failed; `stays` says whether something good goes on in its place."""
         reload.failed(errors)
-        self.record(what, who, "refused")
+        self.record(what, who, "refused", engine)
         instead = "the last good one stays" if stays else "none is loaded"
         for error in errors:
             log.error("%s refused, %s: %s", what, instead, error)

@@ -92,6 +92,8 @@ class Trial:
         self.reason = ""
         self.until = 0.0
         """When the watch ends, seconds since the epoch."""
+        self.promoted = ""
+        """The revision that decided last of the promoted ones."""
         self.comparison = Comparison(settings.rollback.window)
         self.recent: deque[Difference] = deque(maxlen=_RECENT)
         self.counts: dict[tuple[str, str], int] = {}
@@ -120,6 +122,9 @@ class Trial:
         self.configured, self.on_trial = configured, on_trial
         if None in before or before != (_revision(configured), _revision(on_trial)):
             self._begin_anew()
+        if self.stage.promoted and on_trial is not None and on_trial.revision != self.promoted:
+            self.promoted = on_trial.revision
+            self._later(self._keep_stage())
         self._swap(self.deciding)
 
     async def promote(self, who: str, revision: str = "") -> None:
@@ -220,11 +225,13 @@ class Trial:
     def _after(self, event: Event, reason: str) -> dict[str, Any]:
         stage = TRANSITIONS[self.stage, event]
         until = self._now() + self.settings.rollback.watch_for if event is Event.PROMOTE else 0.0
-        return {**self._sets, "stage": stage, "reason": reason, "until": until}
+        promoted = _revision(self.on_trial) or "" if event is Event.PROMOTE else self.promoted
+        return {**self._sets, "stage": stage, "reason": reason, "until": until, "promoted": promoted}
 
     def _move(self, event: Event, reason: str) -> None:
         kept = self._after(event, reason)
         self.stage, self.reason, self.until = kept["stage"], reason, kept["until"]
+        self.promoted = kept["promoted"]
         self._begin_anew()
         self._watch()
         self._swap(self.deciding)
@@ -288,6 +295,7 @@ class Trial:
     async def _keep_stage(self) -> None:
         async with self._lock:
             kept = {**self._sets, "stage": self.stage, "reason": self.reason, "until": self.until}
+            kept["promoted"] = self.promoted
             try:
                 await asyncio.to_thread(_write, self._file, kept)
             except OSError as error:
@@ -298,6 +306,7 @@ class Trial:
         try:
             kept = orjson.loads(self._file.read_bytes())
             stage, reason, until = Stage(kept["stage"]), str(kept["reason"]), float(kept["until"])
+            promoted = str(kept.get("promoted", ""))
             same = {name: kept[name] for name in self._sets} == self._sets
         except FileNotFoundError:
             return
@@ -305,7 +314,7 @@ class Trial:
             log.error("%s cannot be read, so the configured policy decides", self._file)
             return
         if same:
-            self.stage, self.reason, self.until = stage, reason, until
+            self.stage, self.reason, self.until, self.promoted = stage, reason, until, promoted
             self._watch()
         else:
             forget(self._file)

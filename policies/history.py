@@ -25,7 +25,7 @@ MOST: Final = 20
 
 _ENDING: Final = ".tar.gz"
 ON_TRIAL: Final = "trial"
-"""The folder within for policies on trial, which nobody falls back on."""
+"""The folder within for policies on trial. Only one that was promoted falls back on what is in there."""
 _REVISION: Final = re.compile(r"[0-9a-f]{64}")
 _QUICKLY: Final = 1
 """The level of compression: data of this kind gains little from more, which takes three times as long."""

@@ -1,14 +1,18 @@
 """A policy on trial while the configuration changes: what decides was always promoted or configured."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import httpx2
+import orjson
 import pytest
 import yaml
 
 from config.load import load
+from gateway.admin import admin_app
 from gateway.app import App
 from policies.bundle import build, sign
 from policies.embedded import EmbeddedEngine
@@ -17,8 +21,10 @@ from policies.errors import EngineUnavailable
 from policies.shadow import Stage
 from policies.signatures import SigningKey
 from tests.policies.support import NOW, llm
+from tests.support.door import door
 
 RULE: Final = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
+DANA: Final = {"name": "dana", "token": "danas-own-token", "roles": ["admin"]}
 SHADOW: Final = {"paths": ["new.rego"]}
 
 
@@ -36,7 +42,7 @@ class Desk:
         ledger = {"path": str(self.folder / "ledger")}
         # In place of the old one at once, and never seen by the watch before the test has it loaded.
         beside = self.folder / "beside"
-        beside.write_text(yaml.safe_dump({"ledger": ledger, "policy": policy}))
+        beside.write_text(yaml.safe_dump({"admin": {"people": [DANA]}, "ledger": ledger, "policy": policy}))
         beside.replace(self.file)
 
 
@@ -114,13 +120,150 @@ async def test_a_promotion_does_not_outlive_a_start_without_its_trial(desk: Desk
         assert again.deciding.trial.stage is Stage.SHADOWING
 
 
-async def test_a_promoted_policy_that_cannot_be_loaded_at_a_start_refuses_calls_until_it_can_or_is_rolled_back(
-    desk: Desk,
+BROKEN: Final = "package weighbridge\ndecision := ]\n"
+
+
+async def broken_after_its_promotion(desk: Desk) -> str:
+    """Promotes the policy on trial, ends the gateway, breaks the policy's file. The revision that was promoted."""
+    async with App(desk.file, load(desk.file)) as app:
+        assert app.deciding.trial is not None
+        assert app.deciding.trial.on_trial is not None
+        await app.deciding.trial.promote("dana")
+        promoted = app.deciding.trial.on_trial.revision
+    (desk.folder / "new.rego").write_text(BROKEN)
+    return promoted
+
+
+async def test_a_promoted_policy_that_cannot_be_loaded_at_a_start_falls_back_on_its_own_last_good_revision(
+    desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
+    promoted = await broken_after_its_promotion(desk)
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.pipeline.engine is not None
+        assert after.pipeline.engine.revision == promoted
+        assert after.unready == []
+        assert after.deciding.loading_shadow.errors
+        assert (after.deciding.fallen_back, after.deciding.fallen_back_on_trial) == (False, True)
+        assert f"the promoted policy {promoted[:12]} decides, the last good one before this start" in caplog.text
+        await fit(after.pipeline.engine)
+        (desk.folder / "new.rego").write_text(f"{RULE}# mended\n")
+        await after.deciding.reload_shadow("dana")
+        assert after.pipeline.engine.revision != promoted
+        assert not after.deciding.fallen_back_on_trial
+        await fit(after.pipeline.engine)
+
+
+async def answered(app: App, path: str) -> Any:
+    """What the admin API tells Dana."""
+    async with door(admin_app(app)) as port, httpx2.AsyncClient() as client:
+        headers = {"authorization": f"Bearer {DANA['token']}"}
+        return (await client.get(f"http://127.0.0.1:{port}{path}", headers=headers)).json()
+
+
+async def test_what_is_fallen_back_on_is_shown_with_what_was_wrong(desk: Desk) -> None:
+    promoted = await broken_after_its_promotion(desk)
+    async with App(desk.file, load(desk.file)) as after:
+        shadow, policy = await answered(after, "/policy/shadow"), await answered(after, "/policy")
+    assert (shadow["on_trial"]["fallen_back"], shadow["configured"]["fallen_back"]) == (True, False)
+    assert "new.rego:2" in shadow["on_trial"]["loading"]["errors"][0]
+    assert (policy["revision"], policy["fallen_back"]) == (promoted, True)
+
+
+async def test_the_policy_that_is_shown_is_the_one_that_decides_in_all_it_says(app: App, desk: Desk) -> None:
+    trial = app.deciding.trial
+    assert trial is not None
+    assert trial.on_trial is not None
+    assert trial.configured is not None
+    before = await answered(app, "/policy")
+    await trial.promote("dana")
+    after = await answered(app, "/policy")
+    assert [before[key] for key in ("decides", "revision", "files")] == [
+        "configured",
+        trial.configured.revision,
+        [str(desk.folder / "old.rego")],
+    ]
+    assert [after[key] for key in ("decides", "revision", "files")] == [
+        "on_trial",
+        trial.on_trial.revision,
+        [str(desk.folder / "new.rego")],
+    ]
+
+
+async def test_a_reload_is_recorded_with_the_revision_of_what_was_loaded(desk: Desk) -> None:
+    async with App(desk.file, load(desk.file)) as app:
+        trial = app.deciding.trial
+        assert trial is not None
+        assert trial.on_trial is not None
+        assert trial.configured is not None
+        revisions = {"policy": trial.configured.revision, "shadow policy": trial.on_trial.revision}
+        await trial.promote("dana")
+        (desk.folder / "new.rego").write_text(BROKEN)
+        await app.deciding.reload("dana")
+        await app.deciding.reload_shadow("dana")
+    records = [orjson.loads(line) for line in app.ledger.path.read_bytes().splitlines()]
+    reloads = [each for each in records if each["record"] == "reload" and each["what"] in revisions]
+    told = {(each["what"], each["result"]) for each in reloads}
+    assert told == {("policy", "ok"), ("shadow policy", "ok"), ("shadow policy", "refused")}
+    assert [each["revision"] for each in reloads] == [revisions[each["what"]] for each in reloads]
+
+
+async def test_a_policy_on_trial_that_was_not_promoted_falls_back_on_nothing(desk: Desk) -> None:
+    async with App(desk.file, load(desk.file)):
+        pass
+    (desk.folder / "new.rego").write_text(BROKEN)
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.deciding.trial is not None
+        assert after.deciding.trial.on_trial is None
+        assert not after.deciding.fallen_back_on_trial
+
+
+async def test_a_promoted_policy_that_must_be_signed_is_not_fallen_back_on(desk: Desk) -> None:
+    key = "k" * 40
+    for name in ("old", "new"):
+        packed = build({"main.rego": f"{RULE}# {name}\n"}, {}, name)
+        (desk.folder / f"{name}.tar.gz").write_bytes(sign(packed, name, SigningKey("k", "HS256", key)))
+    keys = [{"id": "k", "algorithm": "HS256", "key": key}]
+    desk.write({"paths": ["old.tar.gz"], "shadow": {"paths": ["new.tar.gz"]}, "keys": keys})
     async with App(desk.file, load(desk.file)) as app:
         assert app.deciding.trial is not None
         await app.deciding.trial.promote("dana")
-    (desk.folder / "new.rego").write_text("package weighbridge\ndecision := ]\n")
+    (desk.folder / "new.tar.gz").write_bytes(build({"main.rego": RULE}, {}, "new"))
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.pipeline.engine is None
+        assert after.unready == ["the promoted policy is not loaded"]
+
+
+async def test_a_promoted_policy_falls_back_on_no_revision_that_was_never_promoted(desk: Desk) -> None:
+    async with App(desk.file, load(desk.file)) as app:
+        (desk.folder / "new.rego").write_text(f"{RULE}# newer\n")
+        await app.deciding.reload_shadow("dana")
+    promoted = await broken_after_its_promotion(desk)
+    folder = desk.folder / "ledger" / "policies" / "trial"
+    (folder / f"{promoted}.tar.gz").unlink()
+    assert list(folder.iterdir()), "another revision is kept"
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.pipeline.engine is None
+
+
+async def test_an_edit_of_a_promoted_policy_is_what_is_fallen_back_on(desk: Desk) -> None:
+    async with App(desk.file, load(desk.file)) as app:
+        assert app.deciding.trial is not None
+        await app.deciding.trial.promote("dana")
+        (desk.folder / "new.rego").write_text(f"{RULE}# newer\n")
+        await app.deciding.reload_shadow("dana")
+        assert app.deciding.trial.on_trial is not None
+        edited = app.deciding.trial.on_trial.revision
+    (desk.folder / "new.rego").write_text(BROKEN)
+    async with App(desk.file, load(desk.file)) as after:
+        assert after.pipeline.engine is not None
+        assert after.pipeline.engine.revision == edited
+
+
+async def test_a_promoted_policy_of_which_nothing_is_kept_refuses_calls_until_it_can_be_loaded_or_is_rolled_back(
+    desk: Desk,
+) -> None:
+    await broken_after_its_promotion(desk)
+    shutil.rmtree(desk.folder / "ledger" / "policies" / "trial")
     async with App(desk.file, load(desk.file)) as after:
         assert after.pipeline.engine is None
         assert after.unready == ["the promoted policy is not loaded"]
