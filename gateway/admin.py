@@ -19,7 +19,7 @@ from starlette.routing import Route as Path
 
 from config.settings import PolicySettings, ShadowSettings
 from gateway.app import App
-from gateway.explanations import Explained, Explainer, Recorded, recorded, replayable, verdict
+from gateway.explanations import Again, Explained, Explainer, Recorded, recorded, replayable
 from gateway.identity import Person
 from gateway.reload import Reload
 from gateway.trial import Trial, TrialRefused
@@ -118,12 +118,13 @@ class DecisionView(View):
 class ExplanationView(View):
     call: str
     code: str | None = Field(description="How the call ended; null while it is under way.")
+    reasons: list[str] = Field(description="Why it ended so, in the gateway's words, where it was not the policy's no.")
     timestamp: str | None = Field(description="When it was decided.")
     revision: str | None = Field(description="The policy that decided; null when none did.")
     recorded: dict[str, Any] | None = Field(description="The decision as it was recorded.")
     input: dict[str, Any] | None = Field(description="What the policy was asked, as it was recorded.")
     missing: list[str] = Field(description="JSON pointers to what was masked or left out when it was recorded.")
-    again: DecisionView | None = Field(description="The decision on the recorded input now.")
+    again: DecisionView | None = Field(description="The decision on the recorded input now, as it would be recorded.")
     verdict: Literal["same", "differs", "cannot be told"] = Field(description="Whether it comes about again.")
     note: str = Field(description="What is to be known about it.")
 
@@ -348,7 +349,7 @@ class Admin:
             raise HTTPException(503, f"The ledger cannot be read: {error.strerror}.") from None
         if before is None:
             raise HTTPException(404, "There is no such call in the ledger.")
-        now: Explained | None = None
+        now: Again | None = None
         note = ""
         question = replayable(before)
         if question is None:
@@ -358,27 +359,30 @@ class Admin:
                 now, note = await self._again(before, *question)
             except (InputRefused, EngineUnavailable) as error:
                 note = str(error)
+        if now is not None and now.result is None:
+            note = f"{note} Decided again, there is no decision to be shown: {now.failure}.".lstrip()
         result, document = before.event.get("result"), before.event.get("input")
         return _json(
             ExplanationView(
                 call=call,
                 code=before.code,
+                reasons=list(before.reasons),
                 timestamp=before.event.get("timestamp"),
                 revision=before.revision or None,
                 recorded=result if isinstance(result, dict) else None,
                 input=document if isinstance(document, dict) else None,
                 missing=before.missing,
-                again=_decision(now) if now is not None else None,
-                verdict=verdict(before, now) if now is not None else "cannot be told",
+                again=_again(now) if now is not None else None,
+                verdict=now.verdict if now is not None else "cannot be told",
                 note=note,
             )
         )
 
-    async def _again(self, before: Recorded, document: bytes, now_ns: int) -> tuple[Explained | None, str]:
+    async def _again(self, before: Recorded, document: bytes, now_ns: int) -> tuple[Again | None, str]:
         """The decision on the policy that took it, or else on the one that decides now."""
         engine = self._app.pipeline.engine
         if engine is not None and engine.revision == before.revision:
-            return await self._explainer.explain(engine, document, now_ns), ""
+            return await self._explainer.again(engine, before, document, now_ns), ""
         kept = self._app.deciding.history.find(before.revision)
         if kept is not None:
             try:
@@ -386,13 +390,13 @@ class Admin:
             except PolicyError as error:
                 return None, f"The policy that decided cannot be loaded any more: {error.problems[0]}"
             try:
-                return await self._explainer.explain(old, document, now_ns), ""
+                return await self._explainer.again(old, before, document, now_ns), ""
             finally:
                 await old.retire()
         if engine is None:
             return None, "The policy that decided is not kept any more, and none is loaded."
         note = "The policy that decided is not kept any more; this is the one that decides now."
-        return await self._explainer.explain(engine, document, now_ns), note
+        return await self._explainer.again(engine, before, document, now_ns), note
 
     async def routes(self, request: Request, person: Person | None) -> Response:
         return _json(RouteList(items=[_route(route) for route in self._app.pipeline.assembly.table.routes]))
@@ -511,14 +515,37 @@ def _decision(found: Explained) -> DecisionView | None:
         explanation=decision.explanation,
         obligations=decision.obligations.facts(),
         revision=decision.revision,
-        rules=[
+        **_why(found),
+    )
+
+
+def _again(now: Again) -> DecisionView | None:
+    """The second decision; what masks have put in place of something may be of any type."""
+    result = now.result
+    if result is None:
+        return None
+    risk, roles, obligations = (result.get(name) for name in ("risk_level", "required_approvals", "obligations"))
+    return DecisionView(
+        decision=str(result.get("decision", "")),
+        explanation=str(result.get("explanation", "")),
+        risk_level=str(risk) if risk is not None else None,
+        required_approvals=list(map(str, roles)) if isinstance(roles, list) else [],
+        obligations=obligations if isinstance(obligations, dict) else {},
+        revision=now.revision,
+        **_why(now.explained),
+    )
+
+
+def _why(found: Explained) -> dict[str, Any]:
+    return {
+        "rules": [
             RuleView(name=step.name, file=step.file, lines=list(step.lines), depth=step.depth, holds=step.holds)
             for step in found.rules
         ],
-        unknown=found.unknown,
-        reads=list(found.reads),
-        unstable=list(found.unstable),
-    )
+        "unknown": found.unknown,
+        "reads": list(found.reads),
+        "unstable": list(found.unstable),
+    }
 
 
 def _loading(reload: Any) -> Loading:

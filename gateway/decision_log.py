@@ -41,7 +41,8 @@ BUNDLE: Final = "weighbridge"
 _MOST_ARGUMENTS: Final = 8 * 1024
 """Bytes of a call's arguments up to which they are recorded."""
 
-_LONGEST_ERROR: Final = 500
+LONGEST_ERROR: Final = 500
+"""Characters that an event has of what went wrong."""
 ARGUMENTS: Final = "/input/call/arguments"
 """Where a call's arguments are in an event."""
 
@@ -173,7 +174,7 @@ def _redacted(x: Exchange, arguments: dict[str, Any]) -> tuple[dict[str, Any], l
 
 
 def _error(x: Exchange) -> dict[str, str]:
-    return {"code": x.code, "message": _writable(x.detail[:_LONGEST_ERROR])}
+    return {"code": x.code, "message": _writable(x.detail[:LONGEST_ERROR])}
 
 
 def _writable(text: str) -> str:

@@ -1,25 +1,29 @@
 """Why a call was refused: its decision as it was recorded, and what the same policy says of the recorded input again.
 
 What was masked or erased when the decision was recorded is not there to be decided on again. Where the answer differs
-then, nothing follows from it, and that is what is said.
+then, nothing follows from it, and that is what is said. The second answer is shown as it would be recorded: whoever may
+read records must not learn more by asking again.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
 
+from gateway.decision_log import LONGEST_ERROR
 from gateway.reader import decision_of
+from policies import log_mask
 from policies.decision import Decision
 from policies.embedded import EmbeddedEngine
 from policies.engine import Engine
-from policies.errors import PolicyError, Undecided
+from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.explain import LARGEST, Outline, Step, explain, outlined
+from policies.obligations import NONE
 
 Verdict = Literal["same", "differs", "cannot be told"]
 """What comes of deciding again: the recorded answer, another one, or nothing that could be compared."""
@@ -32,10 +36,11 @@ _COMPARED: Final = ("decision", "risk_level", "required_approvals", "explanation
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """A decision as the ledger has it. `event` is in the shape of OPA's decision log; `code` is how the call ended,
-    None while it is under way."""
+    None while it is under way. `reasons` are the gateway's own words for that."""
 
     event: Mapping[str, Any]
     code: str | None
+    reasons: tuple[str, ...] = ()
 
     @property
     def revision(self) -> str:
@@ -48,16 +53,25 @@ class Recorded:
     @property
     def missing(self) -> list[str]:
         """JSON pointers to what of the event is not as it was."""
+        return [pointer for pointer in self._hidden if pointer.startswith("/input")]
+
+    @property
+    def hides_result(self) -> bool:
+        """Whether anything of the decision itself is not as it was."""
+        return any(pointer.startswith("/result") for pointer in self._hidden)
+
+    @property
+    def _hidden(self) -> list[str]:
         listed = [each for name in ("erased", "masked") if isinstance(each := self.event.get(name), list)]
-        pointers = [pointer for each in listed for pointer in each if isinstance(pointer, str)]
-        return [pointer for pointer in pointers if pointer.startswith("/input")]
+        return list(dict.fromkeys(pointer for each in listed for pointer in each if isinstance(pointer, str)))
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """An answer with what led to it. `rules` is empty where `unknown` says why nobody can tell.
 
-    `reads` says what a policy reads to decide calls of this kind; `unstable` why its decisions are not reused.
+    `failure` may quote the input; `recorded_failure` is what is recorded of it. `reads` says what a policy reads to
+    decide calls of this kind; `unstable` why its decisions are not reused.
     """
 
     decision: Decision | None
@@ -66,6 +80,21 @@ class Explained:
     unknown: str
     reads: tuple[str, ...]
     unstable: tuple[str, ...]
+    recorded_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A recorded decision taken a second time, in no more words than were recorded of the first.
+
+    `result` is None where there is none, or nothing of it may be shown: then `failure` says why.
+    """
+
+    result: Mapping[str, Any] | None
+    failure: str
+    revision: str
+    explained: Explained
+    verdict: Verdict
 
 
 class Explainer:
@@ -79,13 +108,14 @@ class Explainer:
     async def explain(self, engine: Engine, document: bytes, now_ns: int) -> Explained:
         """Decides on `document`, and says why. Raises InputRefused, EngineUnavailable."""
         decision: Decision | None = None
-        failure = ""
+        failure = recorded_failure = ""
         try:
             decision = await engine.evaluate(document, now_ns)
         except Undecided as error:
-            failure = error.internal
+            failure, recorded_failure = error.internal, error.recorded
         if not isinstance(engine, EmbeddedEngine):
-            return Explained(decision, failure, (), "An OPA server does not tell which rules decided.", (), ())
+            unknown = "An OPA server does not tell which rules decided."
+            return Explained(decision, failure, (), unknown, (), (), recorded_failure)
         kind, has_budgets = _asked(document)
         reads = engine.reads.of(kind)
         rules: tuple[Step, ...] = ()
@@ -101,7 +131,24 @@ class Explainer:
             unknown,
             tuple(map(str, reads.reads)),
             tuple(map(str, (*reads.unstable, *(reads.money if has_budgets else ())))),
+            recorded_failure,
         )
+
+    async def again(self, engine: Engine, before: Recorded, document: bytes, now_ns: int) -> Again:
+        """Takes a decision again, on what `replayable` gives. Raises InputRefused, EngineUnavailable."""
+        found = await self.explain(engine, document, now_ns)
+        result: Mapping[str, Any] | None = None
+        failure, revision = found.recorded_failure, engine.revision
+        if found.decision is not None:
+            revision = found.decision.revision
+            result = await _as_recorded(engine, before, found.decision)
+            failure = "" if result is not None else "it was kept out of the record"
+        open_ = found.decision is not None and found.decision.obligations is NONE
+        if not open_ or engine.masks or before.hides_result:
+            # A rule may hold what goes into headers, calls and explanations, wherever that is masked.
+            found = replace(found, rules=tuple(replace(step, value=None) for step in found.rules))
+        found = replace(found, decision=None, failure=failure)
+        return Again(result, failure, revision, found, _verdict(before, result, found.recorded_failure))
 
     async def _outline(self, engine: EmbeddedEngine) -> Outline:
         found = self._outlines.get(engine.revision)
@@ -122,7 +169,12 @@ def recorded(file: Path, call: str) -> Recorded | None:
     )
     if event is None and outcome is None:
         return None
-    return Recorded(event or {}, str(outcome["code"]) if outcome is not None and "code" in outcome else None)
+    outcome = outcome or {}
+    told = event.get("error") if event is not None else None
+    said = told.get("message") if isinstance(told, dict) else None
+    words = [outcome.get(name) for name in ("explanation", "detail")]
+    reasons = tuple(each for each in words if isinstance(each, str) and each and each[:LONGEST_ERROR] != said)
+    return Recorded(event or {}, str(outcome["code"]) if "code" in outcome else None, reasons)
 
 
 def _about(file: Path, call: str) -> Iterator[dict[str, Any]]:
@@ -139,15 +191,31 @@ def _about(file: Path, call: str) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def verdict(before: Recorded, now: Explained) -> Verdict:
-    """Whether a recorded decision comes about again."""
+async def _as_recorded(engine: Engine, before: Recorded, decision: Decision) -> Mapping[str, Any] | None:
+    """What the record of this decision would say, had it been taken instead; None for nothing."""
+    left_out = ("record", "call", "erased", "masked", "error")
+    event = orjson.loads(orjson.dumps({name: each for name, each in before.event.items() if name not in left_out}))
+    event["result"] = orjson.loads(decision.answer)
+    try:
+        if engine.masks:
+            log_mask.apply(log_mask.read(await engine.mask(orjson.dumps(event))), event)
+    except (TypeError, ValueError, Undecided, InputRefused, EngineUnavailable):
+        event["result"] = {"decision": decision.effect.value}
+    log_mask.follow(before.event, event)
+    result = event.get("result")
+    return result if isinstance(result, dict) else None
+
+
+def _verdict(before: Recorded, again: Mapping[str, Any] | None, failure: str) -> Verdict:
+    """Whether a recorded decision, or the failure to take one, comes about again."""
     then = before.event.get("result")
-    if not isinstance(then, dict) or now.decision is None:
-        return "cannot be told"
-    again = orjson.loads(orjson.dumps(now.decision.facts()))
-    if all(then.get(field) == again.get(field) for field in _COMPARED):
-        return "same"
-    return "cannot be told" if before.missing else "differs"
+    if isinstance(then, dict) and again is not None:
+        if all(then.get(field) == again.get(field) for field in _COMPARED):
+            return "same"
+        return "cannot be told" if before.missing else "differs"
+    error = before.event.get("error")
+    told = error.get("message") if isinstance(error, dict) else None
+    return "same" if told and told == failure[:LONGEST_ERROR] else "cannot be told"
 
 
 def replayable(before: Recorded) -> tuple[bytes, int] | None:

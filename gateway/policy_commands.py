@@ -18,7 +18,7 @@ import orjson
 
 from config.errors import ConfigError
 from config.settings import LedgerSettings, PolicySettings
-from gateway.explanations import Explained, Explainer, Recorded, Verdict, recorded, replayable, verdict
+from gateway.explanations import Again, Explained, Explainer, Recorded, Verdict, recorded, replayable
 from gateway.ledger import FILE_NAME
 from gateway.logs import printable
 from gateway.opa import OpaLine
@@ -170,6 +170,7 @@ async def _explain_call(given: argparse.Namespace, before: Recorded, history: Hi
     facts: dict[str, Any] = {
         "call": given.call,
         "code": before.code,
+        "reasons": list(before.reasons),
         "timestamp": before.event.get("timestamp"),
         "recorded": result if isinstance(result, dict) else None,
         "revision": before.revision or None,
@@ -180,7 +181,7 @@ async def _explain_call(given: argparse.Namespace, before: Recorded, history: Hi
         "note": "",
     }
     question = replayable(before)
-    now: Explained | None = None
+    now: Again | None = None
     if not before.event:
         facts["note"] = "No policy was asked: the call was refused before."
     elif question is None:
@@ -189,13 +190,13 @@ async def _explain_call(given: argparse.Namespace, before: Recorded, history: Hi
         engine, facts["note"] = await _engine_of(given, before.revision, history)
         if engine is not None:
             try:
-                now = await Explainer().explain(engine, *question)
+                now = await Explainer().again(engine, before, *question)
             except (InputRefused, EngineUnavailable) as error:
                 facts["note"] = f"{error} {error.internal}".rstrip()
             finally:
                 await engine.retire()
     if now is not None:
-        facts["again"], facts["verdict"] = _facts(now), verdict(before, now)
+        facts["again"], facts["verdict"] = _again(now), now.verdict
     if given.json:
         print(json.dumps(facts))
     else:
@@ -232,9 +233,11 @@ def _what_is_read(given: argparse.Namespace) -> int:
     return OK
 
 
-def _show_call(facts: Mapping[str, Any], before: Recorded, now: Explained | None) -> None:
+def _show_call(facts: Mapping[str, Any], before: Recorded, now: Again | None) -> None:
     _say("call", str(facts["call"]))
     _say("ended with", before.code or "it is under way")
+    for reason in before.reasons:
+        _say("because", reason)
     if before.event:
         _say("decided at", str(facts["timestamp"]))
         _say("revision", before.revision or "none")
@@ -251,9 +254,10 @@ def _show_call(facts: Mapping[str, Any], before: Recorded, now: Explained | None
         print(printable(facts["note"]))
     if now is not None:
         answer: Verdict = facts["verdict"]
-        again = now.decision.effect.value if now.decision is not None else f"no decision ({_first_line(now.failure)})"
-        print(printable(_SAID[answer].format(again=again)))
-        _show_rules(now)
+        again = str(now.result.get("decision")) if now.result is not None else f"no decision ({now.failure})"
+        said = _FAILED if answer == "same" and now.result is None else _SAID[answer]
+        print(printable(said.format(again=again)))
+        _show_rules(now.explained)
 
 
 _SAID: Final[Mapping[Verdict, str]] = {
@@ -262,6 +266,7 @@ _SAID: Final[Mapping[Verdict, str]] = {
     "cannot be told": "Decided again on what was recorded, the answer is {again}. What was masked or left out may be "
     "what the decision stood on, so this need not be why:",
 }
+_FAILED: Final = "Decided again on the recorded input, it fails the same way. It stands on:"
 
 
 def _show(facts: Mapping[str, Any], found: Explained) -> None:
@@ -276,7 +281,8 @@ def _show(facts: Mapping[str, Any], found: Explained) -> None:
 def _show_rules(found: Explained) -> None:
     if found.unknown:
         print(printable(f"  {found.unknown}"))
-    print(_printable(_indented(told(found.rules))))
+    if found.rules:
+        print(_printable(_indented(told(found.rules))))
 
 
 def _indented(text: str) -> str:
@@ -291,12 +297,6 @@ def _printable(text: str) -> str:
 def _say(name: str, value: str) -> None:
     if value:
         print(printable(f"{name:<19} {value}"))
-
-
-def _first_line(failure: str) -> str:
-    """What went wrong, of an error that quotes the policy around it."""
-    lines = [line for line in failure.split("\n") if line.startswith("error:")] or failure.split("\n")
-    return lines[0].removeprefix("error:").strip()
 
 
 def _cut(text: str) -> str:
@@ -317,8 +317,20 @@ def _facts(found: Explained) -> dict[str, Any]:
             "obligations": decision.obligations.facts(),
             "revision": decision.revision,
         }
+    return {**answer, **_why(found)}
+
+
+def _again(now: Again) -> dict[str, Any]:
     return {
-        **answer,
+        **(now.result if now.result is not None else {"decision": None}),
+        "failure": now.failure,
+        "revision": now.revision,
+        **_why(now.explained),
+    }
+
+
+def _why(found: Explained) -> dict[str, Any]:
+    return {
         "rules": [asdict(step) for step in found.rules],
         "unknown": found.unknown,
         "reads": list(found.reads),

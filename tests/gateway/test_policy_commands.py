@@ -286,7 +286,9 @@ def masking_all(config: Path) -> None:
 async def test_explain_says_why_nothing_came_of_what_was_masked(config: Path, said: Said) -> None:
     made = await refused(config)
     assert await explained(config, made["greedy"]) == OK
-    assert "the answer is no decision (`some .. in collection` expects array/set/object" in said()[0]
+    out = said()[0]
+    assert "main.rego:15: `some .. in collection` expects array/set/object)" in out
+    assert "\n\n" not in out
 
 
 async def test_explain_uses_the_policy_that_decided(config: Path, calls: dict[str, str], said: Said) -> None:
@@ -346,6 +348,131 @@ def test_explain_without_a_call_says_what_is_read(config: Path, said: Said) -> N
     assert "input.call.arguments.max_tokens" in out
     assert main(["policy", "explain", "--policy", str(config.parent / "rules"), "--json"]) == OK
     assert set(json.loads(said()[0])["reads"]) >= {"llm", "tool"}
+
+
+SECRETIVE = """package weighbridge
+
+import rego.v1
+
+decision := {"decision": "DENY", "explanation": "Bearer one", "obligations": duties} if input.call.kind == "llm"
+
+duties := {"headers": {"authorization": token}, "replace": {"/arguments/user": token}}
+
+token := "Bearer two"
+"""
+WITHHOLDING = """package system.log
+
+import rego.v1
+
+mask contains {"op": "upsert", "path": "/result/explanation", "value": "(withheld)"}
+"""
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+async def test_what_the_record_withholds_is_not_to_be_had_by_asking_again(
+    config: Path, said: Said, has_mask: bool
+) -> None:
+    rules = config.parent / "rules"
+    (rules / "main.rego").write_text(SECRETIVE)
+    if has_mask:
+        (rules / "mask.rego").write_text(WITHHOLDING)
+    call = (await refused(config))["greedy"]
+    everything = []
+    async with App(config, load(config)) as app, door(admin_app(app)) as port:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=DANA) as client:
+            told = (await client.get(f"/policy/explain/{call}")).json()
+            everything.append(json.dumps(told))
+    assert await explained(config, call, "--json") == OK
+    everything.append(said()[0])
+    assert await explained(config, call) == OK
+    everything.append(said()[0])
+    for text in everything:
+        assert "Bearer two" not in text
+        assert ("Bearer one" in text) is not has_mask
+    for answer in (told, json.loads(everything[1])):
+        assert answer["verdict"] == "same"
+        assert answer["again"]["explanation"] == answer["recorded"]["explanation"]
+        assert answer["again"]["obligations"] == answer["recorded"]["obligations"]
+        assert answer["again"]["rules"][0]["name"] == "data.weighbridge.decision"
+    assert "weighbridge.token  (" in everything[2]
+
+
+async def test_what_the_policy_of_then_withheld_stays_withheld_under_another(config: Path, said: Said) -> None:
+    rules = config.parent / "rules"
+    (rules / "main.rego").write_text(SECRETIVE)
+    (rules / "mask.rego").write_text(WITHHOLDING)
+    call = (await refused(config))["greedy"]
+    for kept in (config.parent / "ledger" / "policies").iterdir():
+        kept.unlink()
+    (rules / "mask.rego").unlink()
+    for options in ([], ["--json"]):
+        assert await explained(config, call, *options) == OK
+        assert "Bearer" not in said()[0]
+
+
+async def test_a_mask_that_fails_leaves_the_word_alone(config: Path, said: Said) -> None:
+    rules = config.parent / "rules"
+    (rules / "main.rego").write_text(SECRETIVE)
+    call = (await refused(config))["greedy"]
+    for kept in (config.parent / "ledger" / "policies").iterdir():
+        kept.unlink()
+    (rules / "mask.rego").write_text("package system.log\n\nmask := 1 / (count(input.result) - 3)\n")
+    await explained(config, call, "--json")
+    again = json.loads(said()[0])["again"]
+    assert again["decision"] == "DENY"
+    assert not again.keys() & {"explanation", "obligations"}
+
+
+@pytest.mark.parametrize(
+    ("obligations", "reason"),
+    [('{"pray": true}', "pray"), ('{"route": "nowhere"}', "nowhere")],
+    ids=["unknown", "no such route"],
+)
+async def test_explain_says_why_the_gateway_refused_what_the_policy_allows(
+    config: Path, said: Said, obligations: str, reason: str
+) -> None:
+    text = 'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "obligations": %s}\n'
+    (config.parent / "rules" / "main_test.rego").unlink()
+    (config.parent / "rules" / "main.rego").write_text(text % obligations)
+    call = (await refused(config))["greedy"]
+    assert await explained(config, call) == OK
+    out = said()[0]
+    assert "ended with          policy_denied\nbecause             The policy allows this only with obligations" in out
+    assert reason in out
+    async with App(config, load(config)) as app, door(admin_app(app)) as port:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=DANA) as client:
+            told = (await client.get(f"/policy/explain/{call}")).json()
+    assert reason in told["reasons"][0]
+
+
+CONFLICTING = """package weighbridge
+
+import rego.v1
+
+default decision := {"decision": "DENY"}
+
+decision := {"decision": "ALLOW"} if input.call.arguments.max_tokens > 5
+
+decision := {"decision": "DENY"} if input.call.arguments.max_tokens == 500
+"""
+
+
+async def test_explain_of_a_policy_that_failed_says_where_and_that_it_fails_again(config: Path, said: Said) -> None:
+    rules = config.parent / "rules" / "main.rego"
+    rules.write_text(CONFLICTING)
+    call = (await refused(config))["greedy"]
+    assert await explained(config, call) == OK
+    out = said()[0]
+    assert f"no decision         {rules}:9: rule conflicts with the rule at line 7\n" in out
+    assert "it fails the same way" in out
+    assert "need not be why" not in out
+    assert out.count("conflicts") == 1
+    assert "\n\n" not in out
+    evaluation = ["policy", "eval", asked(config, max_tokens=500), "--config", str(config)]
+    assert await asyncio.to_thread(main, evaluation) == MISTAKEN
+    out, err = said()
+    assert f"{rules}:9: rule conflicts with the rule at line 7" in out + err
+    assert "-->" not in out + err
 
 
 # --- the same over the admin API -------------------------------------------------------------------------------------
