@@ -991,7 +991,7 @@ class Carrier:
                 why = getattr(error, "verify_message", None) or error.reason or "handshake failed"
                 raise TlsFailed(origin, f"TLS: {why}", sent=False) from error
             if isinstance(error, (OSError, UnicodeError)):
-                why = getattr(error, "strerror", None) or type(error).__name__
+                why = _why(error)
                 raise ConnectFailed(origin, f"no connection: {why}", sent=False) from error
             raise
 
@@ -1077,3 +1077,12 @@ def _check_method(method: bytes) -> None:
     """Methods beyond the common ones pass when they are tokens. Raises ValueError."""
     if method == b"CONNECT" or not _TOKEN.fullmatch(method):
         raise ValueError("a request's method is a token, and not CONNECT")
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    """In the system's words: the event loops have their own, some with the address as Python writes it."""
+    if not isinstance(error, OSError):
+        return type(error).__name__
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__

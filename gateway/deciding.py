@@ -128,7 +128,7 @@ class Deciding:
             self._engines_changed(self.trial.on_trial if self.trial is not None else None)
             self.loading.succeeded()
             self._reloads.record("policy", who, "ok", engine)
-            log.info("policy %s is loaded", engine.revision[:12])
+            _tell_of(engine, self.settings)
             if self.history.failure is not None:
                 log.error("policy %s is not kept for the next start: %s", engine.revision[:12], self.history.failure)
             if before is not None:
@@ -340,6 +340,15 @@ class Deciding:
         if reload is self.loading_shadow:
             engine, fallen_back = self.trial.on_trial if self.trial is not None else None, self.fallen_back_on_trial
         self._reloads.refused(what, who, reload, errors, engine, stays=reload.count > 0 or fallen_back)
+
+
+def _tell_of(engine: Engine, settings: PolicySettings) -> None:
+    if settings.engine == "embedded":
+        log.info("policy %s is loaded", engine.revision[:12])
+    elif engine.failure is None:
+        log.info("an OPA server decides, by policy %s", engine.revision[:12])
+    else:
+        log.warning("an OPA server is to decide, and cannot yet: %s", engine.failure)
 
 
 def _digest_of_keys(settings: PolicySettings) -> bytes:

@@ -53,6 +53,8 @@ def configure(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # An exchange with a bundle server or a collector is a line each, every few seconds.
+    logging.getLogger("httpx2").setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
     # uvicorn warns of every malformed request: lines of an attacker's making. watchfiles tells of every event it sees,
     # and a log in a watched folder would tell of itself.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

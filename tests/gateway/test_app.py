@@ -151,6 +151,18 @@ async def test_a_start_without_a_sound_policy_falls_back_on_the_last_one(
         assert after.deciding.loading.errors == ()
 
 
+async def test_an_opa_server_that_is_away_is_not_said_to_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = configured(tmp_path, {"engine": "opa", "opa": {"url": f"unix://{tmp_path}/nobody"}})
+    with caplog.at_level("INFO"):
+        async with App(file, load(file)) as app:
+            assert app.unready
+    assert "is loaded" not in caplog.text
+    assert "000000000000" not in caplog.text
+    assert "an OPA server is to decide, and cannot yet: OPA at unix://" in caplog.text
+
+
 async def test_where_no_policy_is_configured_any_more_none_decides(file: Path, tmp_path: Path) -> None:
     await run_once(file)
     configured(tmp_path, {})

@@ -90,6 +90,16 @@ def test_check_passes_a_sound_policy_on_trial(config: Path, capsys: pytest.Captu
     assert "mistake" not in capsys.readouterr().out
 
 
+def test_check_warns_of_an_opa_server_that_is_away_once_and_in_plain_words(config: Path) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["policy"] = {"engine": "opa", "opa": {"url": "http://127.0.0.1:9"}}
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "gateway.cli", "check", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert "warning  policy: OPA at http://127.0.0.1:9: no connection: Connection refused." in done.stdout
+
+
 def test_a_missing_configuration_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", str(tmp_path / "none.yaml")]) == MISTAKEN
     assert "cannot be read" in capsys.readouterr().out

@@ -16,10 +16,11 @@ MOVES = "a\nb\r\x1b[31mred\x07\u202eback\x00\ud800"
 @pytest.fixture(autouse=True)
 def _loggers_as_they_were() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, client = root.handlers[:], root.level, logging.getLogger("httpx2").level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("httpx2").setLevel(client)
 
 
 def test_what_can_be_printed_stays_as_it_is() -> None:
@@ -47,6 +48,15 @@ def test_an_error_cannot_write_to_the_terminal_through_its_trace(capsys: pytest.
     said = capsys.readouterr().err
     assert all(line.isprintable() for line in said.split("\n"))
     assert "Traceback" in said
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", False), ("warning", False), ("debug", True)])
+def test_exchanges_with_other_servers_are_news_only_to_who_wants_everything(
+    level: str, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(level, "text")
+    logging.getLogger("httpx2").info("HTTP Request: GET http://127.0.0.1:9/bundle.tar.gz")
+    assert ("HTTP Request" in capsys.readouterr().err) is shown
 
 
 def test_a_message_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
