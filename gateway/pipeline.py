@@ -24,6 +24,7 @@ from gateway.assembly import Assembly
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
+from gateway.failures import Failures
 from gateway.forward import forward
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
@@ -37,7 +38,7 @@ from policies.budgets import Budgets
 from policies.decision import Decision, Effect
 from policies.document import Question
 from policies.engine import Engine
-from policies.errors import Denied, EngineUnavailable
+from policies.errors import Denied, EngineUnavailable, Undecided
 from policies.obligations import NONE
 from routing.errors import NoRoute
 
@@ -87,6 +88,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._chance = chance
         self._ids = CallIds()
+        self._failures = Failures()
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""
@@ -255,6 +257,8 @@ class Pipeline:
         x.detail = x.detail or str(getattr(error, "recorded", getattr(error, "internal", "")))
         if isinstance(error, Stopping):
             x.code = "stopped"
+        if isinstance(error, Undecided):
+            self._failures.tell(x.id, error)
         if problem is UNEXPECTED:
             x.detail = f"{type(error).__name__} in the gateway"
             log.error("call %s failed in the gateway", x.id, exc_info=error)
