@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), decisions, the soak, the profile, installing peers."""
+"""`python -m benchmarks`: the comparison (without a command), decisions, reloads, soak, profile, peers."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, decisions, peers, profile, soak, wrk
+from benchmarks import compare, decisions, peers, profile, reload, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -85,16 +85,22 @@ def _decisions(given: argparse.Namespace) -> int:
     stolen, began = stolen_seconds(), time.monotonic()
     table = decisions.run(given.count, _say)
     lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    cores = f"the engine or its client on core {LOAD_CORE}, OPA on core {CONTESTANT_CORE}"
+    return _told("decisions", table, lost, cores, write=given.write)
+
+
+def _told(command: str, table: str, lost: float, cores: str, *, write: bool) -> int:
+    """Prints a command's table with what it was measured on, and puts it into its place in the document."""
     pairs = {
-        "command": "`python -m benchmarks decisions`",
+        "command": f"`python -m benchmarks {command}`",
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "machine": f"{description()}; time taken by its host during the run: {lost:.1%} of a core",
-        "cores": f"the engine or its client on core {LOAD_CORE}, OPA on core {CONTESTANT_CORE}",
+        "cores": cores,
     }
     text = f"{facts(pairs)}\n\n{table}"
     print(text)
-    if given.write:
-        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), text, "decisions"))
+    if write:
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), text, command))
         _say(f"written to {DOCUMENT.relative_to(ROOT)}")
     return OK
 
@@ -105,6 +111,16 @@ def _soak(given: argparse.Namespace) -> int:
         verdict = soak.run(children, Path(name), given.minutes, given.contestant, given.scenarios, _say)
     print(verdict)
     return OK if verdict.flat else FAILED
+
+
+def _reload(given: argparse.Namespace) -> int:
+    wrk.present()
+    stolen, began = stolen_seconds(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-reload-") as name, Children(Path(name)) as children:
+        table = reload.run(children, Path(name), given.seconds, _say)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    cores = f"the gateway, with the child that proves a policy, on core {CONTESTANT_CORE}, load on core {LOAD_CORE}"
+    return _told("reload", table, lost, cores, write=given.write)
 
 
 def _profile(given: argparse.Namespace) -> int:
@@ -160,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--count", type=int, default=20_000, help="decisions of each kind (default 20000)")
     command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
     command.set_defaults(run=_decisions)
+
+    command = commands.add_parser("reload", help="replace the policy under load: calls lost, revisions mixed, latency")
+    command.add_argument("--seconds", type=float, default=20, help="of load in each run (default 20)")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_reload)
 
     command = commands.add_parser("profile", help="show where the gateway spends its time")
     command.add_argument(
