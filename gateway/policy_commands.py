@@ -112,6 +112,9 @@ def test(given: argparse.Namespace) -> int:
     coverage = given.coverage or given.threshold is not None
     try:
         settings = _policy(given)
+        if settings.engine == "opa" and not settings.paths:
+            complain(f"{given.config}: `policy.engine` is opa, so it names no policy files here. Name their folder.")
+            return UNUSABLE
         places = policy.places(settings)
         report = asyncio.run(
             testing.test(
@@ -136,8 +139,12 @@ def test(given: argparse.Namespace) -> int:
         print(_printable(report.text(verbose=given.verbose)))
         if report.coverage is not None:
             print(_printable(report.coverage.text()))
-        if engine == "both" and not differences:
+        if engine == "both" and report.results and not differences:
             print(printable(f"The same on {opa}."))
+    if not report.results:
+        complain(
+            f"No test matches {given.only!r}." if given.only else "There are no tests: no test_ rules in *_test.rego."
+        )
     for difference in differences:
         complain(str(difference))
     enough = True

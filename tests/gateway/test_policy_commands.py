@@ -163,6 +163,26 @@ def test_test_runs_only_what_is_asked_for(config: Path, said: Said) -> None:
         main([*arguments, "-r", "("])
 
 
+@pytest.mark.parametrize("options", [(), ("--engine", "embedded"), ("--format", "json")], ids=" ".join)
+def test_test_that_finds_no_test_says_so(config: Path, said: Said, options: tuple[str, ...]) -> None:
+    arguments = ["policy", "test", "--config", str(config), *options]
+    assert main([*arguments, "-r", "nosuch"]) == MISTAKEN
+    out, err = said()
+    assert "No test matches 'nosuch'." in err
+    assert "The same" not in out
+    (config.parent / "rules" / "main_test.rego").unlink()
+    assert main(arguments) == MISTAKEN
+    assert "There are no tests" in said()[1]
+
+
+def test_test_of_a_configuration_with_an_opa_server_asks_for_files(config: Path, said: Said) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["policy"] = {"engine": "opa", "opa": {"url": "http://127.0.0.1:9"}}
+    config.write_text(yaml.safe_dump(settings))
+    assert main(["policy", "test", "--config", str(config)]) == UNUSABLE
+    assert "`policy.engine` is opa" in said()[1]
+
+
 def test_test_shows_coverage_and_fails_below_a_threshold(config: Path, said: Said) -> None:
     arguments = ["policy", "test", "--config", str(config), "--engine", "embedded"]
     assert main([*arguments, "--coverage"]) == OK
