@@ -11,7 +11,8 @@ from pathlib import Path
 class Mistake:
     """One thing to correct: where it stands, what is wrong, what to write instead.
 
-    `line` and `column` count from 1; `path` is like `routes[2].arms[0].weight`, empty for the file as a whole.
+    `line` and `column` count from 1, and are 0 for a file that cannot be read at all. `path` is like
+    `routes[2].arms[0].weight`, empty for the file as a whole.
     `message` and `remedy` never contain a secret, nor any text of the file that could be one.
     """
 
@@ -23,7 +24,7 @@ class Mistake:
     remedy: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: "
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         subject = f"{self.path}: " if self.path else ""
         remedy = f" {_sentence(self.remedy)}" if self.remedy else ""
         return f"{where}{subject}{_full_stop(self.message)}{remedy}"

@@ -81,7 +81,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         content = _content(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a usable path"
-        raise ConfigError([Mistake(path, 1, 1, "", f"cannot be read: {reason}", "Name a file.")], files) from None
+        raise ConfigError([Mistake(path, 0, 0, "", f"cannot be read: {reason}", "Name a file.")], files) from None
     read = document.read(content)
     settings: Settings | None = None
     faults = list(read.faults)

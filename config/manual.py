@@ -115,6 +115,7 @@ _KINDS: Final[dict[Any, str]] = {
     settings.Name: "name",
     settings.Node: "tenant or tenant/agent",
     settings.Url: "URL",
+    settings.WholeUrl: "URL",
     settings.Number: "number",
     settings.InputPath: "path (read)",
     settings.OutputPath: "path (written)",

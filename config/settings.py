@@ -7,6 +7,7 @@ Attribute names are the file's keys, and each description is the manual's senten
 from __future__ import annotations
 
 import math
+import os
 import re
 from decimal import Decimal, InvalidOperation
 from ipaddress import IPv6Address
@@ -120,6 +121,14 @@ def _url(value: object) -> object:
     return value
 
 
+def _whole_url(value: object) -> object:
+    if isinstance(value, str) and ("?" in value or "#" in value):
+        # Presigned ones have their secret in the query.
+        remedy = "Write the URL without it, since URLs are logged; what grants access is given as token: env:NAME."
+        raise mistaken("has a query or a fragment", remedy)
+    return _url(value)
+
+
 def _opa_url(value: object) -> object:
     if not isinstance(value, str) or not value.startswith("unix:"):
         return _url(value)
@@ -153,7 +162,12 @@ def _absolute(value: object, start: Path | None) -> object:
         return value
     if not str(value).strip() or not str(value).isprintable():
         raise mistaken("is not a path", "Write the path of a file or folder.")
-    return (start or Path.cwd()).absolute() / value
+    path = (start or Path.cwd()).absolute() / value
+    if ".." not in path.parts:
+        return path
+    plain = Path(os.path.normpath(path))
+    # Up from a folder that is a link leads elsewhere than its name says.
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def _state(value: object) -> object:
@@ -189,6 +203,9 @@ Bytes = Annotated[int, BeforeValidator(size)]
 Name = Annotated[str, BeforeValidator(_name)]
 Node = Annotated[str, BeforeValidator(_node)]
 Url = Annotated[str, BeforeValidator(_url)]
+"""A base URL, to which a path is added."""
+WholeUrl = Annotated[str, BeforeValidator(_whole_url)]
+"""A URL that is asked for as it is."""
 OpaUrl = Annotated[str, BeforeValidator(_opa_url)]
 Number = Annotated[float, BeforeValidator(_finite)]
 InputPath = Annotated[Path, BeforeValidator(_input_path)]
@@ -272,7 +289,7 @@ class LedgerSettings(Section):
 class DecisionLogSettings(Section):
     """Where decisions are uploaded to, beside the ledger, in the shape of OPA's decision log."""
 
-    url: Url = Field(description="Where batches are POSTed: gzipped JSON arrays of events.")
+    url: WholeUrl = Field(description="Where batches are POSTed: gzipped JSON arrays of events.")
     token: Secret | None = Field(
         default=None, description="Bearer token that it asks for: `env:NAME`, `file:PATH` or a literal."
     )
@@ -344,7 +361,7 @@ class BundleKeySettings(Section):
 class BundleSettings(Section):
     """A server that publishes a bundle."""
 
-    url: Url = Field(description="The bundle's URL.")
+    url: WholeUrl = Field(description="The bundle's URL.")
     token: Secret | None = Field(
         default=None, description="Sent to this server as `Authorization: Bearer`, and to no other."
     )

@@ -25,5 +25,5 @@ def complain(text: str) -> None:
 def configuration(path: Path, *, resolve: bool = True) -> Loaded:
     """Raises ConfigError, also for a pipe, which might keep its reader waiting for ever."""
     if path.is_fifo() or path.is_char_device() or path.is_socket():
-        raise ConfigError([Mistake(path, 1, 1, "", "is not a regular file", "Name a file.")], frozenset())
+        raise ConfigError([Mistake(path, 0, 0, "", "is not a regular file", "Name a file.")], frozenset())
     return load(path, resolve=resolve)

@@ -45,7 +45,8 @@ class Sources:
 
     `modules` decide, `tests` are the `*_test.rego` files, `data` is mounted at its top-level keys. `revision` is 64
     hexadecimal digits over the names and contents of what decides, whatever the order of the paths and wherever the
-    folders stand. `bundles` has the revision that each bundle's manifest gives it, by the bundle's name.
+    folders stand. `bundles` has the revision that each bundle's manifest gives it, by the bundle's name; `data_files`
+    the file outside of bundles that each top-level key of the data comes from, or each `key.key` where files share one.
     """
 
     modules: tuple[Module, ...]
@@ -54,6 +55,7 @@ class Sources:
     revision: str
     files: tuple[str, ...]
     bundles: Mapping[str, str] = field(default_factory=dict)
+    data_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,17 @@ def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Pro
         hashlib.sha256(b"".join(sorted(prints))).hexdigest(),
         tuple(sorted(files)),
         _revisions(bundles),
+        _data_files(origin),
     )
+
+
+def _data_files(origin: Mapping[tuple[str, str | None], str]) -> dict[str, str]:
+    shared = {root for (root, key), name in origin.items() if name != origin[root, None]}
+    return {
+        root if key is None else f"{root}.{key}": name
+        for (root, key), name in origin.items()
+        if (key is None) != (root in shared)
+    }
 
 
 def _trespasses(modules: Sequence[Module], mounted: Mapping[str, Any], bundles: Sequence[Bundle]) -> Iterator[Problem]:
@@ -365,6 +377,10 @@ def _mount(
 
 
 def _unreadable(path: Path, error: Exception) -> Problem:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if path.is_symlink():
+            return Problem(str(path), None, "is a link to what does not exist", "Correct the link, or remove it.")
+        return Problem(str(path), None, "does not exist", "Correct the path.")
     if isinstance(error, OSError):
         reason = (error.strerror or "input/output error").lower()
         return Problem(str(path), None, f"cannot be read: {reason}", "Check the path and its permissions.")

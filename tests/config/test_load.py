@@ -482,6 +482,45 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
             load(path)
 
 
+def test_what_is_wrong_with_a_file_as_a_whole_names_no_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "absent.yaml")
+    assert str(caught.value) == f"{tmp_path}/absent.yaml: cannot be read: No such file or directory. Name a file."
+
+
+def test_paths_are_written_as_short_as_they_can_be(tmp_path: Path) -> None:
+    (tmp_path / "rego").mkdir()
+    (tmp_path / "site").mkdir()
+    found = loaded(tmp_path / "site", "policy: {paths: [../rego/./x/../main.rego, ../nowhere], shadow: {paths: [..]}}")
+    assert found.settings.policy.paths == (tmp_path / "rego" / "main.rego", tmp_path / "nowhere")
+    assert found.settings.policy.shadow is not None
+    assert found.settings.policy.shadow.paths == (tmp_path,)
+
+
+def test_a_path_up_from_a_link_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "releases" / "one").mkdir(parents=True)
+    (tmp_path / "now").symlink_to(tmp_path / "releases" / "one")
+    found = loaded(tmp_path / "now", "policy: {paths: [../main.rego, main.rego]}")
+    up, beside = found.settings.policy.paths
+    assert up.resolve() == (tmp_path / "releases" / "main.rego").resolve()
+    assert beside == tmp_path / "now" / "main.rego"
+
+
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        ('policy: {bundle: {url: "https://b.example/x.tar.gz?X-Signature=s3cret"}}', "policy.bundle.url"),
+        ('decision_log: {url: "https://b.example/logs?X-Signature=s3cret"}', "decision_log.url"),
+    ],
+)
+def test_what_is_wrong_with_a_presigned_url_is_said_of_what_it_is(tmp_path: Path, section: str, place: str) -> None:
+    [mistake] = mistakes_of(tmp_path, section)
+    assert mistake.path == place
+    assert "s3cret" not in str(mistake)
+    assert "base URL" not in str(mistake)
+    assert "token" in mistake.remedy
+
+
 def test_a_named_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "w.yaml")
     with pytest.raises(ConfigError, match="cannot be read: not a regular file"):

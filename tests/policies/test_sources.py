@@ -97,7 +97,7 @@ def test_what_two_files_both_say_names_both(folder: Path, one: str, two: str, sh
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     found = problem(tmp_path / "nowhere")
-    assert (found.file, found.message) == (str(tmp_path / "nowhere"), "cannot be read: no such file or directory")
+    assert (found.file, found.message) == (str(tmp_path / "nowhere"), "does not exist")
 
 
 def test_nothing_to_read_is_a_problem(tmp_path: Path) -> None:
