@@ -254,7 +254,8 @@ def _path(encoded: str) -> Path:
 
 def _sources(given: dict[str, Any]) -> Sources:
     modules, tests = (tuple(Module(**each) for each in given[key]) for key in ("modules", "tests"))
-    return Sources(modules, tests, given["data"], given["revision"], tuple(given["files"]), given["bundles"])
+    given = {**given, "modules": modules, "tests": tests, "files": tuple(given["files"])}
+    return Sources(**given)
 
 
 def answer(line: dict[str, Any]) -> None:

@@ -249,7 +249,7 @@ def _miscounted(call: _Call, expected: int) -> tuple[str, str]:
 
 def _conflicts(modules: Sequence[_Module]) -> Iterator[Problem]:
     """Rules of one name that cannot be one rule: the interpreter would quietly take one of them."""
-    first: dict[Path, tuple[str, int]] = {}
+    first: dict[Path, tuple[str, int, str, int]] = {}
     complete: set[Path] = set()
     defaults: set[Path] = set()
     written = [(module, rule, *_shape(rule.tree)) for module in modules for rule in module.rules]
@@ -265,8 +265,10 @@ def _conflicts(modules: Sequence[_Module]) -> Iterator[Problem]:
         if shape == "complete":
             complete.add(rule.path)
         takes = len(arguments) if rule.is_function else 0
-        if first.setdefault(rule.path, (shape, takes)) != (shape, takes):
-            message = f"`{name}` is written in ways that conflict"
+        before = first.setdefault(rule.path, (shape, takes, *at))
+        if before[:2] != (shape, takes):
+            place = f"line {before[3]}" if before[2] == module.file else f"{before[2]}:{before[3]}"
+            message = f"`{name}` is written in ways that conflict, here and at {place}"
             yield Problem(*at, message, "Let it be a rule, a set or object, or a function of so many arguments.")
     for module, rule, *_ in written:
         above = next((rule.path[:end] for end in range(1, len(rule.path)) if rule.path[:end] in complete), None)

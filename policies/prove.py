@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ def _judged(sources: Sources) -> Iterator[Problem]:
     for text in slices(sources.data):
         base.add_data_json(text)
     child.answer({"at": (file, f"{PROBLEMS} was evaluated")})
-    wrong = list(_own_problems(base.clone(), file))
+    wrong = list(_own_problems(base.clone(), file, sources.data_files))
     yield from wrong
     if not wrong:
         yield from _failures(base, clock, file, sources.data)
@@ -166,7 +167,8 @@ def _failures(base: Interpreter, clock: Clock, file: str, data: Mapping[str, Any
                 return
 
 
-def _own_problems(interpreter: Interpreter, file: str) -> Iterator[Problem]:
+def _own_problems(interpreter: Interpreter, file: str, data_files: Mapping[str, str]) -> Iterator[Problem]:
+    """What the policies find wrong: with the file that holds what a text begins with, where one does."""
     try:
         result = orjson.loads(interpreter.eval_rule_as_json(PROBLEMS))
     except BaseException as error:
@@ -179,7 +181,9 @@ def _own_problems(interpreter: Interpreter, file: str) -> Iterator[Problem]:
         yield Problem(file, None, f"{PROBLEMS} is no set of texts", "Let it hold one text for each problem.")
         return
     for text in result[:_MOST_PROBLEMS]:
-        yield Problem("policy data", None, text.rstrip("."), "Correct the data.")
+        root, dot, rest = re.split(r"[: ]", text, maxsplit=1)[0].partition(".")
+        holder = data_files.get(root) or data_files.get(root + dot + rest.partition(".")[0])
+        yield Problem(holder or "policy data", None, text.rstrip("."), "Correct the data.")
 
 
 _WHEN: Final = 1_763_700_000_000_000_000

@@ -13,6 +13,7 @@ from policies import data
 from policies.build import build
 from policies.decision import parse
 from policies.embedded import EmbeddedEngine
+from policies.errors import PolicyError
 from policies.prove import prove
 from policies.sources import Module, Sources, read
 from tests.policies.support import NOW, ROOT, SHIPPED, rego
@@ -145,6 +146,19 @@ async def test_the_library_beside_the_shipped_policy_changes_no_decision_and_rea
 async def test_settings_that_are_misspelt_refuse_the_policy(settings: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=r"library_settings\.(spend|egress)"):
         await prove(beside(COMPLETE, {"library_settings": settings}), 20)
+
+
+async def test_a_misspelt_setting_is_told_with_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text(rego('decision := {"decision": "DENY"}'))
+    (tmp_path / "library.yaml").write_text("library_settings: {models: {tennants: {}}, spend: 5}\n")
+    with pytest.raises(PolicyError) as caught:
+        await prove(read([tmp_path, LIBRARY]), 20)
+    file = tmp_path / "library.yaml"
+    assert [str(each) for each in caught.value.problems] == [
+        f"{file}: library_settings.models.tennants: there is no such field; there are roles, tenants. "
+        "Correct the data.",
+        f"{file}: library_settings.spend: is not an object. Correct the data.",
+    ]
 
 
 def test_answers_are_decisions() -> None:

@@ -202,3 +202,22 @@ def test_any_text_is_proven_or_refused(text: str, is_whole: bool) -> None:
         problems = error.problems
     assert all(problem.message for problem in problems)
     assert problems or "decision" in whole
+
+
+async def test_a_problem_with_the_data_names_the_file_that_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text(
+        rego(
+            _ALLOW + '\nproblems := {"limits.a is odd", "envelopes.one: is odd", "envelopes.two.x: is odd", "all odd", '
+            '"envelopes is odd"}'
+        )
+    )
+    (tmp_path / "limits.yaml").write_text("limits: {a: 1}\n")
+    (tmp_path / "one.yaml").write_text("envelopes: {one: {}}\n")
+    (tmp_path / "two.yaml").write_text("envelopes: {two: {x: 1}}\n")
+    assert [str(each) for each in await refused(read([tmp_path]))] == [
+        "policy data: all odd. Correct the data.",
+        "policy data: envelopes is odd. Correct the data.",
+        f"{tmp_path}/one.yaml: envelopes.one: is odd. Correct the data.",
+        f"{tmp_path}/two.yaml: envelopes.two.x: is odd. Correct the data.",
+        f"{tmp_path}/limits.yaml: limits.a is odd. Correct the data.",
+    ]

@@ -19,7 +19,7 @@ problems contains sprintf("library_settings.%s: there is no such module; there a
 	names := concat(", ", sort(object.keys(shapes)))
 }
 
-problems contains sprintf("library_settings.%s %s", [module, wrong]) if {
+problems contains sprintf("library_settings.%s%s", [module, wrong]) if {
 	some module, shape in shapes
 	some wrong in faults(shape, settings[module])
 }
@@ -44,7 +44,7 @@ problems contains sprintf("library_settings.spend.thresholds[%d]: is not {above_
 	not is_threshold(threshold)
 }
 
-problems contains sprintf("library_settings.working_hours.%s %s", [whose, wrong]) if {
+problems contains sprintf("library_settings.working_hours.%s%s", [whose, wrong]) if {
 	some whose, given in all_hours
 	some wrong in faults(hours_shape, given)
 }
@@ -67,7 +67,7 @@ problems contains sprintf("library_settings.working_hours.%s: `%s` is no day of 
 	not day in {"monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"}
 }
 
-problems contains sprintf("library_settings.tool_constraints.%s.%s %s", [target, operation, wrong]) if {
+problems contains sprintf("library_settings.tool_constraints.%s.%s%s", [target, operation, wrong]) if {
 	some target, operations in inside(settings, "tool_constraints")
 	some operation, rules in each(operations)
 	some wrong in faults({"only": "boolean", "parameters": "object"}, rules)
@@ -78,7 +78,7 @@ problems contains sprintf("library_settings.tool_constraints.%s: is not an objec
 	not is_object(operations)
 }
 
-problems contains sprintf("library_settings.tool_constraints.%s.%s.%s %s", [target, operation, parameter, wrong]) if {
+problems contains sprintf("library_settings.tool_constraints.%s.%s.%s%s", [target, operation, parameter, wrong]) if {
 	some target, operations in inside(settings, "tool_constraints")
 	some operation, rules in each(operations)
 	some parameter, rule in inside(rules, "parameters")
@@ -141,17 +141,20 @@ rule_shape := {
 	"max_items": "number",
 }
 
-faults(shape, given) := {"is not an object"} if {
+faults(shape, given) := {": is not an object"} if {
 	not is_object(given)
 } else := {sprintf(".%s: %s", [field, wrong]) |
 	some field, value in given
 	wanted := object.get(shape, field, object.get(shape, "*", "nothing"))
 	not holds(wanted, value)
-	wrong := told[wanted]
+	wrong := fault(shape, wanted)
 }
 
+fault(shape, wanted) := sprintf("there is no such field; there are %s", [concat(", ", sort(object.keys(shape)))]) if {
+	wanted == "nothing"
+} else := told[wanted]
+
 told := {
-	"nothing": "there is no such field",
 	"object": "is not an object",
 	"array": "is not a list",
 	"number": "is not a number",
