@@ -370,6 +370,14 @@ def test_explain_without_a_call_says_what_is_read(config: Path, said: Said) -> N
     assert set(json.loads(said()[0])["reads"]) >= {"llm", "tool"}
 
 
+def test_what_is_not_recorded_is_listed_once(tmp_path: Path, config: Path, said: Said) -> None:
+    twice = {"erased": ["/input/call/arguments/x"], "masked": ["/input/call/arguments/x"] * 2}
+    record = {"record": "decision", "call": "C1", "result": {"decision": "DENY"}, "input": {}, **twice}
+    (tmp_path / "calls.jsonl").write_text(json.dumps(record) + "\n")
+    main(["policy", "explain", "C1", "--ledger", str(tmp_path), "--config", str(config)])
+    assert said()[0].count("/input/call/arguments/x") == 1
+
+
 SECRETIVE = """package weighbridge
 
 import rego.v1
