@@ -181,7 +181,11 @@ class ShadowView(View):
     share: float = Field(description="Per cent of calls that both are asked about.")
     configured: RevisionView
     on_trial: RevisionView
-    compared: int = Field(description="Calls compared since one of the two last changed, or decides.")
+    since: float = Field(
+        description="When one of the two last changed, or began to decide, seconds since the epoch; what is counted is "
+        "from then on, and what is recent may be older."
+    )
+    compared: int = Field(description="Calls compared since then.")
     differences: int
     pairs: list[PairView] = Field(description="Calls by what each policy said.")
     rates: RatesView
@@ -287,6 +291,7 @@ class Admin:
                     app.deciding.fallen_back_on_trial,
                     app.deciding.loading_shadow,
                 ),
+                since=trial.since,
                 compared=comparison.calls,
                 differences=comparison.differences,
                 pairs=[

@@ -320,7 +320,7 @@ class Deciding:
         if settings.shadow is not None:
             self.trial = Trial(settings.shadow, settings.paths, file, note=self._ledger.note, swap=self._let_decide)
         else:
-            forget(file)
+            forget(file, settings.paths)
         self._pipeline.trial = self.trial
         self._engines_changed(on_trial)
 

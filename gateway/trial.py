@@ -33,6 +33,13 @@ _LONGEST_WATCH: Final = 365 * 86400.0
 """Seconds that a timer is set for."""
 
 
+_SAID: Final = {
+    Event.PROMOTE: "%s promoted the policy on trial: %s decides now, and is watched",
+    Event.ROLL_BACK: "%s rolled the promoted policy back: %s, the configured one, decides again",
+}
+"""What the log says of a person's decision, with the person and the revision that decides after it."""
+
+
 class TrialRefused(Exception):
     """The trial is not at a point where this can be done. The text says what can."""
 
@@ -95,6 +102,8 @@ class Trial:
         self.promoted = ""
         """The revision that decided last of the promoted ones."""
         self.comparison = Comparison(settings.rollback.window)
+        self.since = now()
+        """When `comparison` began, seconds since the epoch. What is `recent` may be older."""
         self.recent: deque[Difference] = deque(maxlen=_RECENT)
         self.counts: dict[tuple[str, str], int] = {}
         """All calls compared since the start, by (word of the configured policy, word of the one on trial)."""
@@ -106,7 +115,7 @@ class Trial:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
         self._minute, self._recorded = 0, 0
-        self._take_up()
+        self._take_up(paths)
 
     @property
     def deciding(self) -> Engine | None:
@@ -215,7 +224,7 @@ class Trial:
                 raise
             self._move(event, reason)
             self._tell(event, who)
-            log.warning("%s of the policy on trial by %s: it is now %s", event, who, self.stage)
+            log.warning(_SAID[event], who, (_revision(self.deciding) or "none")[:12])
 
     def _is_meant(self, revision: str) -> None:
         now = _revision(self.on_trial) or ""
@@ -244,6 +253,7 @@ class Trial:
 
     def _begin_anew(self) -> None:
         self.comparison = Comparison(self.settings.rollback.window)
+        self.since = self._now()
 
     def _watch(self) -> None:
         if self._timer is not None:
@@ -259,6 +269,7 @@ class Trial:
         if self.stage is not Stage.WATCHING or self.comparison.calls < self.settings.rollback.min_calls:
             return
         self._move(Event.TIME_OVER, "")
+        log.info("the watch over the promoted policy is over: it is kept")
         self._tell(Event.TIME_OVER, "weighbridge")
         self._later(self._keep_stage())
 
@@ -301,7 +312,7 @@ class Trial:
             except OSError as error:
                 log.error("the stage of the policy on trial could not be kept: %s", error.strerror)
 
-    def _take_up(self) -> None:
+    def _take_up(self, paths: Sequence[Path]) -> None:
         """Goes on where the last process stopped, if the trial is still that of the same paths."""
         try:
             kept = orjson.loads(self._file.read_bytes())
@@ -317,18 +328,23 @@ class Trial:
             self.stage, self.reason, self.until, self.promoted = stage, reason, until, promoted
             self._watch()
         else:
-            forget(self._file)
+            forget(self._file, paths)
 
 
 def _revision(engine: Engine | None) -> str | None:
     return engine.revision if engine is not None else None
 
 
-def forget(file: Path) -> None:
-    """Removes the stage that was kept of a trial that is configured no more.
+def forget(file: Path, paths: Sequence[Path]) -> None:
+    """Removes the stage that was kept of a trial that is configured no more. `paths` are the configured policy's now.
 
     Otherwise whatever stands at the same paths one day would decide by the promotion of what stood there before.
     """
+    try:
+        kept = orjson.loads(file.read_bytes())
+        promoted, final = Stage(kept["stage"]).promoted, kept["on_trial"] == [str(path) for path in paths]
+    except (OSError, ValueError, KeyError, TypeError):
+        promoted = final = False
     try:
         file.unlink()
     except (FileNotFoundError, NotADirectoryError):
@@ -336,7 +352,12 @@ def forget(file: Path) -> None:
     except OSError as error:
         log.error("%s cannot be removed (%s), and may count for a trial of the same paths", file, error.strerror)
         return
-    log.warning("a trial that is configured no more is over, and with it what was promoted")
+    if not promoted:
+        log.info("the trial has ended: it is configured no more")
+    elif final:
+        log.info("the trial has ended: what was promoted is the configured policy now")
+    else:
+        log.warning("the trial has ended with a policy promoted that is not the configured one: it decides no more")
 
 
 def _write(file: Path, kept: Mapping[str, Any]) -> None:

@@ -73,9 +73,11 @@ def text(facts: dict[str, Any], *, recent: bool) -> list[str]:
         for pair in facts["pairs"]
         if pair["configured"] != pair["on_trial"]
     ]
-    if recent and facts["recent"]:
-        lines.append("")
-        lines += [_difference(each) for each in facts["recent"]]
+    if recent:
+        counted = [_difference(each) for each in facts["recent"] if each["at"] > facts["since"]]
+        before = [_difference(each) for each in facts["recent"] if each["at"] <= facts["since"]]
+        lines += ["", *counted] if counted else []
+        lines += ["", "before the last change of policies or stage, and not counted above:", *before] if before else []
     return lines
 
 

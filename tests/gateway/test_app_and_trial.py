@@ -303,6 +303,41 @@ async def test_between_a_promotion_and_its_being_made_final_the_old_policy_never
         await fit(app.deciding.trial.on_trial)
 
 
+@pytest.mark.parametrize(
+    ("after", "level", "said"),
+    [
+        ({"paths": ["new.rego"]}, "INFO", "what was promoted is the configured policy now"),
+        ({"paths": ["new.rego"], "shadow": {"paths": ["other.rego"]}}, "INFO", "what was promoted is the configured"),
+        ({"paths": ["old.rego"]}, "WARNING", "the trial has ended with a policy promoted that is not the configured"),
+    ],
+)
+async def test_the_end_of_a_promotion_is_a_warning_unless_it_was_made_final(
+    app: App, desk: Desk, caplog: pytest.LogCaptureFixture, after: Mapping[str, Any], level: str, said: str
+) -> None:
+    assert app.deciding.trial is not None
+    await app.deciding.trial.promote("dana")
+    caplog.clear()
+    desk.write(after)
+    with caplog.at_level("INFO"):
+        await app.reload_config("dana")
+    told = [(each.levelname, each.message) for each in caplog.records if each.name == "weighbridge.trial"]
+    assert [(shown, said in message) for shown, message in told] == [(level, True)]
+
+
+async def test_promoting_and_rolling_back_are_logged_in_sentences(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    trial = app.deciding.trial
+    assert trial is not None
+    assert trial.on_trial is not None
+    assert trial.configured is not None
+    new, old = trial.on_trial.revision[:12], trial.configured.revision[:12]
+    await trial.promote("dana")
+    await trial.roll_back("dana")
+    assert [each.message for each in caplog.records if each.name == "weighbridge.trial"] == [
+        f"dana promoted the policy on trial: {new} decides now, and is watched",
+        f"dana rolled the promoted policy back: {old}, the configured one, decides again",
+    ]
+
+
 async def test_where_what_is_made_final_cannot_be_loaded_the_promoted_policy_stays(app: App, desk: Desk) -> None:
     assert app.deciding.trial is not None
     promoted = app.deciding.trial.on_trial

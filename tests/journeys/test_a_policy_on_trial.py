@@ -111,6 +111,10 @@ def test_a_promoted_policy_decides_the_next_call_and_a_bad_one_goes_by_itself(de
     told = desk.run("diff")
     assert "rolled_back" in told
     assert "refuses 100.00% of the last 5 calls" in told
+    counted, _, before = told.partition("not counted above:\n")
+    assert "1 calls (100 % of them), 1 differ" in counted, "the one after it went"
+    assert counted.count("ALLOW -> DENY") == 1
+    assert before.count("ALLOW -> DENY") == 5
     assert [(each["event"], each["who"]) for each in desk.records("policy_trial")] == [
         ("promote", "dana"),
         ("depart", "weighbridge"),
