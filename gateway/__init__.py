@@ -18,7 +18,7 @@ carrier    our HTTP/1.1 client: bytes to one origin, and its answer
 headers    which headers pass the gate
 reply      the answer on its way to the agent
 problems   the table: error -> status, code, next step
-duties     what a yes demanded, fulfilled before anything leaves
+obligations  what a yes demanded, fulfilled before anything leaves
 trace      the trace that a call belongs to
 records    what a call's records hold: its decisions, its outcome
 decision_log  a decision as an event of OPA's decision log

@@ -139,7 +139,7 @@ class DecisionLog:
             second_in_utc(second),
             rest,
             self._count,
-            _trace(x) if x.duties is not None or b"traceparent" in x.own else b"",
+            _trace(x) if x.fulfilled is not None or b"traceparent" in x.own else b"",
         )
 
 
@@ -194,7 +194,7 @@ def _segment(name: str) -> str:
 
 
 def _trace(x: Exchange) -> bytes:
-    found = (x.duties.sampled if x.duties is not None else None) or trace.read(x.own.get(b"traceparent"))
+    found = (x.fulfilled.sampled if x.fulfilled is not None else None) or trace.read(x.own.get(b"traceparent"))
     return f',"trace_id":"{found.trace_id}","span_id":"{found.span_id}"'.encode() if found is not None else b""
 
 

@@ -10,8 +10,8 @@ from routing.table import Arm, Route
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
-    from gateway.duties import Duties
     from gateway.identity import Agent
+    from gateway.obligations import Fulfilled
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Exchange:
     decision: Decision | None = None
     asked: list[Asked] = field(default_factory=list, repr=False)
     """Every question put before the policy, in order."""
-    duties: "Duties | None" = None
+    fulfilled: "Fulfilled | None" = None
     """What the policy demanded and was done; None where it demanded nothing."""
     approval: Any = None
     reservation: Any = None

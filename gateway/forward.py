@@ -34,7 +34,7 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
     if x.query and (query := parameters(x.query)):
         path += b"?" + query
     body = x.adapter.onward(call, arm.model)
-    demanded = x.duties.headers if x.duties is not None else None
+    demanded = x.fulfilled.headers if x.fulfilled is not None else None
     x.sent_at = time.monotonic()
     try:
         answer = await line.carrier.send(b"POST", path, onward(x.headers, arm.target.credentials, demanded), body)

@@ -19,7 +19,7 @@ from typing import Any
 from adapters import registry
 from adapters.base import Headers
 from adapters.errors import BodyTooLarge, MalformedCall
-from gateway import duties
+from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
@@ -160,21 +160,21 @@ class Pipeline:
         """
         engine = self.engine
         try:
-            for _ in range(duties.MOST_ROUNDS):
+            for _ in range(obligations.MOST_ROUNDS):
                 decision = await self.ask(x)
                 if decision.effect is Effect.DENY:
                     raise Denied(decision)
-                if decision.obligations is NONE and x.duties is None:
+                if decision.obligations is NONE and x.fulfilled is None:
                     return
                 call = x.call
                 try:
-                    x.call, x.duties = await duties.fulfil(x, decision.obligations)
-                except duties.Unfulfilled as error:
+                    x.call, x.fulfilled = await obligations.fulfil(x, decision.obligations)
+                except obligations.Unfulfilled as error:
                     x.decision = unmet(decision, str(error))
                     raise Denied(x.decision) from None
                 if x.call is call:
                     return
-            x.decision = unmet(decision, f"it still wants the call changed after {duties.MOST_ROUNDS} changes")
+            x.decision = unmet(decision, f"it still wants the call changed after {obligations.MOST_ROUNDS} changes")
             raise Denied(x.decision)
         finally:
             if engine is None or not engine.masks:  # else a swap meanwhile must not take its say away
@@ -235,7 +235,7 @@ class Pipeline:
         """Route and arm. Raises NoRoute."""
         call = x.call
         assert call is not None, "a call is read before it is routed"
-        forced = x.duties.route if x.duties is not None else None
+        forced = x.fulfilled.route if x.fulfilled is not None else None
         x.route = forced or x.assembly.table.match(call.target)
         x.arm = x.route.choose(call.protocol, call.operation, self._chance())
 

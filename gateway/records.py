@@ -95,7 +95,7 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["revision"] = decision.revision
         if x.asked and decision is not x.asked[-1].decision:  # a refusal in the gateway's own words
             record["explanation"] = decision.explanation
-    if x.duties is not None and (facts := x.duties.facts()):
+    if x.fulfilled is not None and (facts := x.fulfilled.facts()):
         record["obligations"] = facts
     if arm is not None and x.route is not None:
         record["route"] = x.route.name

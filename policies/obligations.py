@@ -4,7 +4,7 @@
      "headers": {"x-team": "a"}, "route": "cheap", "sample": true}
 
 Pointers (RFC 6901) point into the call as the policy sees it in `input.call`; a segment `*` stands for every key or
-index at its level. Here they are read; `gateway.duties` fulfils them.
+index at its level. Here they are read; `gateway.obligations` fulfils them.
 """
 
 from __future__ import annotations

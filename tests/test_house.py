@@ -49,7 +49,7 @@ NEVER_TOLD = {
     "gateway.supervise.AddressUnavailable": "stops the start",
     "gateway.remote.Refused": "is told by a command, at a terminal",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
-    "gateway.duties.Unfulfilled": "makes the policy's yes a no, which has a row",
+    "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""

@@ -71,7 +71,7 @@ class Unfulfilled(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Duties:
+class Fulfilled:
     """What was demanded of one call and done.
 
     `edited` are the pointers behind which something was changed, per obligation, over all decisions on the call; the
@@ -96,13 +96,13 @@ class Duties:
         return facts
 
 
-async def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Duties]:
+async def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Fulfilled]:
     """The call as it has to be sent, the same object when nothing in it changes, and what was done. Changes nothing.
 
     What earlier decisions on this call had edited stays so. Gives way between the edits of a large body. Raises
     Unfulfilled.
     """
-    call, before = x.call, x.duties or Duties()
+    call, before = x.call, x.fulfilled or Fulfilled()
     assert call is not None, "a call is read before anything is demanded of it"
     if obligations.unknown:
         names = ", ".join(f"`{name[:_LONGEST_NAME]}`" for name, _ in obligations.unknown[:_MOST_NAMES])
@@ -113,15 +113,15 @@ async def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Duti
         headers.append((b"traceparent", sampled.header()))
     route = _route(obligations.route, call, x.assembly.table)
     if call.endpoint.answered_here:  # nothing of it is sent anywhere
-        return call, Duties(before.edited, headers, route, sampled)
+        return call, Fulfilled(before.edited, headers, route, sampled)
     body, edited = await _edited(obligations, call, x.adapter)
     if body == call.body:  # perhaps because one edit undid another
-        return call, Duties(before.edited, headers, route, sampled)
+        return call, Fulfilled(before.edited, headers, route, sampled)
     edited = {
         name: tuple(dict.fromkeys((*before.edited.get(name, ()), *edited.get(name, ()))))
         for name in (*before.edited, *edited)
     }
-    return _read_again(call, body, x.adapter), Duties(edited, headers, route, sampled)
+    return _read_again(call, body, x.adapter), Fulfilled(edited, headers, route, sampled)
 
 
 async def _edited(
@@ -219,7 +219,7 @@ def _header(name: str, text: str) -> tuple[bytes, bytes]:
     return name.encode(), text.encode()
 
 
-def _trace(x: Exchange, before: Duties) -> Trace:
+def _trace(x: Exchange, before: Fulfilled) -> Trace:
     return before.sampled or trace.read(x.own.get(b"traceparent")) or trace.begin()
 
 

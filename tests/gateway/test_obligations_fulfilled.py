@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from adapters import registry
 from adapters.base import AgentCall
-from gateway import duties, trace
-from gateway.duties import Duties, Unfulfilled
+from gateway import obligations, trace
 from gateway.exchange import Exchange
+from gateway.obligations import Fulfilled, Unfulfilled
 from policies.masks import Mask
 from policies.obligations import Obligations, read
 from tests.support.exchanges import exchange
@@ -30,8 +30,8 @@ def call(body: bytes, path: str = "/v1/chat/completions", headers: Mapping[bytes
     return x
 
 
-def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Duties]:
-    return asyncio.run(duties.fulfil(x, obligations))
+def fulfil(x: Exchange, demanded: Obligations) -> tuple[AgentCall, Fulfilled]:
+    return asyncio.run(obligations.fulfil(x, demanded))
 
 
 def sent(x: Exchange, **obligations: Any) -> bytes:
@@ -43,7 +43,7 @@ def chat(**more: Any) -> bytes:
     return orjson.dumps({**CHAT, **more})
 
 
-def done(x: Exchange, obligations: Obligations) -> Duties:
+def done(x: Exchange, obligations: Obligations) -> Fulfilled:
     return fulfil(x, obligations)[1]
 
 
@@ -229,7 +229,7 @@ def test_one_round_of_edits_leaves_nothing_to_do(
     obligations = read({"redact": redact, "replace": replace, **({"max_tokens": most} if most else {})})
     x = call(chat(**more))
     try:
-        x.call, x.duties = fulfil(x, obligations)
+        x.call, x.fulfilled = fulfil(x, obligations)
         after, _ = fulfil(x, obligations)
     except Unfulfilled:
         return
@@ -264,6 +264,6 @@ async def test_others_go_on_while_a_large_body_is_edited() -> None:
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    await duties.fulfil(x, read({"redact": ["/arguments/a/*/s", "/arguments/a/*/t", "/arguments/b"]}))
+    await obligations.fulfil(x, read({"redact": ["/arguments/a/*/s", "/arguments/a/*/t", "/arguments/b"]}))
     beside.cancel()
     assert turns >= 3
