@@ -14,6 +14,8 @@
 - `capabilities`: what the embedded engine knows, as OPA's tools read it
 - `load`: from paths to an engine: read, prove, build, warm
 - `sources`: what the policy paths hold, and its revision
+- `bundle`, `archive`, `signatures`: policies in one file, as OPA has them, verified before they are understood
+- `fetch`: bundles from a server
 - `data`: data files, read so that no two readers could differ
 - `history`: the revisions that were put to use, kept for a start without a sound policy
 - `prove`: parse, lint and sample calls, in a child process
@@ -21,6 +23,9 @@
 - `lint`: what is wrong with policies before any is evaluated
 - `negation`: where a `not` would mean one thing here and another on an OPA server
 - `testing`: runs the tests that stand beside policies
+- `explain`: which rules an answer stands on
+- `opa`: the engine that asks an OPA server
+- `shadow`: two policies compared on the same calls
 - `watchdog`: ends this process when a policy does not come to an end
 - `obligations`: what a yes may demand
 - `masks`: what of a call never reaches a record
