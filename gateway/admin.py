@@ -259,7 +259,7 @@ class Admin:
                 revision=engine.revision if engine is not None else None,
                 decides="on_trial" if deciding.promoted else "configured",
                 files=_files(settings),
-                bundles=dict(engine.bundles) if isinstance(engine, EmbeddedEngine) else {},
+                bundles=dict(engine.bundles) if engine is not None else {},
                 fallen_back=deciding.fallen_back_on_trial if deciding.promoted else deciding.fallen_back,
                 loading=_loading(deciding.loading_shadow if deciding.promoted else deciding.loading),
             )

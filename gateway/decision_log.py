@@ -132,7 +132,7 @@ class DecisionLog:
             record,
             call,
             self._labels,
-            _bundles(asked.revision),
+            _bundles(asked.revision) if asked.bundles is None else _with_bundles(asked.revision, asked.bundles),
             call,
             index + 1,
             orjson.dumps(x.agent.name if x.agent is not None else ""),
@@ -201,6 +201,11 @@ def _trace(x: Exchange) -> bytes:
 @lru_cache(maxsize=16)
 def _bundles(revision: str) -> bytes:
     return orjson.dumps({BUNDLE: {"revision": revision}})
+
+
+def _with_bundles(revision: str, bundles: Mapping[str, str]) -> bytes:
+    told = {name: {"revision": given} for name, given in bundles.items() if name != BUNDLE}
+    return orjson.dumps({BUNDLE: {"revision": revision}, **told})
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

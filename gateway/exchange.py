@@ -1,5 +1,6 @@
 """All that is known about one call: filled from top to bottom as the call moves through the pipeline."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ class Asked:
     question: Question
     decision: Decision | None
     revision: str
+    bundles: Mapping[str, str] | None = None
+    """The revisions that the policy's bundles were given by those who built them; None where it came in none."""
     masks: bool = False
     """Whether the policy has a say in what of this is recorded: then nothing is but what it has said."""
     event: dict[str, Any] | None = None

@@ -207,6 +207,8 @@ class Pipeline:
         x.asked.append(asked)
         x.decision = asked.decision = decision = await engine.decide(question)
         asked.revision = decision.revision
+        if engine.bundles and engine.revision == decision.revision:
+            asked.bundles = engine.bundles
         return decision
 
     async def hold(self, x: Exchange) -> None:

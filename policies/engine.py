@@ -1,5 +1,6 @@
 """The seam to whatever evaluates Rego: one question, one decision."""
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from policies.decision import Decision
@@ -20,6 +21,11 @@ class Engine(Protocol):
     @property
     def revision(self) -> str:
         """Names the policy text and data that decide now: 64 hexadecimal digits."""
+        ...
+
+    @property
+    def bundles(self) -> Mapping[str, str]:
+        """The revisions that bundles were given by those who built them, by name; empty where there are none."""
         ...
 
     @property

@@ -86,6 +86,7 @@ class OpaEngine:
     def __init__(self, line: Line, *, timeout: float, every: float = 5.0, again: float = 1.0) -> None:
         """`timeout`: seconds for one question and its answer."""
         self.revision = NOBODY
+        self.bundles: Mapping[str, str] = {}
         self.masks = True
         self._line = line
         self._timeout = timeout
@@ -143,7 +144,8 @@ class OpaEngine:
             raise unavailable(late) from None
         if revision not in self._judged:
             raise unavailable(self.failure or "the policies on the OPA server change faster than they can be judged")
-        self.revision = revision
+        if revision != self.revision:
+            self.revision, self.bundles = revision, _bundles(answer)
         wrong = self._judged[revision]
         if wrong is not None:
             raise unavailable(wrong)
@@ -267,6 +269,7 @@ class OpaEngine:
                 wrong = "OPA has no policy of package weighbridge"
         self._by_bundles = _named(provenance)
         self._note(self._revision(provenance), wrong)
+        self.bundles = _bundles(provenance)
 
     async def _is_quick(self) -> bool:
         with contextlib.suppress(TimeoutError):

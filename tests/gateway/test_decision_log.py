@@ -41,6 +41,12 @@ def event(x: Exchange) -> dict[str, Any]:
     return found
 
 
+def test_an_event_names_the_bundles_that_its_policy_came_in() -> None:
+    x = decided(exchange(), {"decision": "ALLOW"})
+    x.asked[0].bundles = {"policy.tar.gz": "v42"}
+    assert event(x)["bundles"] == {"weighbridge": {"revision": "r2"}, "policy.tar.gz": {"revision": "v42"}}
+
+
 def test_an_event_says_who_asked_what_and_what_was_answered() -> None:
     x = decided(exchange(session="s-1"), {"decision": "ALLOW", "risk_level": "low", "explanation": "why not"})
     told = event(x)

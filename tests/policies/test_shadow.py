@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
@@ -143,6 +144,7 @@ class Failing:
 
     revision = "r2"
     failure: str | None = None
+    bundles: Mapping[str, str] = {}
 
     def __init__(self, error: Exception) -> None:
         self.error = error

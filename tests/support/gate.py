@@ -31,6 +31,7 @@ class ScriptedEngine:
 
     revision = "r1"
     failure: str | None = None
+    bundles: Mapping[str, str] = {}  # one empty mapping for all
 
     def __init__(self, script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED) -> None:
         self.script = script
