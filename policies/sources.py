@@ -237,7 +237,8 @@ def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Pro
         content = _content(each.file, limit, problems)
         if content is None:
             continue
-        files.append(name.encode("utf-8", "backslashreplace").decode())
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        files.append(shown)
         is_test = each.name.lower().endswith(_TEST)
         if not is_test:
             prints.append(
@@ -250,9 +251,9 @@ def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Pro
                 (tests if is_test else modules).append(module)
         else:
             data_left -= len(content)
-            value, wrong = datafile.read(name, content)
+            value, wrong = datafile.read(shown, content)
             problems += wrong
-            _mount(mounted, origin, name, value, problems)
+            _mount(mounted, origin, shown, value, problems)
     if not problems:
         problems += _trespasses(modules, mounted, bundles)
     if problems:

@@ -302,7 +302,7 @@ def test_a_file_whose_name_is_not_utf8_is_built_under_a_name_that_is(
     ("arguments", "code", "told"),
     [
         (["build", "broken.rego", "-o", "x.tar.gz"], 1, "broken.rego"),
-        (["build", "absent", "-o", "x.tar.gz"], 1, "no such file"),
+        (["build", "absent", "-o", "x.tar.gz"], 1, "absent: does not exist"),
         (["build", "main.rego", "-o", "absent/x.tar.gz"], 2, "absent/x.tar.gz: No such file"),
         (["build", "main.rego", "main.rego/../other/main.rego", "-o", "x.tar.gz"], 1, "other/main.rego"),
         (["sign", "made.tar.gz", "--key", "key.pem"], 1, "another kind than RS256"),
