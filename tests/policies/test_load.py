@@ -1,6 +1,9 @@
 """From paths to an engine that decides, or to problems and nothing else."""
 
+import ast
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -92,28 +95,44 @@ class Turns:
             self.longest = max(self.longest, time.thread_time() - began)
 
 
-async def test_ten_thousand_envelopes_are_loaded_and_given_up_without_holding_up_calls(tmp_path: Path) -> None:
-    """The processor is asked, not the clock, and the quietest reload counts: others use this machine too."""
+async def steps(folder: Path) -> list[float]:
+    """The longest step of each of some reloads of ten thousand envelopes."""
     operation = {"required": ["title"], "one_of": {"base": ["main", "develop"]}, "max_length": {"title": 120}}
     tools = {name: {"operations": {"create": operation, "list": {}}} for name in ("github", "crm", "wiki", "shop")}
     envelopes = {f"agent-{number}": {"models": {"m": {}}, "allowed_tools": tools} for number in range(10_000)}
-    (tmp_path / "envelopes.json").write_bytes(orjson.dumps({"envelopes": envelopes}))
-    (tmp_path / "p.rego").write_text(
+    (folder / "envelopes.json").write_bytes(orjson.dumps({"envelopes": envelopes}))
+    (folder / "p.rego").write_text(
         rego('decision := {"decision": "ALLOW"} if data.envelopes[input.agent.name].models[input.call.target]')
     )
-    serving = await load(policy(tmp_path))
+    serving = await load(policy(folder))
     longest: list[float] = []
-    for _ in range(3):
+    for _ in range(4):
         turns = Turns()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(turns.watch())
-            successor = await load(policy(tmp_path))
+            successor = await load(policy(folder))
             await serving.retire()
             watching.cancel()
         serving = successor
         longest.append(turns.longest)
     assert (await serving.evaluate(llm("m", agent="agent-9999"), NOW)).effect is Effect.ALLOW
     await serving.retire()
+    return longest
+
+
+def test_ten_thousand_envelopes_are_loaded_and_given_up_without_holding_up_calls(tmp_path: Path) -> None:
+    """The processor is asked, not the clock, and the quietest reload counts: others use this machine too.
+
+    In a process of its own, as in a gateway: to start a child takes longer, the more its parent holds.
+    """
+    code = "import asyncio, pathlib, sys; from tests.policies.test_load import steps; print(asyncio.run(steps(PATH)))"
+    code = code.replace("PATH", "pathlib.Path(sys.argv[1])")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=55
+    )
+    assert ended.returncode == 0, ended.stderr
+    longest = ast.literal_eval(ended.stdout)
+    assert len(longest) == 4
     assert min(longest) < 0.010, longest
 
 
