@@ -20,6 +20,7 @@
 - `history`: the revisions that were put to use, kept for a start without a sound policy
 - `prove`: parse, lint and sample calls, in a child process
 - `child`: the child process and its limits
+- `trees`: syntax trees, and how everybody looks at them
 - `lint`: what is wrong with policies before any is evaluated
 - `negation`: where a `not` would mean one thing here and another on an OPA server
 - `testing`: runs the tests that stand beside policies

@@ -20,9 +20,7 @@ from policies.engine import ENTRY
 from policies.errors import PolicyError, Problem
 from policies.interpreter import Clock, Interpreter, create
 from policies.sources import Module, Sources
-
-Node = Any
-"""A part of the tree as the interpreter prints it: an object with one key that says what it is."""
+from policies.trees import TEXTS, Node, static, tagged
 
 LARGEST: Final = 1024 * 1024
 """Characters of policy that are explained; with more, the interpreter takes too long to take in the branches."""
@@ -318,14 +316,14 @@ class _File:
         self._text: bytes = tree["source"]["contents"].encode()
         self._rules: list[Node] = syntax["rules"]
         # The interpreter's spans of texts leave out the quotes, and so does whatever ends with a text.
-        texts = (node for form, node in _tagged(self._rules) if form in ("String", "RawString"))
+        texts = (node for form, node in tagged(self._rules) if form in TEXTS)
         self._quotes = {node["span"]["end"] for node in texts}
-        self._package = _names(syntax["package"]["refr"])
+        self._package = static(syntax["package"]["refr"])[0]
         self._aliases: dict[str, tuple[str, ...]] = {}
         imports = []
         for each in syntax["imports"]:
             imports.append(self._cut(each["span"]["start"], each["span"]["end"]))
-            path = _names(each["refr"])
+            path = static(each["refr"])[0]
             if path[:1] == ("data",):
                 alias = each.get("as")
                 self._aliases[path[-1] if alias is None else self._cut(alias["start"], alias["end"])] = path[1:]
@@ -336,14 +334,14 @@ class _File:
         for rule in self._rules:
             if "Default" in rule:
                 inner = rule["Default"]
-                name = self._full(_names(inner["refr"]))
+                name = self._full(static(inner["refr"])[0])
                 yield _Found(name, default=(self.name, inner["span"]["line"]), is_function=bool(inner["args"]))
                 continue
             spec = rule["Spec"]
             (form, head), *_ = spec["head"].items()
-            base, static = _base(head["refr"])
-            found = _Found(self._full(_names(base)), is_function=form == "Func")
-            found.collects = form == "Set" or not static
+            base, plain = _base(head["refr"])
+            found = _Found(self._full(static(base)[0]), is_function=form == "Func")
+            found.collects = form == "Set" or not plain
             given = {name for each in head.get("args", ()) for name in _variables(each)}
             found.parts = list(self._parts(spec, head, base, given))
             yield found
@@ -382,7 +380,7 @@ class _File:
 
     def _bound(self, tree: Node) -> Iterator[str]:
         """The variables that a branch itself gives values to."""
-        for form, node in _tagged(tree):
+        for form, node in tagged(tree):
             if form == "AssignExpr" and node["op"] == "ColEq":
                 yield from _variables(node["lhs"])
             elif form == "SomeIn":
@@ -410,59 +408,21 @@ def _base(node: Node) -> tuple[Node, bool]:
     return node, static
 
 
-def _names(node: Node) -> tuple[str, ...]:
-    """The names a reference is made of, up to the first computed one."""
-    steps: list[str | None] = []
-    while True:
-        (form, inner), *_ = node.items()
-        if form == "Var":
-            steps.append(inner["value"])
-            break
-        if form == "RefDot":
-            steps.append(inner["field"][1])
-        elif form == "RefBrack":
-            (kind, index), *_ = inner["index"].items()
-            steps.append(index["value"] if kind in ("String", "RawString") else None)
-        else:
-            return ()
-        node = inner["refr"]
-    path: list[str] = []
-    for step in reversed(steps):
-        if step is None:
-            break
-        path.append(step)
-    return tuple(path)
-
-
-def _tagged(tree: Node) -> Iterator[tuple[str, Node]]:
-    """Every tagged part of a tree, outermost first, without recursion: a policy may nest as deep as it likes."""
-    todo: list[Node] = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo += reversed(node)
-        elif isinstance(node, dict):
-            todo += [inner for name, inner in reversed(node.items()) if name not in ("span", "field")]
-            for name, inner in node.items():
-                if isinstance(inner, dict) and name[:1].isupper():
-                    yield name, inner
-
-
 def _references(tree: Node) -> Iterator[tuple[str, ...]]:
     """The names of each reference once, not those of its parts again."""
     inner_parts: set[int] = set()
-    for form, node in _tagged(tree):
+    for form, node in tagged(tree):
         if form not in ("Var", "RefDot", "RefBrack"):
             continue
         whole = id(node) not in inner_parts
         if form != "Var":
             inner_parts.update(id(part) for part in node["refr"].values())
-        if whole and (names := _names({form: node})):
+        if whole and (names := static({form: node})[0]):
             yield names
 
 
 def _variables(pattern: Node) -> Iterator[str]:
-    for form, node in _tagged(pattern):
+    for form, node in tagged(pattern):
         if form == "Var":
             yield node["value"]
 

@@ -16,9 +16,8 @@ from policies.capabilities import arities
 from policies.engine import ENTRY
 from policies.errors import Problem
 from policies.interpreter import sprintf_is_bounded
+from policies.trees import TEXTS, Node, static, tagged
 
-Node = Any
-"""A part of the tree as the interpreter prints it: an object with one key that says what it is."""
 Path = tuple[str, ...]
 """Where a rule or value stands below `data`."""
 
@@ -26,7 +25,6 @@ _ENTRY: Final[Path] = tuple(ENTRY.split("."))[1:]
 _KEYWORDS: Final = frozenset(
     "as contains data default else every false if import in input not null package some true with".split()
 )
-_LITERALS: Final = frozenset(("String", "RawString"))
 _MOST_ROUNDS: Final = 16
 _IMPORTS: Final = frozenset(
     [("rego", "v1"), *(("future", "keywords", word) for word in ("contains", "every", "if", "in"))]
@@ -117,11 +115,11 @@ def rules(trees: Sequence[Node]) -> list[tuple[str, str, int]]:
 
 def _module(tree: Node) -> _Module:
     syntax = tree["ast"]
-    package = _static(syntax["package"]["refr"])[0]
+    package = static(syntax["package"]["refr"])[0]
     text = tree["source"]["contents"].encode()
     module = _Module(tree["source"]["file"], package, syntax["package"]["span"]["line"], text, {}, {}, [])
     for each in syntax["imports"]:
-        path, _ = _static(each["refr"])
+        path, _ = static(each["refr"])
         alias = each.get("as")
         name = path[-1] if path and alias is None else text[alias["start"] : alias["end"]].decode() if alias else ""
         if path[:1] == ("data",):
@@ -138,56 +136,16 @@ def _module(tree: Node) -> _Module:
 def _rule(package: Path, rule: Node) -> _Rule:
     if "Default" in rule:
         inner = rule["Default"]
-        return _Rule(package + _static(inner["refr"])[0], inner["span"]["line"], bool(inner["args"]), rule)
+        return _Rule(package + static(inner["refr"])[0], inner["span"]["line"], bool(inner["args"]), rule)
     inner = rule["Spec"]
     (form, head), *_ = inner["head"].items()
-    return _Rule(package + _static(head["refr"])[0], inner["span"]["line"], form == "Func", rule)
-
-
-def _static(node: Node) -> tuple[Path, bool]:
-    """The names a reference is made of, up to the first computed one; and whether there is none."""
-    steps: list[str | None] = []
-    while True:
-        (form, inner), *_ = node.items()
-        if form == "RefDot":
-            steps.append(inner["field"][1])
-        elif form == "RefBrack":
-            (kind, index), *_ = inner["index"].items()
-            steps.append(index["value"] if kind in _LITERALS else None)
-        elif form == "Var":
-            steps.append(inner["value"])
-            break
-        else:
-            return (), False
-        node = inner["refr"]
-    path: list[str] = []
-    for step in reversed(steps):
-        if step is None:
-            return tuple(path), False
-        path.append(step)
-    return tuple(path), True
-
-
-def _walk(tree: Node) -> Iterator[tuple[str, Node]]:
-    """Every tagged part of a tree, outermost first, without recursion: a policy may nest as deep as it likes."""
-    todo: list[Node] = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo += reversed(node)
-        elif isinstance(node, dict):
-            for name, inner in reversed(node.items()):
-                if name not in ("span", "field"):
-                    todo.append(inner)
-            for name, inner in node.items():
-                if isinstance(inner, dict) and name[:1].isupper():
-                    yield name, inner
+    return _Rule(package + static(head["refr"])[0], inner["span"]["line"], form == "Func", rule)
 
 
 def _calls(module: _Module, rule: _Rule, functions: Collection[Path]) -> Iterator[_Call]:
-    for form, node in _walk(rule.tree):
+    for form, node in tagged(rule.tree):
         if form == "Call":
-            names, whole = _static(node["fcn"])
+            names, whole = static(node["fcn"])
             target = _resolved(module, names, functions)
             name = ".".join(names) if whole else ""
             yield _Call(name, target, node["span"]["line"], node["params"])
@@ -228,7 +186,7 @@ def _judged(
     elif call.name in LITERAL:
         position, why = LITERAL[call.name]
         (kind, value), *_ = call.params[position].items() if position < len(call.params) else [("", {})]
-        if kind not in _LITERALS:
+        if kind not in TEXTS:
             message = f"argument {position + 1} of `{call.name}` is not a text written out here"
             yield at_call(message, f"Write it out: {why}.")
         elif call.name == "sprintf" and not sprintf_is_bounded(value["value"]):
@@ -279,7 +237,7 @@ def _conflicts(modules: Sequence[_Module]) -> Iterator[Problem]:
 
 def _is_written_out(value: Node) -> bool:
     return negation.is_defined(value, lambda names, whole: True, lambda call: True) and not any(
-        form == "Call" for form, _ in _walk([value])
+        form == "Call" for form, _ in tagged([value])
     )
 
 
@@ -328,7 +286,7 @@ def _shape(tree: Node) -> tuple[str, Sequence[Node], Node | None]:
     spec = tree["Spec"]
     ((form, head),) = spec["head"].items()
     arguments = head.get("args", ())
-    if form == "Compr" and not _static(head["refr"])[1]:
+    if form == "Compr" and not static(head["refr"])[1]:
         return "Set", arguments, None
     assigned = head.get("assign")
     is_open = not spec["bodies"] and assigned and all("Var" in each for each in arguments)
@@ -361,7 +319,7 @@ def _judges(
         return not whole
 
     def may_fail(call: Node) -> bool:
-        target = _resolved(module, _static(call["fcn"])[0], known.functions)
+        target = _resolved(module, static(call["fcn"])[0], known.functions)
         return target is not None and target not in known.total
 
     return may_be_undefined, may_fail
@@ -380,7 +338,7 @@ def _sentence(text: str) -> str:
 def _lookups(module: _Module, rule: _Rule, packages: set[Path]) -> Iterator[Problem]:
     """References to whole packages, or into packages by a computed name: each evaluates every rule there is."""
     inner_parts: set[int] = set()
-    for form, node in _walk(rule.tree):
+    for form, node in tagged(rule.tree):
         if form == "Call":
             _skip(node["fcn"], inner_parts)
             continue
@@ -388,7 +346,7 @@ def _lookups(module: _Module, rule: _Rule, packages: set[Path]) -> Iterator[Prob
             continue
         chain = {form: node}
         _skip(chain, inner_parts)
-        names, _ = _static(chain)
+        names, _ = static(chain)
         path = _below_data(module, names)
         if names[:1] != ("data",) and len(names) > 1 and module.aliases.get(names[0]) in packages:
             yield Problem(
@@ -437,7 +395,7 @@ def _replaced(module: _Module, rule: _Rule) -> Iterator[Problem]:
         elif isinstance(node, dict):
             todo += node.values()
             for change in node.get("with_mods", ()):
-                names, _ = _static(change["refr"])
+                names, _ = static(change["refr"])
                 if names[:1] not in (("input",), ("data",)) or _is_name(change["as"]):
                     line = change["span"]["line"] if "span" in change else rule.line
                     message = "`with` may only give input or data another value, not another rule or function"
@@ -445,7 +403,7 @@ def _replaced(module: _Module, rule: _Rule) -> Iterator[Problem]:
 
 
 def _is_name(node: Node) -> bool:
-    names, _ = _static(node)
+    names, _ = static(node)
     return bool(names) and names[0] != "input"
 
 

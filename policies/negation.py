@@ -8,9 +8,10 @@ to bind the value first, which both understand alike. A reference alone, or comp
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final
+from typing import Final
 
-Node = Any
+from policies.trees import Node, static
+
 Reference = tuple[str, ...]
 """The names a reference begins with, up to the first computed one."""
 
@@ -126,7 +127,7 @@ def _undefined(
         if form in _CONSTANTS or form in _COMPREHENSIONS:
             continue
         if form in _REFERENCES:
-            names, whole = _names({form: node})
+            names, whole = static({form: node})
             if not is_bound(node) and may_be_undefined(names, whole):
                 yield node
             else:
@@ -176,24 +177,3 @@ def _indexes(reference: Node) -> list[Node]:
         if form not in ("RefDot", "RefBrack"):
             return found if form == "Var" else [*found, reference]
         reference = node["refr"]
-
-
-def _names(reference: Node) -> tuple[Reference, bool]:
-    steps: list[str | None] = []
-    while True:
-        ((form, node),) = reference.items()
-        if form == "RefDot":
-            steps.append(node["field"][1])
-        elif form == "RefBrack":
-            ((kind, index),) = node["index"].items()
-            steps.append(index["value"] if kind in ("String", "RawString") else None)
-        else:
-            steps.append(node["value"] if form == "Var" else None)
-            break
-        reference = node["refr"]
-    names: list[str] = []
-    for step in reversed(steps):
-        if step is None:
-            return tuple(names), False
-        names.append(step)
-    return tuple(names), True

@@ -13,20 +13,14 @@ from typing import Any, Final
 
 from policies.builtins import NONDETERMINISTIC
 from policies.engine import ENTRY
+from policies.trees import Names, Node, tagged
 
-Node = Any
-"""A part of the tree as the interpreter prints it: an object with one key that says what it is."""
-Names = tuple[str, ...]
-"""Where a rule or value stands below `data`."""
 Path = tuple[str | None, ...]
 """Where a value stands in the input; None is any member of an object or list."""
 
 KINDS: Final = ("llm", "tool", "message", "environment")
 """The kinds of call that policies are known to tell apart. Reads are told for each, and for any other."""
 OTHER: Final = "other"
-
-CHANGING: Final = NONDETERMINISTIC
-"""Builtins whose result depends on more than their arguments."""
 
 MOST: Final = 200
 """Places that are told apart for one kind of call."""
@@ -47,7 +41,6 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "UnaryExpr": ("expr",),
 }
 """The operands of the expressions that have a fixed number of them."""
-_NESTED: Final = (dict, list, tuple)
 _SCALARS: Final = frozenset({"Null", "Bool", "Number", "String", "RawString"})
 
 
@@ -449,7 +442,7 @@ class _Scope:
 
     def _bindings(self, body: Sequence[Node]) -> Iterator[tuple[str, tuple[Node, Path] | None]]:
         """Every variable that a body gives a value, and what reference it is given, where it is one."""
-        for form, node in _nodes(body):
+        for form, node in tagged(body):
             if form == "AssignExpr":
                 plain = node["op"] == "ColEq" and "Var" in node["lhs"] and _is_reference(node["rhs"])
                 if plain:
@@ -592,7 +585,7 @@ class _Walk:
             raise _Strange("the name of a function is computed", self._line)
         ours = self._followed(names)
         builtin = ".".join(names)
-        if builtin in CHANGING:
+        if builtin in NONDETERMINISTIC:
             self.found.changing.append(Reason(f"`{builtin}` changes by itself", self._source.file, self._line))
         parameters = call["params"]
         if not ours and builtin in _SHAPE and len(parameters) == 1 and _is_reference(parameters[0]):
@@ -677,22 +670,6 @@ def _line(node: Node) -> int:
 
 def _is_reference(node: Node) -> bool:
     return not _REFERENCES.isdisjoint(node)
-
-
-def _nodes(tree: Node) -> Iterator[tuple[str, Node]]:
-    """Every tagged part of a tree."""
-    todo: list[Node] = [tree]
-    while todo:
-        node = todo.pop()
-        if type(node) is dict:
-            for name, inner in node.items():
-                if name in ("span", "field") or not isinstance(inner, _NESTED):
-                    continue
-                todo.append(inner)
-                if type(inner) is dict and name[:1].isupper():
-                    yield name, inner
-        elif isinstance(node, _NESTED):
-            todo += node
 
 
 def _variables(pattern: Node) -> Iterator[str]:

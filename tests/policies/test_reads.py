@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from policies import reads
 from policies.build import build
+from policies.builtins import NONDETERMINISTIC
 from policies.decision import Decision
 from policies.document import Question
 from policies.interpreter import Clock, create
@@ -301,7 +302,7 @@ def test_what_is_asked_before_the_kind_is_known_to_differ_is_read_for_all() -> N
     assert of_body("asked == 1", rules=rules, kind="tool") == {"input.agent.tenant", "input.call.kind"}
 
 
-@pytest.mark.parametrize("name", sorted(reads.CHANGING))
+@pytest.mark.parametrize("name", sorted(NONDETERMINISTIC))
 def test_decisions_by_a_builtin_that_changes_by_itself_are_not_reused(name: str) -> None:
     found = analysed(rego(f'decision := {{"decision": "ALLOW"}} if {{\n\tinput.agent.name\n\t{name}(1)\n}}'))
     assert [str(reason) for reason in found.of("tool").unstable] == [f"p0.rego:7: `{name}` changes by itself"]
