@@ -59,17 +59,51 @@ class Refusal:
     call_id: str
     retry: bool = False
     retry_after: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for programs, told beside the message under a name each."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning."""
+    """Tokens of one call. `input_tokens` includes cached ones and those of audio and images, `output_tokens` includes
+    reasoning and audio.
+
+    `estimated` says that nobody has reported them: the gateway has counted what passed.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a call can grow to, in tokens.
+
+    `input_tokens` is an upper bound of what its body holds; `open_ended` says that more is read than that: a stored
+    conversation, an image behind a URL. `answers` are made side by side, each of at most `output_tokens`: None where
+    the call sets no limit, 0 where answers are not made of tokens.
+    """
+
+    input_tokens: int
+    open_ended: bool
+    answers: int
+    output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of a limit on calls or tokens a minute. `resets_in` is in seconds, until all of it is free again."""
+
+    limit: int
+    remaining: int
+    resets_in: float
 
 
 class StreamMeter(Protocol):

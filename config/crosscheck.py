@@ -146,15 +146,24 @@ def _known(path: Path, word: object, known: set[str], what: str, where: str) -> 
 
 def _nodes(data: dict[str, Any]) -> Iterator[Complaint]:
     known: set[str] = set()
-    for _, agent in each(data, ("agents",)):
-        tenant, name = agent.get("tenant", "default"), agent.get("name")
+    listed = each(data, ("agents",))
+    agents = {
+        (item.get("tenant", "default"), item["name"])
+        for _, item in listed
+        if _is_name(item.get("name")) and _is_name(item.get("tenant", "default"))
+    }
+    for path, agent in listed:
+        tenant, name, team = agent.get("tenant", "default"), agent.get("name"), agent.get("team")
         if _is_name(tenant):
             known.add(tenant)
-            known.update({f"{tenant}/{name}"} if _is_name(name) else ())
+            known.update(f"{tenant}/{part}" for part in (name, team) if _is_name(part))
+        if _is_name(team) and _is_name(tenant) and (tenant, team) in agents:
+            # Both would be the node tenant/name.
+            yield (*path, "team"), "is also the name of an agent of this tenant", "Rename one of them."
     for section, distinct in (("budgets", ("node", "window")), ("limits", ("node",))):
         seen: dict[tuple[str, ...], Path] = {}
         for path, item in each(data, (section,)):
-            yield from _known((*path, "node"), item.get("node"), known, "tenant or agent", "these")
+            yield from _known((*path, "node"), item.get("node"), known, "tenant, team or agent", "these")
             identity = tuple(str(item.get(key)) for key in distinct)
             if identity in seen:
                 yield (*path, "node"), f"repeats {dotted(seen[identity])}", "Keep one of them."

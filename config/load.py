@@ -38,8 +38,6 @@ SECRETS: Final[tuple[document.Path, ...]] = (
 """Every place a secret can stand in; `*` is any item of a list."""
 
 NOT_YET: Final[tuple[document.Path, ...]] = (
-    ("budgets",),
-    ("limits",),
     ("approvals",),
     ("tools",),
     ("peers",),

@@ -95,7 +95,7 @@ def _name(value: object) -> object:
 
 def _node(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(f"{NAME}(/{NAME})?", value):
-        raise mistaken("is not a node", "Write a tenant (acme) or a tenant and an agent (acme/support-bot).")
+        raise mistaken("is not a node", "Write a tenant (acme), or a tenant and a team or agent (acme/support-bot).")
     return value
 
 
@@ -455,6 +455,7 @@ class AgentSettings(Section):
 
     name: Name = Field(description="The agent's name in policies, records and metrics.")
     tenant: Name = Field(default="default", description="Whom the agent belongs to.")
+    team: Name | None = Field(default=None, description="Its team within the tenant, for budgets and limits.")
     key: Secret | None = Field(
         default=None, description="The agent's key: `env:NAME`, `file:PATH` or a literal of at least 8 characters."
     )
@@ -594,27 +595,42 @@ class EnvironmentSettings(Section):
 
 
 class BudgetSettings(Section):
-    """How much a tenant or an agent may spend in a window."""
+    """How much a tenant, a team or an agent may spend in a window."""
 
-    node: Node = Field(description="`tenant` or `tenant/agent`.")
-    window: Literal["hour", "day", "week", "month"] = Field(description="Calendar window, UTC.")
-    limit_usd: Number = Field(ge=0, description="US dollars in one window.")
-    mode: Literal["strict", "adaptive", "soft", "shadow"] = Field(
-        default="strict", description="What happens near the limit."
+    node: Node = Field(description="`tenant`, `tenant/team` or `tenant/agent`.")
+    window: Literal["session", "day", "month"] = Field(
+        description="One session, or a calendar day or month in UTC; what an agent calls without a session is one "
+        "session a day."
     )
+    limit_usd: Number = Field(ge=0, le=9_000_000, description="US dollars in one window.")
+    mode: Literal["strict", "adaptive", "soft", "shadow"] = Field(
+        default="adaptive",
+        description="What happens near the limit: `strict` lends the worst case, `adaptive` lends as an answer grows, "
+        "`soft` only warns, `shadow` only counts.",
+    )
+    warn_at: Number = Field(default=80.0, ge=0, le=100, description="Per cent of the limit from where it is `warning`.")
 
 
 class LimitSettings(Section):
-    """How fast a tenant or an agent may call."""
+    """How fast a tenant, a team or an agent may call."""
 
-    node: Node = Field(description="`tenant` or `tenant/agent`.")
+    node: Node = Field(description="`tenant`, `tenant/team` or `tenant/agent`.")
     calls_per_minute: int | None = Field(default=None, ge=1, le=10**9, description="Calls in a minute.")
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, le=10**12, description="Tokens in a minute, those of calls and of answers together."
+    )
     concurrent: int | None = Field(default=None, ge=1, le=10**6, description="Calls at the same time.")
+    calls_per_session: int | None = Field(
+        default=None, ge=1, le=10**9, description="Calls in one session: what ends an agent that goes in circles."
+    )
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
-        if self.calls_per_minute is None and self.concurrent is None:
-            raise mistaken("limits nothing", "Give calls_per_minute, concurrent or both.")
+        limits = (self.calls_per_minute, self.tokens_per_minute, self.concurrent, self.calls_per_session)
+        if all(limit is None for limit in limits):
+            raise mistaken(
+                "limits nothing", "Give calls_per_minute, tokens_per_minute, concurrent or calls_per_session."
+            )
         return self
 
 
