@@ -21,7 +21,6 @@ from gateway import trace
 from policies import log_mask
 from policies.decision import Decision
 from policies.document import second_in_utc
-from policies.engine import Engine
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.masks import Mask
 from policies.obligations import NONE
@@ -73,10 +72,12 @@ class DecisionLog:
             pass
         return self._erased(x, index, record)
 
-    async def mask(self, x: Exchange, engine: Engine) -> None:
-        """Lets the policy take out of the events so far what must not be recorded; in doubt that is everything."""
+    async def mask(self, x: Exchange) -> None:
+        """Lets each policy take out of the events of its decisions what must not be recorded; in doubt that is
+        everything."""
         for index, asked in enumerate(x.asked):
-            if asked.masks:
+            engine = asked.engine
+            if asked.masks or engine is None or not engine.masks:
                 continue
             asked.masks = True
             if asked.decision is None:

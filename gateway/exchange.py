@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.base import Adapter, AgentCall, Headers, Usage
 from policies.decision import Decision
 from policies.document import Question
+from policies.engine import Engine
 from routing.table import Arm, Route
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Asked:
     question: Question
     decision: Decision | None
     revision: str
+    engine: Engine | None
+    """Whom it was put before, and who has a say in what of it is recorded; None for nobody."""
     bundles: Mapping[str, str] | None = None
     """The revisions that the policy's bundles were given by those who built them; None where it came in none."""
     masks: bool = False

@@ -158,7 +158,6 @@ class Pipeline:
         Where the answer demands that the call be changed, it is changed and the policy asked again, until it is content
         with the call as it stands.
         """
-        engine = self.engine
         try:
             for _ in range(obligations.MOST_ROUNDS):
                 decision = await self.ask(x)
@@ -177,10 +176,9 @@ class Pipeline:
             x.decision = unmet(decision, f"it still wants the call changed after {obligations.MOST_ROUNDS} changes")
             raise Denied(x.decision)
         finally:
-            if engine is None or not engine.masks:  # else a swap meanwhile must not take its say away
-                engine = self.engine
-            if engine is not None and engine.masks:
-                await self._events.mask(x, engine)
+            # A swap meanwhile must not take its say away from the policy that was asked.
+            if any(asked.engine is not None and asked.engine.masks for asked in x.asked):
+                await self._events.mask(x)
 
     async def ask(self, x: Exchange) -> Decision:
         """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable."""
@@ -202,7 +200,7 @@ class Pipeline:
             x.arrived_ns if x.approval is None else time.time_ns(),
             approval=x.approval.document if x.approval is not None else None,
         )
-        asked = Asked(question, None, engine.revision)
+        asked = Asked(question, None, engine.revision, engine)
         x.decision = None
         x.asked.append(asked)
         x.decision = asked.decision = decision = await engine.decide(question)

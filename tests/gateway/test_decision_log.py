@@ -30,7 +30,8 @@ def decided(x: Exchange, *answers: Mapping[str, Any] | None) -> Exchange:
     """The same call, decided so many times."""
     question = x.asked[0].question
     x.asked = [
-        Asked(question, parse(orjson.dumps(answer), "r2") if answer is not None else None, "r2") for answer in answers
+        Asked(question, parse(orjson.dumps(answer), "r2") if answer is not None else None, "r2", None)
+        for answer in answers
     ]
     x.decision = x.asked[-1].decision
     return x
@@ -184,6 +185,45 @@ async def test_a_policy_that_is_swapped_while_it_is_asked_masks_what_it_decided(
         assert status == 200
         await g.ledger.outcome()
         assert "078-05-1120" not in str(g.ledger.records)
+
+
+async def test_each_decision_is_masked_by_the_policy_that_took_it() -> None:
+    """Two policies take the two decisions on a call: the first wants it changed, the other comes meanwhile."""
+    wanting = parse(b'{"decision":"ALLOW","obligations":{"max_tokens":5}}', "r1")
+    came = ScriptedEngine()
+    came.masks, came.masked = True, ["/input/agent/tenant"]
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+
+        def swapping(_: Mapping[str, Any]) -> Decision:
+            g.pipeline.engine = came
+            return wanting
+
+        g.engine.script, g.engine.masks, g.engine.masked = swapping, True, ["/input/agent/name"]
+        came.script = wanting
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        assert (await client.answer())[0] == 200
+        await g.ledger.outcome()
+        first, second = g.ledger.decisions()
+        assert (first["erased"], second["erased"]) == (["/input/agent/name"], ["/input/agent/tenant"])
+        assert [len(engine.events) for engine in (g.engine, came)] == [1, 1]
+
+
+async def test_a_policy_has_no_say_in_the_record_of_what_another_has_decided() -> None:
+    came = ScriptedEngine()
+    came.masks, came.masked = True, ["/input"]
+    async with target() as upstream, gate(target_url=upstream.url) as g, connected(g.port) as client:
+
+        def swapping(_: Mapping[str, Any]) -> Decision:
+            g.pipeline.engine = came
+            return ALLOWED
+
+        g.engine.script = swapping
+        await client.say(post("/v1/chat/completions", CHAT, AUTHORIZED))
+        assert (await client.answer())[0] == 200
+        await g.ledger.outcome()
+        (decision,) = g.ledger.decisions()
+        assert decision["input"]["agent"]["name"] == "support-bot"
+        assert not came.events
 
 
 @pytest.mark.parametrize("masked", [Undecided("conflict"), EngineUnavailable("no"), "/input", [{"op": "shred"}], {}])

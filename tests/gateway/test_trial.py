@@ -94,7 +94,7 @@ async def call(trial: Trial) -> Exchange:
         x.agent.fragment, "llm", "openai", x.call.target, "chat", False, None, x.call.body, x.call.arguments, NOW
     )
     assert trial.deciding is not None
-    asked = Asked(question, None, trial.deciding.revision)
+    asked = Asked(question, None, trial.deciding.revision, trial.deciding)
     x.asked = [asked]
     with contextlib.suppress(Undecided, EngineUnavailable):
         asked.decision = await trial.deciding.decide(question)
@@ -335,7 +335,7 @@ async def test_a_policy_that_would_leave_in_what_the_other_takes_out_differs(ben
         came = x.asked[-1].question
         changed = dataclasses.replace(came, arguments={"model": "m"}, body=b'{"model":"m"}')
         x.asked = [
-            Asked(question, dataclasses.replace(decision, revision="old"), "old")
+            Asked(question, dataclasses.replace(decision, revision="old"), "old", None)
             for question, decision in ((came, redacting), (changed, ALLOWED))
         ]
         await trial.consider(x)
@@ -352,7 +352,7 @@ async def test_a_policy_that_denies_what_the_other_has_changed_differs(bench: Be
         came = x.asked[-1].question
         decision = dataclasses.replace(ALLOWED, revision="old")
         changed = dataclasses.replace(came, arguments={"model": "m"}, body=b'{"model":"m"}')
-        x.asked = [Asked(came, decision, "old"), Asked(changed, decision, "old")]
+        x.asked = [Asked(came, decision, "old", None), Asked(changed, decision, "old", None)]
         await trial.consider(x)
         assert trial.counts == {("ALLOW", "DENY"): 1}
 

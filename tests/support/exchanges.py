@@ -57,7 +57,7 @@ def exchange(*, arguments: dict[str, Any] | None = None, session: str | None = N
         session=session,
         call=AgentCall("llm", "openai", arguments["model"], "chat", False, arguments, body, endpoint),
         decision=ALLOWED,
-        asked=[Asked(question, ALLOWED, ALLOWED.revision)],
+        asked=[Asked(question, ALLOWED, ALLOWED.revision, None)],
         ended=1.5,
         status=200,
     )
