@@ -229,8 +229,8 @@ class Admin:
 
     async def metrics(self, request: Request, person: Person | None) -> Response:
         engine = self._app.pipeline.engine
-        if engine is not None:  # what decides on an OPA server changes without a reload
-            self._app.telemetry.revision = engine.revision
+        # What decides on an OPA server changes without a reload, so it is looked at now.
+        self._app.telemetry.revision = engine.revision if engine is not None else ""
         self._app.telemetry.reuse = engine.reuse if isinstance(engine, EmbeddedEngine) else None
         self._app.telemetry.ledger_failing = self._app.ledger.failure is not None
         return Response(self._app.telemetry.render(), media_type=CONTENT_TYPE_LATEST)

@@ -173,6 +173,7 @@ class Deciding:
             await gone.retire()
 
     async def changed(self, before: PolicySettings, after: PolicySettings, who: str) -> None:
+        """Loads whatever else of the policy's settings now says otherwise, after `trial_changed`."""
         keys, self._keys = self._keys, _digest_of_keys(after)
         others_sign = keys != self._keys or before.keys != after.keys
         moved = (before.bundle, before.engine) != (after.bundle, after.engine)
@@ -333,7 +334,6 @@ class Deciding:
 
     def _let_decide(self, engine: Engine | None) -> None:
         self._pipeline.engine = engine
-        self._telemetry.revision = engine.revision if engine is not None else ""
 
     def _refused(self, what: str, who: str, reload: Reload, errors: list[str]) -> None:
         engine, fallen_back = self.engine, self.fallen_back
