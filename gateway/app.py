@@ -27,7 +27,7 @@ _CLOSING = 5.0
 """Seconds in which connections to targets have to be gone at the end."""
 
 _NEEDS_RESTART = ("listen", "admin", "state", "ledger", "decision_log", "log")
-"""Sections that are read when a process starts. Within them only what `_hot` leaves out can change while it runs."""
+"""Sections that are read when a process starts. Within them only what `_cold` leaves out can change while it runs."""
 
 
 class App:

@@ -581,10 +581,10 @@ def test_files_that_are_read_start_at_the_configurations_folder_and_written_ones
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "conf").mkdir()
-    (tmp_path / "work").mkdir()
+    (tmp_path / "started-here").mkdir()
     (tmp_path / "conf" / "key").write_text("a-key-of-openai\n")
     (tmp_path / "conf" / "ca.pem").write_bytes(certificate())
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "started-here")
     write(
         tmp_path / "conf",
         edited("https://api.openai.com/v1", "https://api.openai.com/v1, ca: ca.pem, key: file:key")
@@ -593,8 +593,8 @@ def test_files_that_are_read_start_at_the_configurations_folder_and_written_ones
     found = load(Path("../conf/gateway.yaml"), ENVIRON)
     assert [path.resolve() for path in found.settings.policy.paths] == [tmp_path / "conf" / "policy.rego"]
     assert all(path.is_absolute() for path in found.settings.policy.paths)
-    assert found.settings.ledger.path == tmp_path / "work" / "records"
-    assert found.settings.state == f"sqlite:///{tmp_path}/work/here.db"
+    assert found.settings.ledger.path == tmp_path / "started-here" / "records"
+    assert found.settings.state == f"sqlite:///{tmp_path}/started-here/here.db"
     key = found.settings.targets[0].key
     assert key is not None
     assert key.reveal() == "a-key-of-openai"
