@@ -27,7 +27,7 @@ backlog    lines of the ledger that wait
 reader     the ledger, read back
 collector  decisions uploaded in batches
 telemetry  every metric
-admin      the operators' listener
+admin      the operators' listener, a file for each family of questions
 worker     the process that serves both listeners
 supervise  the process that keeps a worker serving
 logs       the operator's log

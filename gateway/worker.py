@@ -15,7 +15,8 @@ import uvloop
 
 from config.errors import ConfigError, SecretMissing
 from config.load import load
-from gateway.admin import admin_app, ready
+from gateway.admin import admin_app
+from gateway.admin.health import ready
 from gateway.app import App
 from gateway.ledger import LedgerUnavailable
 from gateway.logs import configure

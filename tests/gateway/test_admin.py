@@ -1,5 +1,6 @@
 """The operators' listener, over a real connection."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.load import load
-from gateway.admin import OPERATIONS, admin_app, openapi
+from gateway.admin import OPERATIONS, admin_app
+from gateway.admin.description import openapi
+from gateway.admin.operation import Operation
 from gateway.app import App
 from tests.support.door import connected, door
 
@@ -52,18 +55,39 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
             yield client
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: f"{operation.method} {operation.path}")
-async def test_only_people_get_in_where_a_token_is_needed(client: httpx2.AsyncClient, operation: object) -> None:
-    method, path, needs_none = operation.method, operation.path, operation.open  # type: ignore[attr-defined]  # ids= wants object
-    path = path.replace("{route}", "chat").replace("{call}", "01NONE")
+def named(operation: Operation) -> str:
+    return f"{operation.method} {operation.path}"
+
+
+def somewhere(operation: Operation) -> str:
+    return re.sub(r"\{\w+\}", "none", operation.path)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=named)
+async def test_only_people_get_in_where_a_token_is_needed(client: httpx2.AsyncClient, operation: Operation) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer support-bots-own-key"}):
-        answer = await client.request(method, path, headers=headers)
-        if needs_none:
+        answer = await client.request(operation.method, somewhere(operation), headers=headers)
+        if operation.open:
             assert answer.status_code == 200
         else:
             assert answer.status_code == 401
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.json()["status"] == 401
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.role], ids=named)
+async def test_what_needs_a_role_is_refused_to_people_without_it(
+    client: httpx2.AsyncClient, operation: Operation
+) -> None:
+    answer = await client.request(operation.method, somewhere(operation), headers=SAM)
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+    assert answer.json()["detail"] == f"{named(operation)} needs the role `{operation.role}`."
+    assert (await client.request(operation.method, somewhere(operation), headers=DANA)).status_code != 403
+
+
+def test_whatever_changes_something_needs_a_role() -> None:
+    harmless = {"POST /policy/evaluate"}
+    assert {named(each) for each in OPERATIONS if each.method != "GET" and not each.role} == harmless
 
 
 async def test_the_policy_in_force_is_shown(client: httpx2.AsyncClient) -> None:
@@ -159,8 +183,11 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx2.AsyncClient
 
 async def test_the_description_names_every_operation(client: httpx2.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()
-    assert described == openapi()
+    assert described == openapi(OPERATIONS)
     assert {(method.upper(), path) for path, methods in described["paths"].items() for method in methods} == {
         (operation.method, operation.path) for operation in OPERATIONS
     }
+    promote = described["paths"]["/policy/promote"]["post"]
+    assert promote["security"] == [{"token": ["admin"]}]
+    assert [(each["name"], each["in"]) for each in promote["parameters"]] == [("revision", "query")]
     assert described["components"]["schemas"]["RouteView"]["properties"]["arms"]["items"]["$ref"].endswith("/ArmView")

@@ -1,0 +1,81 @@
+"""The operators' door, on a listener of its own: one table of what people may ask, and the way in.
+
+operation    a row of the table, and what all rows share
+description  the table as OpenAPI
+health       liveness, readiness, metrics, configuration
+policy       the policy that decides
+trial        the policy on trial
+routes       where calls go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from gateway.admin import health, policy, routes, trial
+from gateway.admin.description import openapi
+from gateway.admin.operation import Operation, Problem, Visit
+from gateway.app import App
+from gateway.explanations import Explainer
+
+_LARGEST_EXPLAINED: Final = 200_000
+"""Characters of policy: explaining a decision on more holds up calls for too long. The command line has the time."""
+
+
+async def description(visit: Visit) -> Response:
+    return Response(_DESCRIPTION, media_type="application/json")
+
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *health.OPERATIONS,
+    Operation("GET", "/openapi.json", "This description.", None, description, open=True),
+    *policy.OPERATIONS,
+    *trial.OPERATIONS,
+    *routes.OPERATIONS,
+)
+
+_DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
+
+
+def admin_app(app: App) -> Starlette:
+    """The ASGI application of the admin listener."""
+    explainer = Explainer(_LARGEST_EXPLAINED)
+    return Starlette(
+        routes=[Path(each.path, _endpoint(app, explainer, each), methods=[each.method]) for each in OPERATIONS],
+        exception_handlers={HTTPException: _problem, 500: _problem},
+    )
+
+
+def _endpoint(app: App, explainer: Explainer, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        person = None
+        if not operation.open:
+            person = app.pipeline.assembly.people.recognise(request.headers.get("authorization"))
+            if person is None:
+                raise HTTPException(
+                    401,
+                    "Show the token of one of `admin.people` as `Authorization: Bearer TOKEN`.",
+                    {"www-authenticate": "Bearer"},
+                )
+            if operation.role is not None and operation.role not in person.roles:
+                raise HTTPException(403, f"{operation.method} {operation.path} needs the role `{operation.role}`.")
+        return await operation.handle(Visit(app, request, person, explainer))
+
+    return endpoint
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    status, detail, headers = 500, "The gateway failed on this request; its log says how.", None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, error.detail, error.headers
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return Response(problem.model_dump_json(), status, headers, "application/problem+json")
