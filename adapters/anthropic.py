@@ -26,9 +26,9 @@ from adapters.openai import read_model, read_stream
 
 _ENDPOINTS = (
     Endpoint("messages", "POST", "/v1/messages", "/messages", streams=True),
-    Endpoint("count_tokens", "POST", "/v1/messages/count_tokens", "/messages/count_tokens"),
-    Endpoint("models", "GET", "/v1/models", answered_here=True),
-    Endpoint("models", "GET", "/v1/models/", answered_here=True),
+    Endpoint("count_tokens", "POST", "/v1/messages/count_tokens", "/messages/count_tokens", free=True),
+    Endpoint("models", "GET", "/v1/models", answered_here=True, free=True),
+    Endpoint("models", "GET", "/v1/models/", answered_here=True, free=True),
 )
 
 MEMBERS = frozenset(

@@ -16,7 +16,7 @@ class Endpoint:
     """One path of a protocol on the data plane.
 
     `path` is where agents call it; `suffix` is what follows the target's base URL. An endpoint that is `answered_here`
-    needs no target: the gateway knows the answer.
+    needs no target: the gateway knows the answer. One that is `free` costs nothing, whoever answers.
     """
 
     operation: str
@@ -25,6 +25,7 @@ class Endpoint:
     suffix: str = ""
     streams: bool = False
     answered_here: bool = False
+    free: bool = False
 
 
 @dataclass(slots=True)

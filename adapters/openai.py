@@ -29,8 +29,8 @@ _ENDPOINTS = (
     Endpoint("completions", "POST", "/v1/completions", "/completions", streams=True),
     Endpoint("embeddings", "POST", "/v1/embeddings", "/embeddings"),
     Endpoint("responses", "POST", "/v1/responses", "/responses", streams=True),
-    Endpoint("models", "GET", "/v1/models", answered_here=True),
-    Endpoint("models", "GET", "/v1/models/", answered_here=True),
+    Endpoint("models", "GET", "/v1/models", answered_here=True, free=True),
+    Endpoint("models", "GET", "/v1/models/", answered_here=True, free=True),
 )
 
 _TEXTS = "must be a string or a list"

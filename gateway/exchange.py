@@ -1,18 +1,22 @@
 """All that is known about one call: filled from top to bottom as the call moves through the pipeline."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import Adapter, AgentCall, Headers, Usage
+from policies.budgets import Account, Loan
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
+from policies.limits import Pass
 from routing.table import Arm, Route
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
     from gateway.identity import Agent
+    from gateway.lending import Lending
     from gateway.obligations import Fulfilled
 
 
@@ -31,6 +35,15 @@ class Asked:
     """Whether the policy has a say in what of this is recorded: then nothing is but what it has said."""
     event: dict[str, Any] | None = None
     """What is recorded of it once the policy has had its say; see `gateway.decision_log`."""
+
+
+class Reached(enum.Enum):
+    """Whether the target can have acted on a call."""
+
+    NO = "no"
+    MAYBE = "maybe"
+    """Bytes of the call were on their way, and no answer began."""
+    ANSWERED = "answered"
 
 
 @dataclass(slots=True)
@@ -64,7 +77,20 @@ class Exchange:
     fulfilled: "Fulfilled | None" = None
     """What the policy demanded and was done; None where it demanded nothing."""
     approval: Any = None
+    admitted: Pass | None = None
+    """That limits have let the call in; None where there are none."""
+    payers: tuple[Account, ...] = ()
+    """The accounts that pay for it."""
+    day: str = ""
+    """The UTC day on which it was let in."""
     reservation: Any = None
+    loan: Loan | None = field(default=None, repr=False)
+    lending: "Lending | None" = field(default=None, repr=False)
+    """How a streamed answer borrows as it grows; None where nothing is borrowed for it."""
+    clamped: int | None = None
+    """Tokens that each answer was limited to because a budget pays for no more."""
+    warnings: list[str] = field(default_factory=list)
+    """What soft budgets have to say of this call."""
     intended: bool = False
     route: Route | None = None
     arm: Arm | None = None
@@ -75,8 +101,15 @@ class Exchange:
     """How the call ended: `ok`, a code of the contract, or `client_gone`, `stopped`, `internal_error`."""
     detail: str = ""
     """For the operator's record only: what went wrong, without anything secret."""
+    reached: Reached = Reached.NO
     target_status: int | None = None
     usage: Usage | None = None
+    cost: int | None = None
+    """Nano-dollars; None where nothing was sent."""
+    overrun: int = 0
+    """Nano-dollars that it cost more than was lent."""
+    unpriced: bool = False
+    """Whether it cost something that nobody knows."""
     sent_at: float | None = None
     """When the request left for the target."""
     first_byte_at: float | None = None

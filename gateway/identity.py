@@ -22,6 +22,7 @@ class Agent:
     roles: tuple[str, ...]
     autonomy_tier: int
     fragment: bytes
+    team: str | None = None
 
 
 class Directory:
@@ -36,6 +37,7 @@ class Directory:
                 tuple(settings.roles),
                 settings.autonomy_tier,
                 agent_fragment(settings.name, settings.tenant, settings.roles, settings.autonomy_tier, "active"),
+                settings.team,
             )
             digest = _digest(settings)
             self._agents[digest] = (digest, agent)

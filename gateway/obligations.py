@@ -124,6 +124,15 @@ async def fulfil(x: Exchange, obligations: Obligations) -> tuple[AgentCall, Fulf
     return _read_again(call, body, x.adapter), Fulfilled(edited, headers, route, sampled)
 
 
+def capped(call: AgentCall, most: int, adapter: Adapter) -> AgentCall:
+    """The call with answers of at most `most` tokens each: the same object where it asks for no more already.
+
+    Raises Unfulfilled.
+    """
+    body = _capped(call.body, call.arguments, most, adapter.token_caps(call))[0]
+    return call if body == call.body else _read_again(call, body, adapter)
+
+
 async def _edited(
     obligations: Obligations, call: AgentCall, adapter: Adapter
 ) -> tuple[bytes, dict[str, tuple[str, ...]]]:
@@ -140,12 +149,20 @@ async def _edited(
             body = after
     if obligations.max_tokens is not None:
         arguments = call.arguments if body is call.body else orjson.loads(body)
-        over = _over(arguments, obligations.max_tokens, adapter.token_caps(call))
-        for name in over:
-            body = replace(body, name, b"%d" % obligations.max_tokens)
+        body, over = _capped(body, arguments, obligations.max_tokens, adapter.token_caps(call))
         if over:
             edited["max_tokens"] = tuple(f"/{_ROOT}/{name}" for name in over)
     return body, edited
+
+
+def _capped(
+    body: bytes, arguments: Mapping[str, Any], most: int, members: Sequence[str]
+) -> tuple[bytes, Sequence[str]]:
+    """The body with no more than `most` in any of `members`, and those of them that said more."""
+    over = _over(arguments, most, members)
+    for name in over:
+        body = replace(body, name, b"%d" % most)
+    return body, over
 
 
 def _over(arguments: Mapping[str, Any], most: int, members: Sequence[str]) -> Sequence[str]:

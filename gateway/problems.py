@@ -1,14 +1,28 @@
 """The table of everything that can end a call early: one row per error, one word that means it everywhere."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from adapters.base import Refusal
 from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
-from policies.errors import ApprovalNeeded, Denied, EngineUnavailable, InputRefused, Undecided
+from policies.errors import (
+    ApprovalNeeded,
+    BudgetContended,
+    BudgetExhausted,
+    BudgetShort,
+    BudgetsUnavailable,
+    Denied,
+    EngineUnavailable,
+    InputRefused,
+    RateLimited,
+    Undecided,
+    UnpricedModel,
+)
 from routing.errors import NoHealthyTarget, NoRoute
 
 
@@ -50,6 +64,13 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     ApprovalNeeded: Problem(
         403, "approval_pending", "This gateway cannot hold calls for approval yet; ask its operator."
     ),
+    BudgetExhausted: Problem(429, "budget_exhausted", "Do not repeat the call; ask the operator of this gateway."),
+    BudgetContended: Problem(429, "budget_contended", "Repeat the call in a moment.", retry=True, retry_after=1),
+    BudgetsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
+    UnpricedModel: Problem(
+        403, "unpriced_model", "Use another model, or ask the operator of this gateway to configure its price."
+    ),
+    RateLimited: Problem(429, "rate_limited", "", retry=True),
     NoRoute: Problem(404, "no_route", "GET /v1/models lists what is served."),
     NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
     Stopping: Problem(503, "no_healthy_target", "Repeat the call.", retry=True, retry_after=1),
@@ -74,4 +95,9 @@ def refusal_for(error: BaseException, call_id: str) -> Refusal:
     message = _UNEXPECTED_MESSAGE if problem is UNEXPECTED else str(error)
     if problem.next_step:
         message = f"{message} {problem.next_step}"
-    return Refusal(problem.status, problem.code, message, call_id, problem.retry, problem.retry_after)
+    retry, retry_after = problem.retry, problem.retry_after
+    if isinstance(error, RateLimited):
+        retry = error.retry_after is not None
+        retry_after = math.ceil(error.retry_after) if error.retry_after is not None else None
+    details: Mapping[str, Any] = error.details if isinstance(error, BudgetShort | RateLimited) else {}
+    return Refusal(problem.status, problem.code, message, call_id, retry, retry_after, details)

@@ -18,6 +18,7 @@ import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
 
 from config.settings import BudgetSettings
@@ -195,6 +196,11 @@ class Store(Protocol):
     """
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes use it, too: then knowing how an account stands takes asking."""
+        ...
+
+    @property
     def failure(self) -> str | None:
         """Why the store cannot be used now, for the operator; None when it can."""
         ...
@@ -293,6 +299,18 @@ def account(budget: Budget, now_ns: int, session: str | None) -> Account:
     return Account(budget, found, f"{budget.node}|{budget.window}|{found}")
 
 
+def resets_at(paying: Account) -> str | None:
+    """When an account's window ends, as RFC 3339 writes it; None for a session, of which nobody knows."""
+    match paying.budget.window:
+        case "day":
+            ends = datetime.fromisoformat(paying.window_id) + timedelta(days=1)
+        case "month":
+            ends = (datetime.fromisoformat(f"{paying.window_id}-01") + timedelta(days=31)).replace(day=1)
+        case "session":
+            return None
+    return f"{ends:%Y-%m-%dT%H:%M:%SZ}"
+
+
 class Plan:
     """The budgets of one configuration."""
 
@@ -306,6 +324,8 @@ class Plan:
 
     def of(self, tenant: str, team: str | None, agent: str) -> tuple[Budget, ...]:
         """The budgets that pay for an agent's calls, from the tenant's down to its own."""
+        if not self.budgets:
+            return ()
         nodes = [tenant, f"{tenant}/{team}", f"{tenant}/{agent}"] if team else [tenant, f"{tenant}/{agent}"]
         return tuple(budget for node in nodes for budget in self._by_node.get(node, ()))
 

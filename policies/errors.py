@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policies.decision import Decision
@@ -51,6 +51,39 @@ class InputRefused(_Unanswered):
 
 class EngineUnavailable(_Unanswered):
     """Nobody could be asked: no engine, or not one of this thread."""
+
+
+class BudgetShort(Exception):
+    """A budget cannot pay for the call. Its text is fit for the agent; `details` says the same to programs."""
+
+    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class BudgetExhausted(BudgetShort):
+    """What is left of a budget does not pay for the call, and will not before its window ends."""
+
+
+class BudgetContended(BudgetShort):
+    """What is left would pay for the call if other calls under way gave back what they do not need."""
+
+
+class BudgetsUnavailable(Exception):
+    """Whether a budget can pay cannot be found out now, so the call is refused."""
+
+
+class UnpricedModel(Exception):
+    """A budget would have to pay for a call whose price nobody knows."""
+
+
+class RateLimited(Exception):
+    """Too many calls or tokens. `retry_after` is in seconds; None where waiting does not help."""
+
+    def __init__(self, message: str, retry_after: float | None, details: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True)

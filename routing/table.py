@@ -35,12 +35,17 @@ class Route:
         self.arms = tuple(arms)
         self._wheels: dict[tuple[str, str], tuple[list[Arm], list[float]]] = {}
 
-    def choose(self, protocol: str, operation: str, chance: float) -> Arm:
-        """The arm that `chance`, uniform in [0, 1), falls on. Raises NoRoute when no arm serves the operation."""
+    def able(self, protocol: str, operation: str) -> Sequence[Arm]:
+        """The arms that can be chosen for an operation, in the operator's order."""
         wheel = self._wheels.get((protocol, operation))
         if wheel is None:
             wheel = self._wheels[protocol, operation] = self._wheel(protocol, operation)
-        arms, bounds = wheel
+        return wheel[0]
+
+    def choose(self, protocol: str, operation: str, chance: float) -> Arm:
+        """The arm that `chance`, uniform in [0, 1), falls on. Raises NoRoute when no arm serves the operation."""
+        arms = self.able(protocol, operation)
+        bounds = self._wheels[protocol, operation][1]
         if not arms:
             raise NoRoute(f"Route {self.name!r} has no target that serves {operation} of the {protocol} API.")
         if len(arms) == 1:
