@@ -52,6 +52,7 @@ NEVER_TOLD = {
     "policies.signatures._Unfit": "is caught where bundles are verified and becomes a PolicyError",
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
+    "gateway.state.errors.StateUnusable": "stops the start",
     "gateway.remote.Refused": "is told by a command, at a terminal",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
