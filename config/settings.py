@@ -6,6 +6,7 @@ Attribute names are the file's keys, and each description is the manual's senten
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -208,6 +209,8 @@ WholeUrl = Annotated[str, BeforeValidator(_whole_url)]
 """A URL that is asked for as it is."""
 OpaUrl = Annotated[str, BeforeValidator(_opa_url)]
 Number = Annotated[float, BeforeValidator(_finite)]
+Rate = Annotated[Number, Field(le=1_000_000)]
+"""US dollars for something that is sold piece by piece or by the million."""
 InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
@@ -484,11 +487,64 @@ class AgentSettings(Section):
         return self
 
 
-class PriceSettings(Section):
-    """What a target charges."""
+class RateSettings(Section):
+    """What tokens cost. A part without a rate of its own costs what the whole does that it is part of."""
 
-    input_usd_per_mtok: Number = Field(ge=0, description="US dollars for a million input tokens.")
-    output_usd_per_mtok: Number = Field(ge=0, description="US dollars for a million output tokens.")
+    input_usd_per_mtok: Rate = Field(ge=0, description="US dollars for a million input tokens.")
+    output_usd_per_mtok: Rate = Field(ge=0, description="US dollars for a million output tokens.")
+    cache_read_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for input tokens that were read from a cache."
+    )
+    cache_write_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for input tokens that were written to a cache."
+    )
+    cache_write_1h_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for those that the cache keeps for an hour."
+    )
+    reasoning_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for output tokens that the model thinks in."
+    )
+    audio_input_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for input tokens that stand for sound."
+    )
+    audio_output_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for output tokens that stand for sound."
+    )
+    image_input_usd_per_mtok: Rate | None = Field(
+        default=None, ge=0, description="The same for input tokens that stand for images."
+    )
+
+
+class TierSettings(RateSettings):
+    """What all tokens of a call cost that has many input tokens."""
+
+    above_input_tokens: int = Field(ge=1, le=10**9, description="Holds for calls with more input tokens than this.")
+
+
+class PriceSettings(RateSettings):
+    """What a target charges, for whatever model: nothing published is looked at any more."""
+
+    usd_per_call: Rate = Field(default=0.0, ge=0, description="US dollars for a call, whatever its tokens.")
+    usd_per_web_search: Rate = Field(
+        default=0.0, ge=0, description="US dollars for a search of the web that the target makes for a call."
+    )
+    tiers: Several[TierSettings] = Field(
+        default=(), description="Other rates for calls with many input tokens, fewest first."
+    )
+
+    @field_validator("tiers", mode="after")
+    @classmethod
+    def _rise(cls, tiers: tuple[TierSettings, ...]) -> tuple[TierSettings, ...]:
+        starts = [each.above_input_tokens for each in tiers]
+        if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
+            raise mistaken("are not in order", "Give each tier a larger above_input_tokens than the one before.")
+        return tiers
+
+
+class ToolPriceSettings(Section):
+    """What a tool charges."""
+
+    usd_per_call: Rate = Field(ge=0, description="US dollars for a call.")
 
 
 class TimeoutSettings(Section):
@@ -510,6 +566,15 @@ class TargetSettings(Section):
     url: Url = Field(description="Base URL, as its own clients take it; no credentials, query or fragment.")
     key: Secret | None = Field(default=None, description="Its API key, sent instead of the agent's own.")
     price: PriceSettings | None = Field(default=None, description="Its price, where it differs from the published one.")
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, le=10**9, description="Tokens of the longest answer that any of its models gives."
+    )
+    context_window: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="Tokens that its models can read at most; what is published when absent.",
+    )
     timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="How long it may take.")
     ca: InputPath | None = Field(
         default=None,
@@ -576,6 +641,7 @@ class ToolSettings(Section):
     kind: Literal["mcp", "http"] = Field(description="MCP Streamable HTTP, or plain HTTP.")
     url: Url = Field(description="Base URL.")
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+    price: ToolPriceSettings | None = Field(default=None, description="Its price; free of charge when absent.")
 
 
 class PeerSettings(Section):
