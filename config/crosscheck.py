@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from config.document import Path
 from config.errors import SecretMissing
+from config.redis_url import RedisUrl
 from config.secrets import Secret
 from config.settings import NAME
 
@@ -80,6 +81,8 @@ def credentials(data: dict[str, Any], secrets: Iterable[tuple[Path, Secret]]) ->
             where = "" if secret.is_literal else f" ({secret.reference})"
             yield path, f"{missing.reason}{where}", "Provide the secret before the gateway starts."
             continue
+        if path == ("state",):
+            yield from _unusable_state(path, value)
         if _lets_in(path):
             if len(value) < SHORTEST_CREDENTIAL:
                 remedy = f"Use {SHORTEST_CREDENTIAL} characters or more, random ones."
@@ -172,6 +175,16 @@ def _nodes(data: dict[str, Any]) -> Iterator[Complaint]:
 
 def _lets_in(path: Path) -> bool:
     return path[0] == "agents" or path[:2] == ("admin", "people")
+
+
+def _unusable_state(path: Path, value: str) -> Iterator[Complaint]:
+    try:
+        RedisUrl.parse(value)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    yield path, f"the secret {reason}", "Let it be a whole URL such as redis://:PASSWORD@127.0.0.1:6379/0."
 
 
 def _owner(data: dict[str, Any], path: Path) -> str:

@@ -18,10 +18,14 @@ from pydantic import ValidationError
 from config import crosscheck, document
 from config.document import Document, Fault
 from config.errors import ConfigError, Mistake
+from config.redis_url import RedisUrl
 from config.secrets import Secret
 from config.settings import Settings
 
+STATE: Final[document.Path] = ("state",)
+
 SECRETS: Final[tuple[document.Path, ...]] = (
+    STATE,
     ("admin", "people", "*", "token"),
     ("decision_log", "token"),
     ("policy", "keys", "*", "key"),
@@ -35,7 +39,7 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("approvals", "webhook", "url"),
     ("approvals", "webhook", "secret"),
 )
-"""Every place a secret can stand in; `*` is any item of a list."""
+"""Every place a secret can stand in; `*` is any item of a list. What stands in STATE need not be one."""
 
 NOT_YET: Final[tuple[document.Path, ...]] = (
     ("approvals",),
@@ -48,11 +52,6 @@ NOT_YET: Final[tuple[document.Path, ...]] = (
 
 MOST_WARNINGS: Final = 20
 """Literal secrets that are named one by one; a reload must not fill the log."""
-
-REFUSED: Final[tuple[tuple[document.Path, str, str, str], ...]] = (
-    (("state",), "redis", "this version cannot keep state in Redis", "Write sqlite:///var/weighbridge.db."),
-)
-"""What this version must not pretend to honour: place, beginning of the value, why, what to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,6 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         complaints = [
             *crosscheck.names(read.data),
             *crosscheck.listeners(read.data),
-            *_refused(read.data),
             *_distrusted(read.data, folder),
         ]
         if resolve:
@@ -234,11 +232,18 @@ def _secrets(data: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[do
     """Every well-formed secret of the file; malformed ones were refused by the models."""
     for pattern in SECRETS:
         for path, written in _at(data, pattern):
-            if isinstance(written, str):
+            if isinstance(written, str) and (path != STATE or _is_secret_state(written)):
                 try:
                     yield path, Secret(written, folder=context["folder"], environ=context["environ"])
                 except ValueError:
                     continue
+
+
+def _is_secret_state(written: str) -> bool:
+    try:
+        return written.startswith(("env:", "file:")) or RedisUrl.parse(written).is_secret
+    except ValueError:
+        return False
 
 
 def _at(data: Any, pattern: document.Path, path: document.Path = ()) -> Iterator[tuple[document.Path, Any]]:
@@ -281,13 +286,6 @@ def _wrong_with(authorities: Path) -> str | None:
     except OSError:
         return "cannot be read"
     return None
-
-
-def _refused(data: dict[str, Any]) -> Iterator[crosscheck.Complaint]:
-    for pattern, beginning, message, remedy in REFUSED:
-        for path, value in _at(data, pattern):
-            if isinstance(value, str) and value.startswith(beginning):
-                yield path, message, remedy
 
 
 def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secret]]) -> Iterator[crosscheck.Complaint]:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from config import crosscheck, document, settings
-from config.load import NOT_YET, REFUSED
+from config.load import NOT_YET
 from config.secrets import Secret
 from config.settings import Section, Settings
 
@@ -58,8 +58,6 @@ CLOSING: Final = """\
 ## Read, but not acted on by this version
 
 These are checked like everything else, and `weighbridge check` and the log warn of each: {not_yet}.
-
-Refused, because pretending to honour them would be unsafe: {refused}.
 """
 
 
@@ -71,8 +69,7 @@ def manual() -> str:
     ]
     pages += ["\n".join(_section(path, model)) for path, model in _sections("", Settings)]
     not_yet = ", ".join(f"`{_dotted(path)}`" for path in NOT_YET)
-    refused = ", ".join(f"`{_dotted(path)}: {beginning}`" for path, beginning, _, _ in REFUSED)
-    pages.append(CLOSING.format(not_yet=not_yet, refused=refused))
+    pages.append(CLOSING.format(not_yet=not_yet))
     return "\n".join(pages)
 
 
@@ -119,7 +116,7 @@ _KINDS: Final[dict[Any, str]] = {
     settings.Number: "number",
     settings.InputPath: "path (read)",
     settings.OutputPath: "path (written)",
-    settings.State: "URL",
+    settings.State: "URL, or secret",
     settings.Pointer: "JSON pointer",
     settings.Text: "text",
     Secret: "secret",

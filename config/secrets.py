@@ -124,14 +124,15 @@ class Secret:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
-            _validated,
+            checked_secret,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 repr, return_schema=core_schema.str_schema()
             ),
         )
 
 
-def _validated(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
+def checked_secret(value: object, info: core_schema.ValidationInfo[Any]) -> Secret:
+    """What was written -> Secret. Raises PydanticCustomError, without repeating it."""
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str):

@@ -28,7 +28,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from config.secrets import Secret
+from config.redis_url import RedisUrl
+from config.secrets import Secret, checked_secret
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]
@@ -171,16 +172,27 @@ def _absolute(value: object, start: Path | None) -> object:
     return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
-def _state(value: object) -> object:
+def _state(value: object, info: ValidationInfo[Any]) -> object:
+    if isinstance(value, Secret):
+        return value
     if not isinstance(value, str):
-        return value
-    if value.startswith(("redis://", "rediss://")):
-        return value
+        raise mistaken("is not text", "Quote it.")
+    if value.startswith(("env:", "file:")):
+        return checked_secret(value, info)
+    if value.startswith("redis"):
+        try:
+            url = RedisUrl.parse(value)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return checked_secret(value, info) if url.is_secret else value
+        raise mistaken(reason, "Write for example redis://127.0.0.1:6379/0, or env:NAME for one with a password.")
     path = value.removeprefix("sqlite:///")
     if path == value or not path.strip("/ ") or not path.isprintable() or "?" in path or "#" in path:
         raise mistaken(
             "is not a place for state",
-            "Write sqlite:///var/weighbridge.db (relative) or sqlite:////srv/weighbridge.db (absolute).",
+            "Write sqlite:///var/weighbridge.db (relative), sqlite:////srv/weighbridge.db (absolute), or "
+            "redis://127.0.0.1:6379/0.",
         )
     return f"sqlite:///{_output_path(path)}"
 
@@ -215,7 +227,8 @@ InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 """A file that is written; relative to the working directory, absolute once loaded."""
-State = Annotated[str, BeforeValidator(_state)]
+State = Annotated[str | Secret, BeforeValidator(_state)]
+"""`sqlite:///PATH` or a Redis URL as text; a Secret where it is written env:NAME or file:PATH, or has credentials."""
 Pointer = Annotated[str, BeforeValidator(_pointer)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -733,7 +746,9 @@ class Settings(Section):
     state: State = Field(
         default="sqlite:///var/weighbridge.db",
         validate_default=True,
-        description="Where counters and approvals are kept; relative to the working directory.",
+        description="Where counters and approvals are kept: `sqlite:///PATH` (relative to the working directory) for "
+        "one process, or `redis://HOST:PORT/0` for several (`rediss://` encrypted, `redis+cluster://A:6379,B:6379` a "
+        "cluster). With a password, write the whole URL as a secret: `env:NAME` or `file:PATH`.",
     )
     ledger: LedgerSettings = Field(default_factory=lambda: LedgerSettings(), description="Where calls are recorded.")
     decision_log: DecisionLogSettings | None = Field(
