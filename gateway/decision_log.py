@@ -95,7 +95,7 @@ class DecisionLog:
         asked = x.asked[index]
         decision = asked.decision
         arguments, masked = _arguments(x, asked)
-        parts = [self._beginning(x, index, record), b',"input":', asked.question.with_arguments(arguments)]
+        parts = [self._beginning(x, index, record), b',"input":', asked.question.recorded(arguments)]
         if decision is None:
             parts += (b',"error":', orjson.dumps(_error(x)))
         else:

@@ -1,8 +1,9 @@
 """The policy's input: the contract with those who write policies, rendered by splicing what is already JSON.
 
     {"agent": {"name", "tenant", "roles", "autonomy_tier", "state"},
-     "call": {"kind", "protocol", "target", "operation", "stream", "session", "arguments"},
-     "budgets": [...], "approval": {...}, "time": {"unix_ns", "utc"}}
+     "call": {"kind", "protocol", "target", "operation", "stream", "session", "arguments", "estimated_cost_usd"},
+     "budgets": [{"node", "window", "limit_usd", "posted_usd", "pending_usd", "used_percent", "state", "mode"}],
+     "approval": {...}, "time": {"unix_ns", "utc"}}
 
 A field that does not apply is absent, never null: a rule `not input.approval` would be passed by a null.
 """
@@ -10,26 +11,45 @@ A field that does not apply is absent, never null: a rule `not input.approval` w
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import orjson
 
 from policies.errors import InputRefused
+from policies.money import usd_text
+
+if TYPE_CHECKING:
+    from policies.budgets import Balance
 
 Kind = Literal["llm", "tool", "message", "environment"]
 
 _LONGEST_CACHED: Final = 256
+_NO_BUDGETS: Final = b"[]"
+_UNKNOWN: Final = b""
+
+
+class Money(Protocol):
+    """What can be told of a call's money before it runs. It is asked only where the policy reads it."""
+
+    def budgets(self) -> bytes:
+        """How the budgets stand that pay for the call, as `budgets_document` writes them."""
+        ...
+
+    def estimated_cost(self) -> int | None:
+        """What the call may cost, in nano-dollars; None where the price is not known."""
+        ...
 
 
 @dataclass(slots=True)
 class Question:
     """One call as it is put before the policy, in parts: an engine renders of them what its policy can read.
 
-    `agent`, `budgets` and `approval` are JSON texts, already checked. `body` is the call's arguments as JSON text and
-    `arguments` the same, parsed. `now_ns` is in Unix nanoseconds.
+    `agent` and `approval` are JSON texts, already checked. `body` is the call's arguments as JSON text and `arguments`
+    the same, parsed. `now_ns` is in Unix nanoseconds. `money` is None for a call that costs nobody anything; it is
+    asked once, so that all who read it see the same, and the record what the policy saw.
     """
 
     agent: bytes
@@ -42,15 +62,34 @@ class Question:
     body: bytes = field(repr=False)
     arguments: Mapping[str, Any] = field(repr=False)
     now_ns: int
-    budgets: bytes | None = None
+    money: Money | None = None
     approval: bytes | None = None
+    _budgets: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    _estimated: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    """What `money` has told; None until it is asked."""
+
+    def budgets(self) -> bytes | None:
+        """The budgets that pay for the call as JSON text, None where there are none."""
+        if self._budgets is None and self.money is not None:
+            self._budgets = self.money.budgets()
+        return None if self._budgets == _NO_BUDGETS else self._budgets
+
+    def estimated_cost(self) -> bytes | None:
+        """What the call may cost, in dollars as JSON text; None where nobody can tell."""
+        if self._estimated is None and self.money is not None:
+            cost = self.money.estimated_cost()
+            self._estimated = _UNKNOWN if cost is None else usd_text(cost).encode()
+        return self._estimated or None
 
     def document(self) -> bytes:
         """The whole input as JSON text in UTF-8. Raises InputRefused."""
-        return self.with_arguments(self.body)
+        self.budgets()
+        self.estimated_cost()
+        return self.recorded(self.body)
 
-    def with_arguments(self, arguments: bytes | None) -> bytes:
-        """The same with other arguments (JSON text), or without them. Raises InputRefused."""
+    def recorded(self, arguments: bytes | None) -> bytes:
+        """The same with other arguments (JSON text), or without them, and with money only as far as it was asked for.
+        Raises InputRefused."""
         return render(
             self.agent,
             self.kind,
@@ -61,8 +100,9 @@ class Question:
             arguments,
             self.session,
             self.now_ns,
-            self.budgets,
+            None if self._budgets == _NO_BUDGETS else self._budgets,
             self.approval,
+            self._estimated or None,
         )
 
 
@@ -85,13 +125,15 @@ def render(
     now_ns: int,
     budgets: bytes | None = None,
     approval: bytes | None = None,
+    estimated_cost: bytes | None = None,
 ) -> bytes:
     """The whole input as JSON text in UTF-8.
 
     An empty `target` is none, as in a call that only lists models, and is left out.
-    `agent`, `arguments`, `budgets` and `approval` are JSON texts, already checked, and go in as they are (empty
-    arguments as an object without members, None not at all); `target`, `operation` and `session` are anyone's text.
-    `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that UTF-8 cannot hold (a lone surrogate).
+    `agent`, `arguments`, `budgets`, `approval` and `estimated_cost` (in dollars) are JSON texts, already checked, and
+    go in as they are (empty arguments as an object without members, None not at all); `target`, `operation` and
+    `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that UTF-8 cannot hold
+    (a lone surrogate).
     """
     long = len(target) + len(operation) > _LONGEST_CACHED
     begun = (_call.__wrapped__ if long else _call)(kind, protocol, target, operation, stream)
@@ -100,6 +142,8 @@ def render(
         parts += (b',"session":', json_text(session))
     if arguments is not None:
         parts += (b',"arguments":', arguments or b"{}")
+    if estimated_cost is not None:
+        parts += (b',"estimated_cost_usd":', estimated_cost)
     parts.append(b"}")
     if budgets is not None:
         parts += (b',"budgets":', budgets)
@@ -107,6 +151,28 @@ def render(
         parts += (b',"approval":', approval)
     parts += (time_member(now_ns), b"}")
     return b"".join(parts)
+
+
+def budgets_document(balances: Iterable[Balance]) -> bytes:
+    """The input's `budgets` as JSON text: amounts are decimal fractions of a dollar, exact and without exponent."""
+    return b"[%b]" % b",".join(map(_budget, balances))
+
+
+def _budget(balance: Balance) -> bytes:
+    budget = balance.account.budget
+    return (
+        b'{"node":%b,"window":"%b","limit_usd":%b,"posted_usd":%b,"pending_usd":%b,"used_percent":%d,"state":"%b",'
+        b'"mode":"%b"}'
+    ) % (
+        json_text(budget.node),
+        budget.window.encode(),
+        usd_text(balance.limit).encode(),
+        usd_text(balance.posted).encode(),
+        usd_text(balance.pending).encode(),
+        balance.used_percent,
+        balance.state.encode(),
+        budget.mode.encode(),
+    )
 
 
 def time_member(now_ns: int) -> bytes:

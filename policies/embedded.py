@@ -171,7 +171,7 @@ class _Way:
 
     def lasting(self, question: Question) -> bool:
         """Whether nothing but what the policy reads of this question can change its decision."""
-        return self._always or (self._without_budgets and question.budgets is None)
+        return self._always or (self._without_budgets and question.money is None)
 
 
 def _knows(base: Interpreter, rule: str) -> bool:

@@ -81,7 +81,7 @@ def projection(reads: KindReads, kind: str) -> Projection:
         return _everything
     begin = _beginning(kind, root)
     call = root.members.get("call", Shape())
-    session = _reads(call, "session")
+    session, estimated = _reads(call, "session"), _reads(call, "estimated_cost_usd")
     read = call.members.get("arguments") if call.each is None and not call.whole else Shape(whole=True)
     arguments = None if read is None else _arguments(read)
     closing = b"}" if "call" in root.members else b""
@@ -111,6 +111,10 @@ def projection(reads: KindReads, kind: str) -> Projection:
             parts += (b',"arguments":', told)
         if session and question.session is not None:
             parts += (b',"session":', json_text(question.session))
+        if estimated:
+            cost = question.estimated_cost()
+            if cost is not None:
+                parts += (b',"estimated_cost_usd":', cost)
         parts.append(closing)
         for name, part, inner in later:
             given = part(question)
@@ -131,7 +135,7 @@ def _everything(question: Question) -> bytes:
 
 
 def _budgets(question: Question) -> bytes | None:
-    return question.budgets
+    return question.budgets()
 
 
 def _approval(question: Question) -> bytes | None:

@@ -23,6 +23,7 @@ from policies.embedded import EmbeddedEngine
 from policies.errors import InputRefused, Undecided
 from policies.interpreter import Clock, create
 from policies.reads import KINDS, Reads, analyse
+from tests.policies.support import Purse
 
 _WORDS: Final = ("a", "b", "c", "tool", "llm", "max_tokens", "", "0", "a.b")
 _FIELDS: Final = ("a", "b", "c", "max_tokens", "messages")
@@ -453,16 +454,15 @@ class Caller:
             }
         )
 
-    def budgets(self) -> bytes | None:
+    def money(self) -> Purse | None:
         pick = self._chance
-        if pick.random() < 0.6:
+        if pick.random() < 0.4:
             return None
-        return orjson.dumps(
-            [
-                {"node": pick.choice("ab"), "posted_usd": pick.random(), "state": "ok", "a": pick.choice("ab")}
-                for _ in range(pick.randint(0, 2))
-            ]
-        )  # fmt: skip
+        budgets = [
+            {"node": pick.choice("ab"), "posted_usd": pick.random(), "state": "ok", "a": pick.choice("ab")}
+            for _ in range(pick.randint(0, 2))
+        ]
+        return Purse(orjson.dumps(budgets), pick.choice((None, pick.randint(0, 10**9))))
 
     def approval(self) -> bytes | None:
         pick = self._chance
@@ -475,7 +475,7 @@ class Caller:
         return Question(
             self.agent(), kind, pick.choice(("mcp", "openai")), pick.choice(_WORDS), pick.choice(_WORDS),
             pick.choice((None, True, False)), pick.choice((None, "s", "a")), body, arguments,
-            pick.randint(0, 2**60), self.budgets(), self.approval(),
+            pick.randint(0, 2**60), self.money(), self.approval(),
         )  # fmt: skip
 
     def changed(self, call: Question) -> Question:
@@ -483,7 +483,7 @@ class Caller:
         pick = self._chance
         other = self.call()
         name = pick.choice(
-            ("agent", "target", "operation", "stream", "session", "budgets", "approval", "protocol", *["arguments"] * 8)
+            ("agent", "target", "operation", "stream", "session", "money", "approval", "protocol", *["arguments"] * 8)
         )
         if name != "arguments":
             return replace(call, now_ns=other.now_ns, **{name: getattr(other, name)})

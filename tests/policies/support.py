@@ -36,6 +36,22 @@ async def engine(text: str, data: dict[str, Any] | None = None) -> EmbeddedEngin
     return await build(sources(rego(text), data=data))
 
 
+class Purse:
+    """Money as it is put before a policy: `budgets` as JSON text, `cost` in nano-dollars. Counts what it is asked."""
+
+    def __init__(self, budgets: bytes = b"[]", cost: int | None = None) -> None:
+        self._budgets, self._cost = budgets, cost
+        self.asked: list[str] = []
+
+    def budgets(self) -> bytes:
+        self.asked.append("budgets")
+        return self._budgets
+
+    def estimated_cost(self) -> int | None:
+        self.asked.append("estimated_cost")
+        return self._cost
+
+
 def llm(
     model: str = "gpt-4o-mini",
     arguments: Any = None,

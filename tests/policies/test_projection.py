@@ -14,7 +14,7 @@ from policies.errors import InputRefused
 from policies.interpreter import Clock, create
 from policies.projection import Shape, projection, shape
 from policies.reads import KINDS, KindReads, Path, Read, minimal
-from tests.policies.support import NOW
+from tests.policies.support import NOW, Purse
 
 FULL = Question(
     agent_fragment("a", "t", ["r"], 2, "active"),
@@ -27,7 +27,7 @@ FULL = Question(
     b'{"a": {"b": [1, {"c": 2.50}], "d": "x"}, "e": null, "f": ""}',
     {"a": {"b": [1, {"c": 2.5}], "d": "x"}, "e": None, "f": ""},
     NOW,
-    b'[{"node": "t/a", "state": "ok", "posted_usd": 1.20}, {"node": "t", "state": "warning"}]',
+    Purse(b'[{"node": "t/a", "state": "ok", "posted_usd": 1.20}, {"node": "t", "state": "warning"}]', 1_200_000),
     b'{"id": "01A", "roles": ["finance"]}',
 )
 WHOLE: dict[str, Any] = orjson.loads(FULL.document())
@@ -55,7 +55,7 @@ def at(value: Any, path: Path) -> Any:
 
 
 def test_the_question_used_here_has_every_part() -> None:
-    assert all(getattr(FULL, each.name) is not None for each in dataclasses.fields(FULL))
+    assert all(getattr(FULL, each.name) is not None for each in dataclasses.fields(FULL) if each.init)
 
 
 @pytest.mark.parametrize("path", every_path(WHOLE), ids=".".join)
@@ -104,13 +104,33 @@ def test_what_is_not_there_is_not_there(path: Path) -> None:
         ("target", "", ("call", "target")),
         ("stream", None, ("call", "stream")),
         ("session", None, ("call", "session")),
-        ("budgets", None, ("budgets",)),
+        ("money", None, ("budgets",)),
+        ("money", None, ("call", "estimated_cost_usd")),
+        ("money", Purse(), ("budgets",)),
+        ("money", Purse(), ("call", "estimated_cost_usd")),
         ("approval", None, ("approval",)),
     ],
 )
 def test_what_does_not_apply_is_absent(part: str, value: Any, path: Path) -> None:
     question = dataclasses.replace(FULL, **{part: value})
     assert path[-1] not in at(asked(question, path), path[:-1])
+
+
+@pytest.mark.parametrize(
+    ("paths", "asked_for"),
+    [
+        ((("agent",), ("call", "arguments"), ("approval",)), []),
+        ((("budgets", None, "state"),), ["budgets"]),
+        ((("call", "estimated_cost_usd"),), ["estimated_cost"]),
+        ((("call", None, "a"), ("budgets",)), ["estimated_cost", "budgets"]),
+    ],
+)
+def test_money_is_asked_for_where_it_is_read_and_once(paths: tuple[Path, ...], asked_for: list[str]) -> None:
+    purse = Purse(b'[{"state": "ok"}]', 1)
+    question = dataclasses.replace(FULL, money=purse)
+    for _ in range(2):
+        asked(question, *paths)
+    assert purse.asked == asked_for
 
 
 def test_nothing_read_is_an_empty_document() -> None:

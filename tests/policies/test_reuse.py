@@ -16,7 +16,7 @@ from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.obligations import Obligations
 from policies.reuse import Reuse
 from policies.sources import read
-from tests.policies.support import ENVELOPES, NOW, SHIPPED, engine, rego, sources
+from tests.policies.support import ENVELOPES, NOW, SHIPPED, Purse, engine, rego, sources
 
 AGENT = agent_fragment("support-bot", "acme", ["support"], 2, "active")
 
@@ -68,7 +68,7 @@ async def test_kinds_of_call_do_not_share_decisions() -> None:
         ("operation", "embeddings"),
         ("session", "s-1"),
         ("stream", True),
-        ("budgets", b"[]"),
+        ("money", Purse(b'[{"state": "ok"}]')),
     ],
 )
 async def test_every_part_of_a_call_that_is_read_makes_another_question(field: str, value: Any) -> None:
@@ -80,7 +80,7 @@ async def test_every_part_of_a_call_that_is_read_makes_another_question(field: s
     after = await made.decide(dataclasses.replace(question(), **{field: value}))
     assert made.reuse.misses == 2
     assert before.effect is Effect.ALLOW
-    reads_whether = field in ("approval", "session", "stream", "budgets")
+    reads_whether = field in ("approval", "session", "stream", "money")
     assert after.effect is (Effect.DENY if reads_whether else Effect.ALLOW)
 
 
@@ -101,7 +101,7 @@ async def test_the_time_of_the_call_decides_although_the_rest_is_the_same() -> N
 
 async def test_decisions_by_exact_money_are_made_afresh_where_there_is_any() -> None:
     made = await asking("every budget in input.budgets { budget.posted_usd < 1 }")
-    rich = dataclasses.replace(question(), budgets=b'[{"posted_usd": 0.5}]')
+    rich = dataclasses.replace(question(), money=Purse(b'[{"posted_usd": 0.5}]'))
     for _ in range(2):
         assert (await made.decide(rich)).effect is Effect.ALLOW
         await made.decide(question())
@@ -111,7 +111,7 @@ async def test_decisions_by_exact_money_are_made_afresh_where_there_is_any() -> 
 async def test_decisions_by_the_state_of_budgets_are_used_again_whatever_was_spent() -> None:
     made = await asking('every budget in input.budgets { budget.state == "ok" }')
     budgets = [{"posted_usd": 0.1, "state": "ok"}, {"posted_usd": 0.2, "state": "ok"}, {"state": "warning"}]
-    asked = [dataclasses.replace(question(), budgets=orjson.dumps([budget])) for budget in budgets]
+    asked = [dataclasses.replace(question(), money=Purse(orjson.dumps([budget]))) for budget in budgets]
     effects = [(await made.decide(each)).effect for each in asked]
     assert effects == [Effect.ALLOW, Effect.ALLOW, Effect.DENY]
     assert counts(made) == (1, 2, 0)
