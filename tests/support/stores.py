@@ -1,0 +1,84 @@
+"""Places where budgets are kept, as tests of every store know them: opened, left by a killed process, taken over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from gateway.state.embedded import EmbeddedStore
+from policies.budgets import Account, Ask, Budget, Loan, Mode, Spent, Store, Window, account
+from policies.money import NANO
+
+NOW = 1_763_700_000 * NANO
+"""2025-11-21, 04:40 UTC: when the calls of these tests are admitted."""
+DAY = "2025-11-21"
+
+
+class Place(Protocol):
+    """Where one store keeps what it keeps."""
+
+    async def open(self) -> Store:
+        """The store, for the process that comes next: the one before has closed it, or has left it."""
+        ...
+
+    async def leave(self, store: Store) -> None:
+        """The process that has this store ends without another word: whatever it had not been told is done is not.
+
+        Once the place is open again its loans have expired.
+        """
+        ...
+
+
+class EmbeddedPlace:
+    """A database file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "state.db"
+
+    async def open(self) -> Store:
+        return EmbeddedStore(self.path)
+
+    async def leave(self, store: Store) -> None:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def embedded(folder: Path) -> AsyncIterator[Place]:
+    yield EmbeddedPlace(folder)
+
+
+PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {"embedded": embedded}
+"""Every store there is: its name, and how a place is had that nobody has used before, with a folder for its files."""
+
+
+def budget(
+    node: str = "acme", limit: int = 100, *, window: Window = "day", mode: Mode = Mode.STRICT, warn_at: float = 80
+) -> Budget:
+    return Budget(node, window, limit, mode, warn_at)
+
+
+def paying(*budgets: Budget, session: str | None = None) -> tuple[Account, ...]:
+    """The accounts of a call that is admitted at NOW."""
+    return tuple(account(each, NOW, session) for each in budgets)
+
+
+def ask(call: str, accounts: tuple[Account, ...], want: int, least: int | None = None) -> Ask:
+    """All of it or nothing, where `least` is not given."""
+    return Ask(call, "acme", accounts, want, want if least is None else least)
+
+
+def unseen(call: str, accounts: tuple[Account, ...]) -> Loan:
+    """What a caller gives back that never learned what it was lent."""
+    return Loan(call, "acme", accounts, 0)
+
+
+def spent(cost: int = 0, *, agent: str = "bot", session: str = "", model: str = "m", day: str = DAY) -> Spent:
+    """One line of the cost ledger."""
+    return Spent(day, "acme", "", agent, session, model, "t", "", input_tokens=7, output_tokens=3, cost=cost)
+
+
+async def standing(store: Store, accounts: tuple[Account, ...]) -> list[tuple[int, int]]:
+    """Posted and pending of each account."""
+    return [(each.posted, each.pending) for each in await store.balances(accounts)]
