@@ -109,8 +109,8 @@ class Anthropic:
 
 def _error(refusal: Refusal) -> dict[str, Any]:
     kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
-    detail = {"type": kind, "message": refusal.message, "code": refusal.code}
-    return {"type": "error", "error": detail, "request_id": refusal.call_id}
+    error = {"type": kind, "message": refusal.message, "code": refusal.code}
+    return {"type": "error", "error": {**error, **refusal.details, **error}, "request_id": refusal.call_id}
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:

@@ -72,6 +72,8 @@ _ERROR_TYPES: Mapping[int, str] = {
     503: "server_error",
     504: "server_error",
 }
+_TYPES_BY_CODE: Mapping[str, str] = {"budget_exhausted": "insufficient_quota"}
+"""Where OpenAI has a word that says more than the status does."""
 
 
 class OpenAI:
@@ -172,8 +174,9 @@ def _asking_for_usage(body: bytes, arguments: Mapping[str, Any]) -> bytes:
 
 
 def _error(refusal: Refusal) -> dict[str, Any]:
-    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
-    return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
+    kind = _TYPES_BY_CODE.get(refusal.code) or _ERROR_TYPES.get(refusal.status, "invalid_request_error")
+    error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
+    return {"error": {**error, **refusal.details, **error}}
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:

@@ -129,6 +129,17 @@ def test_a_refusal_is_raised_by_the_sdk_and_is_not_repeated(
     }
 
 
+@pytest.mark.parametrize("code", ["budget_exhausted", "budget_contended", "rate_limited"])
+def test_the_details_of_a_refusal_stand_beside_its_message_and_never_in_its_place(code: str) -> None:
+    details = {"node": "acme/bot", "resets_at": "2026-11-22T00:00:00Z"}
+    posing = {"message": "x", "type": "x", "code": "x"}
+    headers, body = Anthropic().refusal(Refusal(429, code, "Why, and what next.", "01CALL", details=details | posing))
+    error = {"type": "rate_limit_error", "message": "Why, and what next.", "code": code}
+    assert json.loads(body) == {"type": "error", "error": error | details, "request_id": "01CALL"}
+    with pytest.raises(anthropic.RateLimitError, match="Why, and what next"):
+        Answers(429, headers, body).anthropic().messages.create(model="m", messages=[], max_tokens=5)
+
+
 def test_a_refusal_that_may_pass_later_is_repeated_by_the_sdk() -> None:
     headers, body = Anthropic().refusal(Refusal(503, "no_healthy_target", "Later.", "01CALL", retry=True))
     answers = Answers(503, [*headers, (b"retry-after-ms", b"1")], body)

@@ -236,6 +236,31 @@ def test_a_refusal_is_raised_by_the_sdk_with_its_code_and_is_not_repeated(
     }
 
 
+DETAILS = {"node": "acme/bot", "limit_usd": 5.0, "resets_at": "2026-11-22T00:00:00Z"}
+POSING = {"message": "x", "type": "x", "param": "x", "code": "x"}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("budget_exhausted", "insufficient_quota"),
+        ("budget_contended", "rate_limit_error"),
+        ("rate_limited", "rate_limit_error"),
+    ],
+)
+def test_the_details_of_a_refusal_stand_beside_its_message_and_never_in_its_place(code: str, kind: str) -> None:
+    refusal = Refusal(429, code, "Why, and what next.", "01CALL", details=DETAILS | POSING)
+    error = {"message": "Why, and what next.", "type": kind, "param": None, "code": code}
+    headers, body = OpenAI().refusal(refusal)
+    assert json.loads(body) == {"error": error | DETAILS}
+    with pytest.raises(openai.RateLimitError, match="Why, and what next") as caught:
+        ask(Answers(429, headers, body).openai())
+    assert (caught.value.code, caught.value.type) == (code, kind)
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["resets_at"] == DETAILS["resets_at"]
+    assert json.loads(OpenAI().broken_stream(refusal).removeprefix(b"data: ")) == {"error": error | DETAILS}
+
+
 def test_a_refusal_that_may_pass_later_is_repeated_by_the_sdk() -> None:
     headers, body = OpenAI().refusal(Refusal(503, "no_healthy_target", "Later.", "01CALL", retry=True))
     answers = Answers(503, [*headers, (b"retry-after-ms", b"1")], body)
