@@ -66,10 +66,11 @@ class Refusal:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` includes cached ones and those of audio and images, `output_tokens` includes
-    reasoning and audio.
+    """What one call has used. `input_tokens` includes cached tokens and those of audio and images, `output_tokens`
+    includes reasoning and audio, `cache_write_tokens` those that are kept for an hour.
 
-    `estimated` says that nobody has reported them: the gateway has counted what passed.
+    `estimated` says that nobody has reported it: the gateway has counted what passed. The searches are those that the
+    target itself has made. `tier` is the target's word for the terms it bills by, empty for the usual ones.
     """
 
     input_tokens: int = 0
@@ -81,21 +82,28 @@ class Usage:
     audio_output_tokens: int = 0
     image_input_tokens: int = 0
     estimated: bool = False
+    cache_write_1h_tokens: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     """What a call can grow to, in tokens.
 
-    `input_tokens` is an upper bound of what its body holds; `open_ended` says that more is read than that: a stored
-    conversation, an image behind a URL. `answers` are made side by side, each of at most `output_tokens`: None where
-    the call sets no limit, 0 where answers are not made of tokens.
+    `input_tokens` is an upper bound of what its body holds; `open_ended` says that more can be read than that: a stored
+    conversation, a document behind a URL, what a tool of the target's own finds. `answers` are made side by side, each
+    of at most `output_tokens`: None where the call sets no limit, 0 where answers are not made of tokens. `searches`
+    is how many the target itself may make; `tier` are the terms that the call asks for, empty for the usual ones.
     """
 
     input_tokens: int
     open_ended: bool
     answers: int
     output_tokens: int | None
+    searches: int = 0
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
