@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from config.settings import LimitSettings
 
@@ -48,8 +48,7 @@ class Limit:
         object.__setattr__(self, "key", f"{self.node}|{self.what}")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a limit stands: for the headers that clients look at.
 
     `resets_in` is in seconds, until all of it is free again; 0.0 where time alone frees nothing.
@@ -112,11 +111,16 @@ class LimitPlan:
 
     def __init__(self, settings: Iterable[LimitSettings]) -> None:
         self._by_node: dict[str, tuple[Limit, ...]] = {each.node: tuple(_limits(each)) for each in settings}
+        self._of: dict[tuple[str, str | None, str], tuple[Limit, ...]] = {}
 
     def of(self, tenant: str, team: str | None, agent: str) -> tuple[Limit, ...]:
         """The limits that hold for an agent's calls, from the tenant's down to its own."""
-        nodes = [tenant, f"{tenant}/{team}", f"{tenant}/{agent}"] if team else [tenant, f"{tenant}/{agent}"]
-        return tuple(limit for node in nodes for limit in self._by_node.get(node, ()))
+        found = self._of.get((tenant, team, agent))
+        if found is None:
+            nodes = [tenant, f"{tenant}/{team}", f"{tenant}/{agent}"] if team else [tenant, f"{tenant}/{agent}"]
+            found = tuple(limit for node in nodes for limit in self._by_node.get(node, ()))
+            self._of[tenant, team, agent] = found
+        return found
 
 
 def _limits(settings: LimitSettings) -> Sequence[Limit]:
@@ -143,17 +147,20 @@ def take(tat: int, now: int, amount: int, per_minute: int) -> tuple[int, int]:
     """
     begins = tat if tat > now else now
     share = amount * MINUTE // per_minute
-    wait = begins - now - MINUTE + (share if share < MINUTE else MINUTE)
-    if wait > 0 and amount:
-        return tat, wait
-    return min(begins + share, now + MOST_OWED), 0
+    after = begins + share
+    if after - now > MINUTE:
+        wait = (after - MINUTE if share < MINUTE else begins) - now
+        if wait > 0 and amount:
+            return tat, wait
+        after = min(after, now + MOST_OWED)
+    return after, 0
 
 
 def remaining(tat: int, now: int, per_minute: int) -> int:
     """The most that `take` would let in at once, of what the limit is on the whole; 0 where it is overdrawn."""
-    if tat <= now:
-        return per_minute
     free = now + MINUTE - tat
+    if free >= MINUTE:
+        return per_minute
     return min(((free + 1) * per_minute - 1) // MINUTE, per_minute) if free > 0 else 0
 
 
