@@ -12,6 +12,7 @@ from adapters.base import (
     Endpoint,
     Headers,
     Refusal,
+    Size,
     StreamMeter,
     Usage,
     member,
@@ -23,6 +24,7 @@ from adapters.body import check_spelling, parse, replace
 from adapters.errors import MalformedCall
 from adapters.meter import Meter, Watch, json_object
 from adapters.openai import read_model, read_stream
+from adapters.sizes import of_anthropic
 
 _ENDPOINTS = (
     Endpoint("messages", "POST", "/v1/messages", "/messages", streams=True),
@@ -85,6 +87,9 @@ class Anthropic:
     def token_caps(self, call: AgentCall) -> Sequence[str]:
         return ("max_tokens",) if call.operation == "messages" else ()
 
+    def size(self, call: AgentCall) -> Size:
+        return of_anthropic(call, self.token_caps(call))
+
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 
@@ -114,16 +119,42 @@ def _error(refusal: Refusal) -> dict[str, Any]:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    """Anthropic counts cached tokens beside `input_tokens`; here they are part of it, as everywhere else."""
+    """Anthropic counts cached tokens beside `input_tokens`; here they are part of it, as everywhere else.
+
+    What is read and written to shorten a conversation, or by a model that advises, is counted beside it all.
+    """
     if not usage:
         return None
-    read, written = whole(usage.get("cache_read_input_tokens")), whole(usage.get("cache_creation_input_tokens"))
+    counted = _counted(usage)
+    iterations = usage.get("iterations")
+    for each in iterations if isinstance(iterations, list) else ():
+        if isinstance(each, dict) and each.get("type") in ("compaction", "advisor_message"):
+            further = _counted(each)
+            counted.input_tokens += further.input_tokens
+            counted.output_tokens += further.output_tokens
+            counted.cache_read_tokens += further.cache_read_tokens
+            counted.cache_write_tokens += further.cache_write_tokens
+            counted.cache_write_1h_tokens += further.cache_write_1h_tokens
+    counted.web_searches = whole(member(usage, "server_tool_use").get("web_search_requests"))
+    counted.tier = "fast" if usage.get("speed") == "fast" else ""
+    return counted
+
+
+def _counted(usage: Mapping[str, Any]) -> Usage:
+    kept = member(usage, "cache_creation")
+    for_an_hour = whole(kept.get("ephemeral_1h_input_tokens"))
+    read = whole(usage.get("cache_read_input_tokens"))
+    written = max(
+        whole(usage.get("cache_creation_input_tokens")), whole(kept.get("ephemeral_5m_input_tokens")) + for_an_hour
+    )
+    thought = member(usage, "output_tokens_details")
     return Usage(
         input_tokens=whole(usage.get("input_tokens")) + read + written,
         output_tokens=whole(usage.get("output_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=written,
-        reasoning_tokens=whole(member(usage, "output_tokens_details").get("reasoning_tokens")),
+        cache_write_1h_tokens=for_an_hour,
+        reasoning_tokens=whole(thought.get("thinking_tokens", thought.get("reasoning_tokens"))),
     )
 
 

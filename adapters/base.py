@@ -165,6 +165,10 @@ class Adapter(Protocol):
         empty for a call that is not answered in tokens."""
         ...
 
+    def size(self, call: AgentCall) -> Size:
+        """How large the call can get, before anybody has counted."""
+        ...
+
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         """Tokens reported in an unstreamed answer, or in the last few kilobytes of one; None where there are none."""
         ...

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from adapters.base import (
     Endpoint,
     Headers,
     Refusal,
+    Size,
     StreamMeter,
     Usage,
     member,
@@ -23,6 +24,7 @@ from adapters.base import (
 from adapters.body import check_spelling, find, parse, put_first, replace
 from adapters.errors import MalformedCall
 from adapters.meter import DONE, Meter, Watch, json_object
+from adapters.sizes import of_openai
 
 _ENDPOINTS = (
     Endpoint("chat", "POST", "/v1/chat/completions", "/chat/completions", streams=True),
@@ -61,6 +63,10 @@ MEMBERS = frozenset(
     """.split()
 )
 """What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
+
+_DEARER = b'"priority"'
+"""What an answer says near its end where its project is billed by other terms than the call has asked for."""
+_NEAR_END = 4096
 
 _USAGE_ON_REQUEST = frozenset({"chat", "completions"})
 """Operations that stream token counts only to those who ask."""
@@ -115,8 +121,16 @@ class OpenAI:
     def token_caps(self, call: AgentCall) -> Sequence[str]:
         return _TOKEN_CAPS.get(call.operation, ())
 
+    def size(self, call: AgentCall) -> Size:
+        return of_openai(call, self.token_caps(call))
+
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
-        return _usage(reported_usage(answer))
+        usage = reported_usage(answer)
+        size = self.size(call)
+        if not usage or not (size.tier or size.searches or _DEARER in answer[-_NEAR_END:]):
+            return _usage(usage)
+        around = json_object(answer)  # nothing where only an answer's end is at hand
+        return _usage(usage, around or {"service_tier": size.tier})
 
     def meter(self, call: AgentCall) -> StreamMeter:
         if call.operation == "responses":
@@ -179,17 +193,46 @@ def _error(refusal: Refusal) -> dict[str, Any]:
     return {"error": {**error, **refusal.details, **error}}
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage | None:
+def _usage(usage: Mapping[str, Any], around: Mapping[str, Any] = MappingProxyType({})) -> Usage | None:
+    """What a `usage` says, and the answer `around` it: the terms that it is billed by, the searches in it.
+
+    Some servers count cached tokens beside those of the prompt, and reasoning beside the answer's: then the parts are
+    more than the whole, or the total is more than its two parts.
+    """
     if not usage:
         return None
     read = member(usage, "prompt_tokens_details") or member(usage, "input_tokens_details")
     written = member(usage, "completion_tokens_details") or member(usage, "output_tokens_details")
+    given = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
+    made = whole(usage.get("completion_tokens", usage.get("output_tokens")))
+    total = whole(usage.get("total_tokens"))
+    if total > given + made:
+        given, made = (given, total - given) if given else (total - made, made)
+    cached, stored = whole(read.get("cached_tokens", usage.get("cached_tokens"))), whole(read.get("cache_write_tokens"))
+    tier = around.get("service_tier")
     return Usage(
-        input_tokens=whole(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        output_tokens=whole(usage.get("completion_tokens", usage.get("output_tokens"))),
-        cache_read_tokens=whole(read.get("cached_tokens")),
-        cache_write_tokens=whole(read.get("cache_write_tokens")),
+        input_tokens=given if cached + stored <= given else given + cached + stored,
+        output_tokens=made,
+        cache_read_tokens=cached,
+        cache_write_tokens=stored,
         reasoning_tokens=whole(written.get("reasoning_tokens")),
+        audio_input_tokens=whole(read.get("audio_tokens")),
+        audio_output_tokens=whole(written.get("audio_tokens")),
+        image_input_tokens=whole(read.get("image_tokens")),
+        web_searches=_items(around, "web_search_call"),
+        file_searches=_items(around, "file_search_call"),
+        tier=tier if isinstance(tier, str) and tier != "default" else "",
+    )
+
+
+def _items(answer: Mapping[str, Any], kind: str) -> int:
+    """How many items of a response are of a kind. To open a page that was found is no search."""
+    items = answer.get("output")
+    return sum(
+        isinstance(item, dict)
+        and item.get("type") == kind
+        and member(item, "action").get("type") not in ("open_page", "find", "find_in_page")
+        for item in (items if isinstance(items, list) else ())
     )
 
 
