@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from config.settings import PriceSettings, RateSettings, TargetSettings, ToolSettings
 
 if TYPE_CHECKING:
-    from policies.published import Provider
+    from policies.published import Model, Provider
 
 MOST_TOKENS: Final = 2**53
 """What an amount affords where tokens cost nothing."""
@@ -243,6 +243,7 @@ class Prices:
         self._tools = {each.name: _tool(each) for each in tools}
         self._clock = clock
         self._providers: dict[str, Provider | None] = {}
+        self._models: dict[tuple[str, str], Model | None] = {}
         self._found: dict[tuple[str, str], tuple[Price | None, int | None]] = {}
         self._fresh_until = 0.0
 
@@ -269,22 +270,31 @@ class Prices:
 
     def _published(self, target: str, model: str) -> tuple[Price | None, int | None]:
         now = self._clock()
-        if now >= self._fresh_until or len(self._found) > _MOST_KNOWN:
+        if now >= self._fresh_until:
             self._found.clear()
             self._fresh_until = (now // _FRESH + 1) * _FRESH
         found = self._found.get((target, model))
         if found is None:
-            found = self._found[target, model] = self._look_up(target, model, now)
+            known = self._model(target, model)
+            found = (known.price(now), known.context) if known is not None else (None, None)
+            self._found[target, model] = found
         return found
 
-    def _look_up(self, target: str, model: str, now: float) -> tuple[Price | None, int | None]:
+    def _model(self, target: str, model: str) -> Model | None:
+        """Looking for a name in the table takes up to a millisecond."""
+        if (target, model) in self._models:
+            return self._models[target, model]
         from policies import published
 
         if target not in self._providers:
             settings = self._targets.get(target)
             self._providers[target] = published.provider(settings.url, settings.kind) if settings is not None else None
         provider = self._providers[target]
-        return published.look_up(provider, model, now) if provider is not None else (None, None)
+        if len(self._models) >= _MOST_KNOWN:
+            self._models.clear()
+            self._found.clear()
+        known = self._models[target, model] = published.find(provider, model) if provider is not None else None
+        return known
 
 
 def _tool(settings: ToolSettings) -> Price | None:

@@ -6,18 +6,20 @@ Reading the table takes about a third of a second, so this module is imported wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeAlias
 
 from genai_prices.data import providers as _PROVIDERS
-from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+from genai_prices.types import ModelInfo, ModelPrice, Provider, StartDateConstraint, TieredPrices, TimeOfDateConstraint
 
 from policies.prices import Price, Rates, femto
 
-__all__ = ["Provider", "look_up", "price", "provider"]
+__all__ = ["Model", "Provider", "find", "provider"]
+
+Constraint: TypeAlias = StartDateConstraint | TimeOfDateConstraint
 
 _BY_KIND: Final = {"openai": "openai", "anthropic": "anthropic"}
 """Whose prices hold for a target whose URL is nobody's known one."""
@@ -64,48 +66,68 @@ def provider(url: str, kind: str) -> Provider | None:
     return next((each for each in _PROVIDERS if each.id == _BY_KIND.get(kind)), None)
 
 
-def look_up(provider: Provider, model: str, now: float) -> tuple[Price | None, int | None]:
-    """A model's price and how many tokens it can read, each None where it is not known. `now` is Unix time, seconds."""
+def find(provider: Provider, model: str) -> Model | None:
+    """A model by whatever name its provider takes for it; None for one that is not in the table."""
     found = provider.find_model(model, all_providers=_PROVIDERS)
-    if found is None:
-        return None, None
-    own = any(found is each for each in provider.models)
-    return price(found, datetime.fromtimestamp(now, UTC), own=own), found.context_window
+    return Model(found, any(found is each for each in provider.models)) if found is not None else None
 
 
-def price(model: ModelInfo, now: datetime, *, own: bool = True) -> Price | None:
-    """What a model costs from now on; None where it is sold by a unit that no usage of ours counts, or by none.
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model in the table. `own` is False for one that its provider sells at the prices of another provider, whose
+    special terms are its own."""
 
-    `own` is False for a model that the provider sells at the prices of another one, whose other terms are its own.
-    """
-    standard = _over_time(model, now, {})
-    if standard is None or not own:
-        return standard
-    variants: dict[str, Price] = {}
-    for variant in model.price_variants or ():
-        if len(variant.when) == 1 and variant.when.keys() <= _TERMS:
-            other = _over_time(model, now, variant.when)
+    info: ModelInfo
+    own: bool = True
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that it can read."""
+        return self.info.context_window
+
+    def price(self, now: float) -> Price | None:
+        """What it costs from now on, by Unix time in seconds; None where it is sold by a unit that no usage of ours
+        counts, or where the table knows no price."""
+        at = datetime.fromtimestamp(now, UTC)
+        special = [
+            each for each in self.info.price_variants or () if len(each.when) == 1 and each.when.keys() <= _TERMS
+        ]
+        constraints = [each.constraint for each in special if self.own]
+        if not isinstance(self.info.prices, ModelPrice):
+            constraints += [each.constraint for each in self.info.prices]
+        soon = _changes(constraints, at)
+        standard = _over_time(self.info, at, soon, {})
+        if standard is None or not self.own:
+            return standard
+        variants: dict[str, Price] = {}
+        for each in special:
+            other = _over_time(self.info, at, soon, each.when)
             if other is None:
                 return None
             if other != standard:
-                (terms,) = variant.when.values()
+                (terms,) = each.when.values()
                 variants[terms] = replace(other, perhaps=(*other.perhaps, standard, *standard.perhaps))
-    return replace(standard, variants=variants) if variants else standard
+        return replace(standard, variants=variants) if variants else standard
 
 
-def _over_time(model: ModelInfo, now: datetime, terms: dict[str, str]) -> Price | None:
+def _changes(constraints: Sequence[Constraint | None], now: datetime) -> list[datetime]:
+    """The times in the near future at which other prices are in force than just before."""
+    times = [now, *(now + ahead for ahead in _SOON)]
+    active = [[each is None or each.active(at) for each in constraints] for at in times]
+    return [at for at, before, after in zip(times[1:], active, active[1:], strict=False) if before != after]
+
+
+def _over_time(model: ModelInfo, now: datetime, soon: Iterable[datetime], terms: dict[str, str]) -> Price | None:
     """The price now, together with those that may hold by the time a call is billed."""
     current = _read(model.get_prices(now, terms))
-    if current is None or (isinstance(model.prices, ModelPrice) and not terms):
-        return current
     others: list[Price] = []
-    for ahead in _SOON:
-        other = _read(model.get_prices(now + ahead, terms))
+    for at in soon:
+        other = _read(model.get_prices(at, terms))
         if other is None:
             return None
         if other != current and other not in others:
             others.append(other)
-    return replace(current, perhaps=tuple(others)) if others else current
+    return replace(current, perhaps=tuple(others)) if current is not None and others else current
 
 
 def _read(published: ModelPrice) -> Price | None:
