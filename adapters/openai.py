@@ -64,6 +64,8 @@ MEMBERS = frozenset(
 )
 """What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
 
+_BILLED_OTHERWISE = frozenset({"service_tier", "tools"})
+"""Members of a call that can make it cost something beside its tokens, or its tokens cost something else."""
 _DEARER = b'"priority"'
 """What an answer says near its end where its project is billed by other terms than the call has asked for."""
 _NEAR_END = 4096
@@ -126,11 +128,11 @@ class OpenAI:
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         usage = reported_usage(answer)
-        size = self.size(call)
-        if not usage or not (size.tier or size.searches or _DEARER in answer[-_NEAR_END:]):
+        if _BILLED_OTHERWISE.isdisjoint(call.arguments) and _DEARER not in answer[-_NEAR_END:]:
             return _usage(usage)
-        around = json_object(answer)  # nothing where only an answer's end is at hand
-        return _usage(usage, around or {"service_tier": size.tier})
+        asked = call.arguments.get("service_tier")
+        # Where only an answer's end is at hand, nobody knows that it is billed by cheaper terms than the usual ones.
+        return _usage(usage, json_object(answer) or {"service_tier": asked if asked != "flex" else None})
 
     def meter(self, call: AgentCall) -> StreamMeter:
         if call.operation == "responses":
@@ -219,7 +221,10 @@ def _usage(usage: Mapping[str, Any], around: Mapping[str, Any] = MappingProxyTyp
         audio_input_tokens=whole(read.get("audio_tokens")),
         audio_output_tokens=whole(written.get("audio_tokens")),
         image_input_tokens=whole(read.get("image_tokens")),
-        web_searches=_items(around, "web_search_call"),
+        web_searches=max(
+            _items(around, "web_search_call"),
+            whole(member(member(around, "tool_usage"), "web_search").get("num_requests")),
+        ),
         file_searches=_items(around, "file_search_call"),
         tier=tier if isinstance(tier, str) and tier != "default" else "",
     )

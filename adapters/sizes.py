@@ -57,10 +57,13 @@ _SEALED_ITEMS: Final = frozenset({"reasoning", "compaction"})
 _OPENAI_OPEN: Final = frozenset(
     """
     chat_template context_management conversation data_sources fallbacks media_io_kwargs mm_processor_kwargs models
-    plugins previous_response_id search_parameters web_search_options
+    plugins preset previous_response_id search_parameters search_settings web_search_options
     """.split()
 )
 """Members that make a server read, or do, more than the body says: OpenAI's, and those of servers like it."""
+
+_LOOK_UP: Final = ("compound", "deep-research", ":online", "search", "sonar")
+"""Parts of the names of models that search the web, unasked."""
 
 _OPENAI_TEXT_TOOLS: Final = frozenset({"", "function", "custom"})
 _OPENAI_OWN_TOOLS: Final = frozenset({"apply_patch", "computer", "computer_use_preview", "local_shell"})
@@ -101,7 +104,7 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
             answers = prompts * max(_number(arguments.get("n")), _number(arguments.get("best_of")))
         case _:
             found.items(arguments.get("input"))
-            found.open_ended |= arguments.get("prompt") is not None
+            found.open_ended |= arguments.get("prompt") is not None or _goes_over_it_again(arguments.get("reasoning"))
     if not _OPENAI_OPEN.isdisjoint(arguments):
         found.open_ended |= any(arguments.get(name) for name in _OPENAI_OPEN)
         found.searches += arguments.get("web_search_options") is not None
@@ -110,6 +113,7 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
         tokens += _of_tools(call, tools)
         if isinstance(tools, list):
             found.openai_tools(tools, arguments.get("max_tool_calls"))
+    found.open_ended |= any(name in call.target for name in _LOOK_UP)
     tier = arguments.get("service_tier")
     return Size(
         tokens + found.tokens,
@@ -248,6 +252,11 @@ def _opens(name: str, value: Any) -> bool:
     if name == "context_management" and isinstance(value, dict) and isinstance(value.get("edits"), list):
         return not all(isinstance(edit, dict) and str(edit.get("type")).startswith("clear_") for edit in value["edits"])
     return bool(value)
+
+
+def _goes_over_it_again(reasoning: Any) -> bool:
+    """Whether several models read the call, as OpenAI's do in another mode than the standard one."""
+    return isinstance(reasoning, dict) and reasoning.get("mode") not in (None, "standard")
 
 
 def _is_no_image(part: Mapping[str, Any]) -> bool:
