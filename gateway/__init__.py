@@ -27,6 +27,8 @@ backlog    lines of the ledger that wait
 reader     the ledger, read back
 collector  decisions uploaded in batches
 telemetry  every metric
+spend      questions to the cost ledger, and their answers
+parquet    those answers as a file for analysts
 admin      the operators' listener, a file for each family of questions
 worker     the process that serves both listeners
 supervise  the process that keeps a worker serving

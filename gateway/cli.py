@@ -17,7 +17,7 @@ from typing import Any
 from config.errors import ConfigError
 from config.load import Loaded
 from config.settings import PolicySettings
-from gateway import bundle_commands, policy_commands, trial_commands
+from gateway import budget_commands, bundle_commands, policy_commands, trial_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME
 from gateway.logs import configure, printable
@@ -246,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     rules = policy_commands.add(commands)
     bundle_commands.add(rules)
     trial_commands.add(rules)
+    budget_commands.add(commands)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from decimal import Decimal
 from typing import Any, Final
 
 import httpx2
+import orjson
 
 TOKEN: Final = "WEIGHBRIDGE_ADMIN_TOKEN"
 """The environment variable that holds the token: on a command line everybody on the machine could read it."""
@@ -18,18 +21,22 @@ class Refused(Exception):
     """The gateway did not do what was asked, or could not be asked. The text says why, and what to do."""
 
 
-def takes_admin(command: argparse.ArgumentParser) -> None:
+def takes_admin(command: argparse.ArgumentParser, forms: argparse._MutuallyExclusiveGroup | None = None) -> None:
+    """`forms` are the other forms that an answer can be had in."""
     command.add_argument(
         "--admin",
         default="http://127.0.0.1:8081",
         metavar="URL",
         help=f"the gateway's admin address (default http://127.0.0.1:8081); the token is taken from {TOKEN}",
     )
-    command.add_argument("--json", action="store_true", help="for scripts")
+    (forms or command).add_argument("--json", action="store_true", help="for scripts")
 
 
-def ask(admin: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    """The answer to one request. The token goes to `admin` and nowhere else. Raises Refused."""
+def ask(admin: str, method: str, path: str, body: Any = None, *, exact: bool = False) -> dict[str, Any]:
+    """The answer to one request. The token goes to `admin` and nowhere else. Raises Refused.
+
+    An `exact` answer has fractions as Decimals, and `as_json` writes them as they came.
+    """
     token = os.environ.get(TOKEN, "")
     if not token:
         raise Refused(f"Set {TOKEN} to the token of one of `admin.people`.")
@@ -39,10 +46,11 @@ def ask(admin: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
         raise Refused("The address must not carry a user and password. Write it as http://HOST:PORT.")
     try:
         with httpx2.Client(timeout=_PATIENCE, trust_env=False, follow_redirects=False) as client:
+            content = as_json(body).encode() if body is not None else None
             answer = client.request(
-                method, admin.rstrip("/") + path, json=body, headers={"authorization": f"Bearer {token}"}
+                method, admin.rstrip("/") + path, content=content, headers={"authorization": f"Bearer {token}"}
             )
-            facts = answer.json()
+            facts = json.loads(answer.content, parse_float=Decimal if exact else None)
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError):
         raise Refused(f"{admin!r} is no address. Write it as http://HOST:PORT.") from None
     except httpx2.HTTPError as error:
@@ -54,3 +62,14 @@ def ask(admin: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
     if answer.status_code != 200:
         raise Refused(str(facts["detail"]))
     return facts
+
+
+def as_json(facts: Any) -> str:
+    """One line. Decimals become numbers with all their digits."""
+    return orjson.dumps(facts, default=_digits).decode()
+
+
+def _digits(amount: object) -> orjson.Fragment:
+    if isinstance(amount, Decimal):
+        return orjson.Fragment(f"{amount:f}".encode())
+    raise TypeError

@@ -34,6 +34,7 @@ OWNERS = {
     "starlette": ("gateway/",),
     "regorus": ("policies/",),
     "httptools": ("gateway/carrier.py", "gateway/door.py"),
+    "pyarrow": ("gateway/parquet.py",),
 }
 """Dependency -> the only places that import it, so that replacing it stays the work of one place."""
 
@@ -54,6 +55,7 @@ NEVER_TOLD = {
     "gateway.supervise.AddressUnavailable": "stops the start",
     "gateway.state.errors.StateUnusable": "stops the start",
     "gateway.remote.Refused": "is told by a command, at a terminal",
+    "gateway.spend.SpendRefused": "is told to a person, by the admin API",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
