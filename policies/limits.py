@@ -4,10 +4,11 @@ A rate is kept by the generic cell rate algorithm, as virtual scheduling (ITU-T 
 arrival time (`tat`), when all that was taken so far will have drained away. What a call takes drains at the limit's
 pace: `amount` of 60 a minute in `amount` seconds. A call is let in where, with it, no more than a whole minute is left
 to drain, so a minute's worth may come at once. What a call took and did not use it gives back as far as that has not
-drained yet; what it used beyond that is taken late, and later calls wait. Hence, in any span of S seconds:
+drained yet; what it used beyond that is taken late, and later calls wait. What is let in within any S seconds is so
 
-    the calls let in use at most limit * (1 + S / 60), but for what a call uses beyond what it took
-    and for what a call takes beyond the whole limit
+    at most limit * (1 + S / 60): calls, and tokens as far as they are known when the last of these calls is let in
+
+unless that last one alone is larger than the whole limit.
 
 Times are whole nanoseconds of the store's clock, of any epoch. A share of a minute is rounded down, so that a minute's
 worth always fits into one. Both stores of gateway/state/ keep this rule, and tests hold it against aiolimiter's bucket,
@@ -173,7 +174,7 @@ def correct(tat: int, given: int, mark: int, now: int, took: int, used: int, per
     than a minute's worth in at once.
     """
     more = used * MINUTE // per_minute - took * MINUTE // per_minute
-    if more >= 0:
+    if more > 0:
         return min(max(tat, now) + more, now + MOST_OWED), given
     back = min(-more, max(mark - given - now, 0))
     return tat - back, given + back

@@ -28,11 +28,11 @@ class EmbeddedLimits:
     No step awaits anything, so each is atomic. A call is inside until it leaves; none outlives this process.
     """
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns, most_sessions: int = MOST_SESSIONS) -> None:
         self._clock = clock
         self._rates: dict[str, _Rate] = {}  # as many as were ever configured, like `_running`
         self._running: dict[str, int] = {}
-        self._sessions = _Sessions()
+        self._sessions = _Sessions(most_sessions)
         self._inside: dict[str, tuple[Pass, list[Limit], list[tuple[_Rate, int, int]]]] = {}
         """By call: its pass, what counts it while it runs, and (rate of tokens, its mark, limit)."""
 
@@ -131,7 +131,8 @@ class _Rate:
 class _Sessions:
     """How many calls there were in each session; those of all limits are together, with one bound on their number."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._seen: OrderedDict[tuple[str, str | None], tuple[int, int]] = OrderedDict()
         """(calls, when the last one came), the one longest ago first."""
 
@@ -144,5 +145,5 @@ class _Sessions:
         seen[key, session] = (calls, now)
         seen.move_to_end((key, session))
         for _ in range(2):  # faster than they come, so that what is to be forgotten does not stay for long
-            if len(seen) > MOST_SESSIONS or now - next(iter(seen.values()))[1] >= _KEPT:
+            if len(seen) > self._most or now - next(iter(seen.values()))[1] >= _KEPT:
                 seen.popitem(last=False)

@@ -147,6 +147,7 @@ def test_what_is_refused_fits_when_it_was_said_to_and_not_before(
         assert after == tat, "a refusal takes nothing"
         assert take(tat, now + wait - 1, amount, per_minute)[1] == 1
         assert take(tat, now + wait, amount, per_minute)[1] == 0
+        assert remaining(tat, now + wait, per_minute) >= min(amount, per_minute)
     else:
         assert after - max(tat, now) == min(amount * MINUTE // per_minute, now + MOST_OWED - max(tat, now))
 
@@ -171,16 +172,18 @@ def test_nothing_at_all_always_fits(tat: int, now: int, per_minute: int) -> None
     assert take(tat, now, 0, per_minute)[1] == 0
 
 
-@given(tat=moments, now=moments, took=amounts, used=amounts, per_minute=paces)
+@given(tat=moments, now=moments, later=st.integers(0, 2 * MINUTE), took=amounts, more=amounts, per_minute=paces)
 def test_what_was_used_beyond_what_was_taken_is_owed_for_an_hour_at_most(
-    tat: int, now: int, took: int, used: int, per_minute: int
+    tat: int, now: int, later: int, took: int, more: int, per_minute: int
 ) -> None:
-    taken, wait = take(tat, now, took, per_minute)
-    if wait == 0:
-        after, given_back = correct(taken, 0, taken, now, took, took + used, per_minute)
-        share = (took + used) * MINUTE // per_minute - took * MINUTE // per_minute
-        assert after == min(taken + share, now + MOST_OWED)
-        assert given_back == 0
+    taken, _ = take(tat, now, took, per_minute)
+    after, given_back = correct(taken, 0, taken, now + later, took, took + more, per_minute)
+    share = (took + more) * MINUTE // per_minute - took * MINUTE // per_minute
+    assert given_back == 0
+    if share:
+        assert after == min(max(taken, now + later) + share, now + later + MOST_OWED)
+    else:
+        assert after == taken
 
 
 @given(now=moments, later=st.integers(0, 2 * MINUTE), took=st.integers(1, 10**5), part=st.floats(0, 1))

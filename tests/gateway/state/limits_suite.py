@@ -6,8 +6,10 @@ Rates are so slow that a second, which a real server may take for a test's steps
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +24,19 @@ HOUR = 3600.0
 DAY = 86_400.0
 
 _numbers = itertools.count()
+
+_MIXTURES: list[Mapping[str, int]] = [
+    {"tokens_per_minute": 60},
+    {"calls_per_minute": 6},
+    {"concurrent": 2},
+    {"calls_per_minute": 20, "tokens_per_minute": 120, "concurrent": 4},
+]
+_STEPS = [
+    *(("enter", tokens, 0) for tokens in (10, 10, 30, 30, 60, 60, 60, 90)),
+    *(("leave", which, percent) for which in (0, 1, 2) for percent in (0, 100, 150)),
+    *(("advance", seconds, 0) for seconds in (5, 30, 50)),
+]
+"""A call of so many tokens comes; one of those inside leaves, having used so much of them; seconds pass."""
 
 
 class Stage(Protocol):
@@ -379,66 +394,62 @@ class LimitsSuite:
         assert held.standings == ()
         stage.store.leave(held, 5)
 
-    @given(
-        steps=st.lists(
-            st.tuples(
-                st.sampled_from(["enter", "enter", "enter", "leave", "advance"]), st.integers(0, 40), st.integers(0, 60)
-            ),
-            max_size=60,
-        )
-    )
+    @given(limits=st.sampled_from(_MIXTURES), steps=st.lists(st.sampled_from(_STEPS), min_size=20, max_size=60))
     @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_no_span_of_time_sees_more_than_the_rule_promises(
-        self, stage: Stage, steps: list[tuple[str, int, int]]
+        self, stage: Stage, limits: Mapping[str, int], steps: list[tuple[str, int, int]]
     ) -> None:
-        """In S seconds: limit * (1 + S / 60), but for what calls use beyond what they took or take beyond the limit."""
-        calls, tokens, most = 12, 100, 3
-        some = node(stage, calls_per_minute=calls, tokens_per_minute=tokens, concurrent=most)
+        """In S seconds no more than limit * (1 + S / 60): of calls, and of tokens as far as they were known."""
+        some = node(stage, **limits)
         inside: list[_Visit] = []
         visits: list[_Visit] = []
-        for step, first, second in steps:
+        for step, number, percent in steps:
             if step == "advance":
-                await stage.advance(first / 2)
-            elif step == "leave" and inside:
-                visit = inside.pop(second % len(inside))
-                visit.used = min(first, visit.held.tokens) if first % 4 else first * 3
-                await some.leave(visit.held, visit.used)
+                await stage.advance(number)
             elif step == "enter":
                 before = stage.now()
-                try:
-                    held = await some.enter(first * 3)
-                except LimitReached:
-                    continue
-                inside.append(_Visit(held, before, stage.now(), held.tokens))
-                visits.append(inside[-1])
-            assert len(inside) <= most
-        for begin, end in _spans(visits):
-            within = visits[begin : end + 1]
-            seconds = within[-1].after - within[0].before
-            assert len(within) <= calls * (1 + seconds / 60) + 1e-6
-            beyond = sum(max(each.used - each.held.tokens, 0) + max(each.held.tokens - tokens, 0) for each in within)
-            assert sum(each.used for each in within) <= tokens * (1 + seconds / 60) + beyond + 1e-6
+                with contextlib.suppress(LimitReached):
+                    visits.append(_Visit(await some.enter(number), before, stage.now()))
+                    inside.append(visits[-1])
+            elif inside:
+                visit = inside.pop(number % len(inside))
+                visit.used = visit.held.tokens * percent // 100
+                await some.leave(visit.held, visit.used)
+                visit.left = len(visits)
+            assert len(inside) <= limits.get("concurrent", len(inside))
+        for first, last in itertools.combinations_with_replacement(range(len(visits)), 2):
+            _keep_the_promise(limits, visits, first, last)
         for visit in inside:
             await some.leave(visit.held, 0)
         await stage.advance(HOUR)
         free = await some.enter(0)
         assert {each.limit.what: each.remaining for each in free.standings} == {
-            "calls_per_minute": calls - 1,
-            "tokens_per_minute": tokens,
-            "concurrent": most - 1,
+            what: most if what == "tokens_per_minute" else most - 1 for what, most in limits.items()
         }
         await some.leave(free, 0)
 
 
 @dataclass
 class _Visit:
-    """A call that was let in between two moments, and the tokens it has used so far as anybody knows."""
+    """A call that was let in between two moments, the tokens it used, and how many were let in before it left."""
 
     held: Pass
     before: float
     after: float
-    used: int
+    used: int | None = None
+    left: float = math.inf
 
 
-def _spans(visits: list[_Visit]) -> Iterator[tuple[int, int]]:
-    return itertools.combinations_with_replacement(range(len(visits)), 2)
+def _keep_the_promise(limits: Mapping[str, int], visits: list[_Visit], first: int, last: int) -> None:
+    span = visits[first : last + 1]
+    minutes = (span[-1].after - span[0].before) / MINUTE
+    if (calls := limits.get("calls_per_minute")) is not None:
+        assert len(span) <= calls * (1 + minutes) + 1e-6
+    if (tokens := limits.get("tokens_per_minute")) is not None:
+        known = 0
+        for visit in span:
+            took = visit.held.tokens
+            used = took if visit.used is None else visit.used
+            known += used if visit.left <= last else min(used, took)
+        larger = max(span[-1].held.tokens - tokens, 0)
+        assert known <= tokens * (1 + minutes) + larger + 1e-6
