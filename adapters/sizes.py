@@ -106,7 +106,7 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
             found.items(arguments.get("input"))
             found.open_ended |= arguments.get("prompt") is not None or _goes_over_it_again(arguments.get("reasoning"))
     if not _OPENAI_OPEN.isdisjoint(arguments):
-        found.open_ended |= any(arguments.get(name) for name in _OPENAI_OPEN)
+        found.open_ended |= any(_given(arguments.get(name)) for name in _OPENAI_OPEN)
         found.searches += arguments.get("web_search_options") is not None
     tools = arguments.get("tools")
     if tools or (tools := arguments.get("functions")):
@@ -251,7 +251,11 @@ def _opens(name: str, value: Any) -> bool:
     """Whether a member of _ANTHROPIC_OPEN opens a call. To forget parts of a conversation makes nothing longer."""
     if name == "context_management" and isinstance(value, dict) and isinstance(value.get("edits"), list):
         return not all(isinstance(edit, dict) and str(edit.get("type")).startswith("clear_") for edit in value["edits"])
-    return bool(value)
+    return _given(value)
+
+
+def _given(value: object) -> bool:
+    return value is not None and value != []
 
 
 def _goes_over_it_again(reasoning: Any) -> bool:
