@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
+from adapters.allowances import anthropic_headers
 from adapters.base import (
     ERROR_TYPES,
     AgentCall,
+    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -98,6 +100,9 @@ class Anthropic:
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal), orjson.dumps(_error(refusal))
+
+    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
+        return anthropic_headers(calls, tokens, now_ns)
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"event: error\ndata: " + orjson.dumps(_error(refusal)) + b"\n\n"

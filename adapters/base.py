@@ -179,6 +179,11 @@ class Adapter(Protocol):
         """Headers (with content type) and body of a refusal in the protocol's own shape."""
         ...
 
+    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
+        """How much is left of the limits on calls and on tokens a minute, as clients of this protocol are used to be
+        told; nothing of one that is None. `now_ns` is the wall clock's."""
+        ...
+
     def broken_stream(self, refusal: Refusal) -> bytes:
         """The event that tells an agent in the middle of a stream that no more will come."""
         ...

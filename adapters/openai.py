@@ -7,9 +7,11 @@ from typing import Any
 
 import orjson
 
+from adapters.allowances import openai_headers
 from adapters.base import (
     ERROR_TYPES,
     AgentCall,
+    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -141,6 +143,9 @@ class OpenAI:
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal), orjson.dumps(_error(refusal))
+
+    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
+        return openai_headers(calls, tokens)
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"data: " + orjson.dumps(_error(refusal)) + b"\n\n"
