@@ -16,6 +16,7 @@ lifeline   what may end a call before its time
 forward    to the target and back
 carrier    our HTTP/1.1 client: bytes to one origin, and its answer
 headers    which headers pass the gate
+allowances  how near an agent is to its limits, as its client is told
 reply      the answer on its way to the agent
 problems   the table: error -> status, code, next step
 obligations  what a yes demanded, fulfilled before anything leaves

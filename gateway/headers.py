@@ -67,8 +67,7 @@ def onward(
     """
     kept = [line for line in headers if line[0] in _ONWARD or line[0].startswith(_ONWARD_PREFIX)]
     if demanded:
-        names = {name for name, _ in demanded}
-        kept = [line for line in kept if line[0] not in names] + demanded
+        kept = replaced(kept, demanded)
     kept.extend(_ALWAYS)
     kept.extend(credentials)
     return kept
@@ -81,6 +80,12 @@ def homeward(headers: Headers) -> Headers:
         if name == b"connection":
             stays = stays | {token.strip().lower() for token in value.split(b",")}
     return [line for line in headers if line[0] not in stays and not line[0].startswith(b"x-weighbridge-")]
+
+
+def replaced(headers: Headers, own: Headers) -> Headers:
+    """`own` in place of the lines of the same names."""
+    names = {name for name, _ in own}
+    return [line for line in headers if line[0] not in names] + own
 
 
 def parameters(query: bytes) -> bytes:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
+from gateway.state.limits import EmbeddedLimits
 from policies.budgets import Store
+from policies.limits import LimitStore
 
 __all__ = ["State", "StateUnusable", "open_state"]
 
@@ -21,6 +23,7 @@ class State:
     """Everything that is kept at one place."""
 
     budgets: Store
+    limits: LimitStore
 
     async def close(self) -> None:
         """Carries out what is under way, as far as that is possible in a few seconds."""
@@ -30,5 +33,5 @@ class State:
 def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     """The state at a place as the setting `state` names it; `clock` gives Unix nanoseconds. Raises StateUnusable."""
     if url.startswith(_FILE):
-        return State(EmbeddedStore(Path(url.removeprefix(_FILE)), clock))
+        return State(EmbeddedStore(Path(url.removeprefix(_FILE)), clock), EmbeddedLimits())
     raise StateUnusable(f"There is no way to keep state at {url.partition('://')[0]}.")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.headers import homeward, onward
+from gateway.headers import homeward, onward, replaced
 
 CREDENTIALS = [(b"authorization", b"Bearer ours")]
 
@@ -67,3 +67,9 @@ def test_an_answer_keeps_its_headers_but_those_of_the_connection_and_the_account
         for name in (b"set-cookie", b"server", b"date", b"connection", b"transfer-encoding", b"openai-organization")
     ]
     assert homeward([*kept, *left, (b"x-weighbridge-call", b"forged")]) == kept
+
+
+def test_a_line_of_our_own_stands_in_place_of_all_of_its_name() -> None:
+    theirs = [(b"x-ratelimit-limit-requests", b"9"), (b"x-ratelimit-limit-tokens", b"8"), (b"a", b"1"), (b"a", b"2")]
+    ours = [(b"x-ratelimit-limit-requests", b"7"), (b"a", b"3")]
+    assert replaced(theirs, ours) == [(b"x-ratelimit-limit-tokens", b"8"), *ours]
