@@ -1,12 +1,12 @@
 """The Anthropic API: messages and their token count."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from adapters.allowances import anthropic_headers
+from adapters.anthropic_streams import MessagesMeter
 from adapters.base import (
     ERROR_TYPES,
     AgentCall,
@@ -24,7 +24,7 @@ from adapters.base import (
 )
 from adapters.body import check_spelling, parse, replace
 from adapters.errors import MalformedCall
-from adapters.meter import Meter, Watch, json_object
+from adapters.meter import json_object, tokens_of
 from adapters.openai import read_model, read_stream
 from adapters.sizes import of_anthropic
 
@@ -95,8 +95,19 @@ class Anthropic:
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 
+    def counted(self, call: AgentCall, answer: bytes) -> int:
+        blocks = json_object(answer).get("content") if call.operation == "messages" else None
+        size = 0
+        for block in blocks if isinstance(blocks, list) else ():
+            match block:
+                case {"type": "text", "text": str(said)} | {"type": "thinking", "thinking": str(said)}:
+                    size += len(said.encode())
+                case {"type": "tool_use" | "server_tool_use" | "mcp_tool_use", "input": dict(arguments)}:
+                    size += len(orjson.dumps(arguments))
+        return tokens_of(size)
+
     def meter(self, call: AgentCall) -> StreamMeter:
-        return Meter(_SIGNS, _messages())
+        return MessagesMeter(call, _usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal), orjson.dumps(_error(refusal))
@@ -161,28 +172,3 @@ def _counted(usage: Mapping[str, Any]) -> Usage:
         cache_write_1h_tokens=for_an_hour,
         reasoning_tokens=whole(thought.get("thinking_tokens", thought.get("reasoning_tokens"))),
     )
-
-
-_SIGNS = (re.compile(rb'"message_(?:start|delta|stop)"'), re.compile(rb'"error"'))
-
-
-def _messages() -> Watch:
-    """Usage starts in message_start and ends in message_delta, whose counts are cumulative."""
-    counts: dict[str, Any] = {}
-
-    def watch(meter: Meter, said: bytes) -> bool:
-        match json_object(said):
-            case {"type": "message_start", "message": {"usage": dict(reported)}}:
-                counts.update(reported)
-                meter.usage = _usage(counts)
-            case {"type": "message_delta", "usage": dict(reported)}:
-                # Some servers repeat only a part of the counts here and send the others as null or 0.
-                counts.update({name: count for name, count in reported.items() if count})
-                meter.usage = _usage(counts)
-            case {"type": "message_stop"}:
-                meter.complete = True
-            case {"type": "error"}:
-                meter.failed = True
-        return False
-
-    return watch

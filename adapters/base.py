@@ -118,14 +118,28 @@ class Allowance:
 class StreamMeter(Protocol):
     """Watches one streamed reply go by, and says what may pass.
 
-    Only whole events pass, so that an error event can always be put behind what has passed.
+    Only whole events pass, so that an error event, or an end, can always be put behind what has passed.
     """
 
     usage: Usage | None
+    """What the target has reported; with targets that report as they go, the truth so far."""
     complete: bool
     """True once the protocol's own sign of a finished answer was seen; a stream that ends without it was cut."""
     failed: bool
     """True once the target reported an error inside the stream."""
+    pieces: int
+    """Events so far that carried text. A token takes an event at least with nearly all servers, so there have been no
+    fewer tokens than that."""
+    said: int
+    """Bytes of text in them, as UTF-8: content, reasoning, refusals, arguments of tool calls. Below 0 as long as it is
+    the call's own text that is repeated."""
+    stopped: bool
+    """True after a `feed` that has stopped where `stop_beyond` says, until the next one."""
+
+    @property
+    def produced(self) -> int:
+        """Tokens so far, counted here: an estimate, for where nobody reports the truth."""
+        ...
 
     def feed(self, piece: bytes) -> bytes:
         """Takes the next bytes of the target, returns those that go to the agent now (maybe none).
@@ -140,6 +154,24 @@ class StreamMeter(Protocol):
         A last event that is whole but for its blank line counts, and passes with that line added: clients drop it
         otherwise. A torn one is dropped here, so that an error event can follow.
         """
+        ...
+
+    def stop_beyond(self, pieces: int, said: int) -> None:
+        """From now on `feed` stops behind the event with which there are more `pieces` or more `said` than this. What
+        follows waits, neither counted nor noted, for the next `feed`, which may be of nothing.
+
+        Whoever may want to `cut` the stream calls this before the first `feed`.
+        """
+        ...
+
+    def cut(self) -> bytes:
+        """Events that end what has passed as if it had reached its limit of tokens, so that stock clients see an
+        answer that is short and nothing else; empty where the answer has ended by itself. Nothing passes after it."""
+        ...
+
+    def spent(self) -> Usage:
+        """What the answer has cost so far: as reported where the target's last report covers all that has passed; else
+        `estimated`, with what was reported of the input, and the output as counted here if that is more."""
         ...
 
 
@@ -171,6 +203,10 @@ class Adapter(Protocol):
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         """Tokens reported in an unstreamed answer, or in the last few kilobytes of one; None where there are none."""
+        ...
+
+    def counted(self, call: AgentCall, answer: bytes) -> int:
+        """Tokens of a whole unstreamed answer that came without their number, estimated from its texts."""
         ...
 
     def meter(self, call: AgentCall) -> StreamMeter: ...

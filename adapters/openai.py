@@ -1,7 +1,6 @@
 """The OpenAI API: chat completions, completions, embeddings, responses, models."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, NoneType
 from typing import Any
 
@@ -25,7 +24,8 @@ from adapters.base import (
 )
 from adapters.body import check_spelling, find, parse, put_first, replace
 from adapters.errors import MalformedCall
-from adapters.meter import DONE, Meter, Watch, json_object
+from adapters.meter import json_object, tokens_of, told_in
+from adapters.openai_streams import ChatMeter, CompletionsMeter, Reads, ResponsesMeter
 from adapters.sizes import of_openai
 
 _ENDPOINTS = (
@@ -65,6 +65,19 @@ MEMBERS = frozenset(
     """.split()
 )
 """What calls are made of at the top. Beside these only what the target alone understands, which passes as well."""
+
+_MADE: Mapping[str, str] = {"chat": "choices", "completions": "choices", "responses": "output"}
+"""Operations that are answered in text -> the member of an unstreamed answer that holds it."""
+_SAID = frozenset("arguments code content input reasoning reasoning_content refusal text thinking transcript".split())
+"""Names of what a model has written, wherever in an answer it stands."""
+_QUOTED = frozenset({"annotations", "logprobs", "outputs", "results"})
+"""Names of what it has not."""
+
+_METERS: Mapping[str, Callable[[AgentCall, Reads], StreamMeter]] = {
+    "chat": ChatMeter,
+    "completions": CompletionsMeter,
+    "responses": ResponsesMeter,
+}
 
 _BILLED_OTHERWISE = frozenset({"service_tier", "tools"})
 """Members of a call that can make it cost something beside its tokens, or its tokens cost something else."""
@@ -136,10 +149,17 @@ class OpenAI:
         # Where only an answer's end is at hand, nobody knows that it is billed by cheaper terms than the usual ones.
         return _usage(usage, json_object(answer) or {"service_tier": asked if asked != "flex" else None})
 
+    def counted(self, call: AgentCall, answer: bytes) -> int:
+        made = json_object(answer).get(_MADE.get(call.operation, ""))
+        answers = made if isinstance(made, list) else []
+        # Some servers send the same text under two names.
+        size = sum(len(text.encode()) for one in answers for text in dict.fromkeys(told_in(one, _SAID, _QUOTED)))
+        if call.arguments.get("echo"):  # every answer begins with its prompt, which is no longer than the body
+            size -= len(call.body) * len(answers)
+        return tokens_of(size)
+
     def meter(self, call: AgentCall) -> StreamMeter:
-        if call.operation == "responses":
-            return Meter(_RESPONSES_SIGNS, _watch_responses)
-        return Meter(_COMPLETIONS_SIGNS, _completions(_answers(call.arguments)), keep=call.wants_usage)
+        return _METERS.get(call.operation, ChatMeter)(call, _usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal), orjson.dumps(_error(refusal))
@@ -218,7 +238,7 @@ def _usage(usage: Mapping[str, Any], around: Mapping[str, Any] = MappingProxyTyp
     cached, stored = whole(read.get("cached_tokens", usage.get("cached_tokens"))), whole(read.get("cache_write_tokens"))
     tier = around.get("service_tier")
     return Usage(
-        input_tokens=given if cached + stored <= given else given + cached + stored,
+        input_tokens=given if max(cached, stored) <= given else given + cached + stored,
         output_tokens=made,
         cache_read_tokens=cached,
         cache_write_tokens=stored,
@@ -244,62 +264,3 @@ def _items(answer: Mapping[str, Any], kind: str) -> int:
         and member(item, "action").get("type") not in ("open_page", "find", "find_in_page")
         for item in (items if isinstance(items, list) else ())
     )
-
-
-# Most chunks carry these members as null; only a value matters.
-_COMPLETIONS_SIGNS = (
-    re.compile(rb'"usage"(?!\s*:\s*null)'),
-    re.compile(rb'"finish_reason"(?!\s*:\s*null)'),
-    re.compile(rb'"error"(?!\s*:\s*null)'),
-    re.compile(rb"\[DONE\]"),
-)
-_RESPONSES_SIGNS = (
-    re.compile(rb'"response\.(?:completed|incomplete|failed)"'),
-    re.compile(rb'"error"(?!\s*:\s*null)'),
-)
-
-
-def _completions(answers: int) -> Watch:
-    """Usage comes in a chunk of its own, without choices, when asked for; some targets report it in every chunk.
-
-    A stream is finished when each of its `answers` has a finish reason, or at the target's [DONE].
-    """
-    finished: set[int] = set()
-
-    def watch(meter: Meter, said: bytes) -> bool:
-        if said.startswith(DONE):
-            meter.complete = True
-            return False
-        chunk = json_object(said)
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("finish_reason"):
-                finished.add(whole(choice.get("index")))
-        if len(finished) >= answers:
-            meter.complete = True
-        if chunk.get("error"):
-            meter.failed = True
-            return False
-        meter.usage = _usage(member(chunk, "usage")) or meter.usage
-        return isinstance(chunk.get("usage"), dict) and not choices
-
-    return watch
-
-
-def _watch_responses(meter: Meter, said: bytes) -> bool:
-    event = json_object(said)
-    kind = event.get("type")
-    if kind in ("response.completed", "response.incomplete", "response.failed"):
-        meter.complete = True
-        meter.failed = kind == "response.failed"
-        meter.usage = _usage(member(member(event, "response"), "usage")) or meter.usage
-    elif kind == "error" or event.get("error"):
-        meter.failed = True
-    return False
-
-
-def _answers(arguments: Mapping[str, Any]) -> int:
-    """How many answers one stream interleaves: `n` for every prompt. A prompt is a text, or a list of tokens."""
-    prompt = arguments.get("prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-    return prompts * (whole(arguments.get("n")) or 1)

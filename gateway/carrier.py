@@ -34,7 +34,7 @@ import re
 import select
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -775,8 +775,12 @@ class Carrier:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         repeatable: bool = False,
+        leaving: Callable[[], None] | None = None,
     ) -> Reply:
         """Write one request and return its reply as soon as the head is there.
+
+        `leaving` is called right before the first byte is written: whatever happens before that, a cancellation too,
+        the target knows nothing of the request.
 
         Host and framing are the carrier's own: content-length for bytes, chunks for an iterable (which is closed when
         it is no longer wanted). When the target answers before it has taken an iterable's whole body, the rest stays
@@ -798,6 +802,8 @@ class Carrier:
             connection.begin(reply, head_only=method == b"HEAD", request_done=whole, started=started)
             transport = connection.transport
             assert transport is not None  # _take_idle and _acquire return connected ones
+            if leaving is not None:
+                leaving()
             transport.write(request)
             pump = None
             if isinstance(body, bytes):

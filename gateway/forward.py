@@ -1,23 +1,50 @@
 """Carries a decided call to its target and the answer back: whole if it is whole, event by event if it streams."""
 
+import dataclasses
 import time
+from typing import Final, Protocol
 
-from adapters.base import AgentCall, Headers
+from adapters.base import AgentCall, Headers, StreamMeter, Usage
 from adapters.errors import MalformedCall
+from adapters.meter import bytes_of, tokens_of
 from gateway import carrier
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Reached
 from gateway.headers import homeward, onward, parameters
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
 
-_HELD_BACK = 1024 * 1024
+_HELD_BACK: Final = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
 
-_EVENTS = b"text/event-stream"
-_TAIL = 4096
+_EVENTS: Final = b"text/event-stream"
+_TAIL: Final = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
+
+# Who honours `max_tokens` must never be cut for it. The most bytes a token that any language needs over a whole answer
+# is some 10, with tokenizers that hardly know its script; a few tokens may be far longer than that, words or runs of
+# spaces of up to 128 bytes, which is what the allowance beside it is for.
+_BYTES_A_TOKEN: Final = 16
+_LONG_TOKENS: Final = 1024
+
+
+class Lender(Protocol):
+    """What a stream has to know of the loan that pays for it. Tokens are those that a meter has `produced`."""
+
+    @property
+    def mark(self) -> int:
+        """How many tokens may pass before `more` is asked."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """The most that the call was granted at all; an honest target produces no more tokens than that."""
+        ...
+
+    async def more(self, produced: int) -> bool:
+        """Borrows for what comes after so many tokens and raises the mark; False where nobody lends that."""
+        ...
 
 
 async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
@@ -35,14 +62,20 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         path += b"?" + query
     body = x.adapter.onward(call, arm.model)
     demanded = x.fulfilled.headers if x.fulfilled is not None else None
+
+    def leaving() -> None:
+        x.reached = Reached.MAYBE
+
     x.sent_at = time.monotonic()
+    headers = onward(x.headers, arm.target.credentials, demanded)
     try:
-        answer = await line.carrier.send(b"POST", path, onward(x.headers, arm.target.credentials, demanded), body)
+        answer = await line.carrier.send(b"POST", path, headers, body, leaving=leaving)
     except carrier.CarrierError as error:
         raise _failure(x, error) from None
     except ValueError as error:
         raise MalformedCall(f"The call's path or headers cannot be sent on: {error}.") from None
     try:
+        x.reached = Reached.ANSWERED
         x.target_status = answer.status
         kind, encoded = _described(answer.headers)
         x.detail = _unacceptable(call, answer.status, kind, encoded)
@@ -88,6 +121,9 @@ async def _stream(
     x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply, secret: bytes
 ) -> None:
     meter = x.adapter.meter(call)
+    lender: Lender | None = x.lending
+    if lender is not None:
+        meter.stop_beyond(*_bounds(lender))
     headers = [line for line in headers if line[0] != b"content-length"]
     try:
         while piece := await answer.read():
@@ -98,6 +134,10 @@ async def _stream(
                 await reply.start(answer.status, headers)
             if events:
                 await reply.piece(_concealed(events, secret))
+            if lender is not None and meter.stopped and not await _goes_on(x, lender, meter, reply, secret):
+                answer.close()
+                await reply.end(_concealed(meter.cut(), secret))
+                return
         rest = _concealed(meter.rest(), secret)
     except (carrier.CarrierError, ValueError) as error:
         failure = _failure(x, error)
@@ -114,9 +154,34 @@ async def _stream(
         else:
             await reply.end(rest)
     finally:
-        x.usage = meter.usage
+        x.usage = meter.spent()
     if meter.failed and x.code == "ok":
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
+
+
+async def _goes_on(x: Exchange, lender: Lender, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
+    """Borrows for a stream that has stopped, and lets pass what has waited; False when the stream ends here."""
+    while meter.stopped:
+        if meter.pieces > lender.limit or meter.said > _most_bytes(lender.limit):
+            x.detail = f"cut: the target went on beyond the {lender.limit} tokens that it was allowed"
+            return False
+        if not await lender.more(meter.produced):
+            x.code, x.detail = "budget_exhausted", f"cut after about {meter.produced} tokens: nobody lends more"
+            return False
+        meter.stop_beyond(*_bounds(lender))
+        if events := meter.feed(b""):
+            await reply.piece(_concealed(events, secret))
+    return True
+
+
+def _bounds(lender: Lender) -> tuple[int, int]:
+    """(pieces, bytes) beyond which a stream stops: because of the mark, or of the limit."""
+    mark, limit = lender.mark, lender.limit
+    return min(mark, limit), min(bytes_of(mark), _most_bytes(limit))
+
+
+def _most_bytes(limit: int) -> int:
+    return _BYTES_A_TOKEN * limit + _LONG_TOKENS
 
 
 async def _body(
@@ -128,38 +193,60 @@ async def _body(
     lifeline: Lifeline,
     secret: bytes,
 ) -> None:
+    body, size, ended = b"", 0, False
     try:
         body = await answer.read()
+        size = len(body)
         x.first_byte_at = time.monotonic()
         if not answer.complete and body:
-            pieces, size = [body], len(body)
+            pieces = [body]
             while size <= _HELD_BACK and (piece := await answer.read()):
                 pieces.append(piece)
                 size += len(piece)
             body = b"".join(pieces)
-    except carrier.CarrierError as error:
-        raise _failure(x, error) from None
-    if len(body) <= _HELD_BACK:
-        if answer.status == 200:
-            x.usage = x.adapter.usage(call, body)
-        headers = [line for line in headers if line[0] != b"content-length"]
-        await reply.whole(answer.status, headers, _concealed(body, secret))
-        return
-    await reply.start(answer.status, headers)
-    await reply.piece(_concealed(body, secret))
-    tail = body[-_TAIL:]
-    try:
-        while piece := await answer.read():
-            tail = (tail + piece)[-_TAIL:]
-            await reply.piece(_concealed(piece, secret))
+        if size <= _HELD_BACK:
+            ended = True
+        else:
+            await reply.start(answer.status, headers)
+            await reply.piece(_concealed(body, secret))
+            body = body[-_TAIL:]
+            while piece := await answer.read():
+                size += len(piece)
+                body = (body + piece)[-_TAIL:]
+                await reply.piece(_concealed(piece, secret))
+            ended = True
     except carrier.CarrierError as error:
         failure = _failure(x, error)
+        if not reply.started:
+            raise failure from None
         x.code = refusal_for(failure, x.id).code
         lifeline.abort()
+        return
+    finally:
+        if answer.status == 200 and not call.endpoint.free:
+            x.usage = _used(x, call, body if ended else b"", size)
+    if size <= _HELD_BACK:
+        headers = [line for line in headers if line[0] != b"content-length"]
+        await reply.whole(answer.status, headers, _concealed(body, secret))
     else:
-        if answer.status == 200:
-            x.usage = x.adapter.usage(call, tail)
         await reply.end()
+
+
+def _used(x: Exchange, call: AgentCall, body: bytes, size: int) -> Usage:
+    """Tokens of an unstreamed answer of `size` bytes: all of it in `body`, its end, or nothing where it broke off.
+
+    A target that reports none for what it has said has not counted.
+    """
+    usage = x.adapter.usage(call, body) if body else None
+    if usage is not None and usage.output_tokens:
+        return usage
+    if len(body) == size:
+        counted = x.adapter.counted(call, body)
+    else:
+        counted = tokens_of(size) if x.adapter.token_caps(call) else 0
+    if usage is None:
+        return Usage(output_tokens=counted, estimated=True)
+    return dataclasses.replace(usage, output_tokens=counted, estimated=True) if counted else usage
 
 
 def _concealed(text: bytes, secret: bytes) -> bytes:
