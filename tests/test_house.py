@@ -35,6 +35,8 @@ OWNERS = {
     "regorus": ("policies/",),
     "httptools": ("gateway/carrier.py", "gateway/door.py"),
     "pyarrow": ("gateway/parquet.py",),
+    "redis": ("gateway/state/",),
+    "hiredis": ("gateway/state/",),
 }
 """Dependency -> the only places that import it, so that replacing it stays the work of one place."""
 
@@ -54,6 +56,9 @@ NEVER_TOLD = {
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
     "gateway.state.errors.StateUnusable": "stops the start",
+    "gateway.state.redis_wire.Unanswered": "is an answer, and becomes StoreUnavailable",
+    "gateway.state.redis_wire._Unfit": "ends a connection, of which calls see only that it is not there",
+    "gateway.state.redis_servers.Refused": "is StoreUnavailable to all but the outbox",
     "gateway.remote.Refused": "is told by a command, at a terminal",
     "gateway.spend.SpendRefused": "is told to a person, by the admin API",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",

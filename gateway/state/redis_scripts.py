@@ -1,0 +1,63 @@
+"""What a Redis server is told to do: one script a step, each atomic, the text of each beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, Final, cast
+
+import hiredis
+import orjson
+
+_HERE: Final = Path(__file__).parent
+_RULES: Final = (_HERE / "books.lua").read_text(encoding="utf-8")
+_READS: Final = "look"
+"""The script that only reads, and can be run where nothing can be written."""
+
+
+def packed(*words: str | bytes | int) -> bytes:
+    """A command as a server reads it."""
+    return cast(bytes, hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub knows one word only
+
+
+class Script:
+    """One step. Its text has the rules of `books.lua` before it; a server knows it by its digest once it was loaded."""
+
+    __slots__ = ("_digest", "name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+
+    @classmethod
+    def read(cls, name: str) -> Script:
+        flags = " flags=no-writes" if name == _READS else ""
+        return cls(name, f"#!lua{flags}\n{_RULES}\n{(_HERE / f'{name}.lua').read_text(encoding='utf-8')}")
+
+    def load(self) -> bytes:
+        """The command that makes a server know it."""
+        return packed("SCRIPT", "LOAD", self.text)
+
+    def call(self, keys: Sequence[str], ask: dict[str, Any]) -> bytes:
+        """The command that runs it. All `keys` are of one slot."""
+        return packed(b"EVALSHA", self._digest, len(keys), *keys, orjson.dumps(ask))
+
+
+class Scripts:
+    """Every step there is."""
+
+    def __init__(self) -> None:
+        self.tell = Script.read("tell")
+        self.reserve = Script.read("reserve")
+        self.extend = Script.read("extend")
+        self.settle = Script.read("settle")
+        self.post = Script.read("post")
+        self.void = Script.read("void")
+        self.renew = Script.read("renew")
+        self.expire = Script.read("expire")
+        self.look = Script.read("look")
+
+    def all(self) -> list[Script]:
+        return list(vars(self).values())
