@@ -15,13 +15,14 @@ from deploy.demo.standin import (
     Refused,
     Reply,
     Standin,
-    answer_text,
     arguments_for,
     count_tokens,
-    cut_to,
     event,
     identifier,
+    in_events,
     mentions_tool,
+    say,
+    tells_usage,
     text_of,
     words,
 )
@@ -54,7 +55,7 @@ def messages(document: Document) -> Reply:
         }
         stop_reason = "tool_use"
     else:
-        written, cut = cut_to(answer_text(model, asked), limit)
+        written, cut = say(model, asked, limit)
         block = {"type": "text", "text": written}
         stop_reason = "max_tokens" if cut else "end_turn"
     usage: Document = {
@@ -65,6 +66,8 @@ def messages(document: Document) -> Reply:
         "output_tokens": len(words(written)),
         "service_tier": "standard",
     }
+    if not tells_usage(model):  # clients insist on the member itself
+        usage |= {"input_tokens": 0, "output_tokens": 0}
     message: Document = {
         "id": identifier("msg_", document),
         "type": "message",
@@ -78,7 +81,7 @@ def messages(document: Document) -> Reply:
     if not document.get("stream"):
         return Json(message)
 
-    begun = message | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+    begun = message | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": int(tells_usage(model))}}
     empty: Document = {"input": {}} if tool else {"text": ""}
     opened = block | empty
     frames = [
@@ -86,7 +89,7 @@ def messages(document: Document) -> Reply:
         _typed("content_block_start", index=0, content_block=opened),
         _typed("ping"),
     ]
-    for piece in words(written):
+    for piece in words(written) if tool else in_events(model, written):
         delta: Document = (
             {"type": "input_json_delta", "partial_json": piece} if tool else {"type": "text_delta", "text": piece}
         )

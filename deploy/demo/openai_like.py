@@ -20,13 +20,14 @@ from deploy.demo.standin import (
     Refused,
     Reply,
     Standin,
-    answer_text,
     arguments_for,
     count_tokens,
-    cut_to,
     event,
     identifier,
+    in_events,
     mentions_tool,
+    say,
+    tells_usage,
     text_of,
     words,
 )
@@ -51,11 +52,11 @@ def chat(document: Document) -> Reply:
     asked = text_of(last.get("content"))
     tool = _tool_to_call(document.get("tools"), asked) if last.get("role") == "user" else None
     limit = document.get("max_completion_tokens", document.get("max_tokens"))
-    said, cut = cut_to(answer_text(model, asked), limit)
+    said, cut = say(model, asked, limit)
     arguments = orjson.dumps(arguments_for(tool.get("parameters"))).decode() if tool else ""
     n = document.get("n") or 1
     tokens = n * len(words(arguments if tool else said))
-    usage = _usage(count_tokens(messages), tokens)
+    usage = _usage(model, count_tokens(messages), tokens)
     base: Document = {
         "id": identifier("chatcmpl-", document),
         "object": "chat.completion",
@@ -72,7 +73,7 @@ def chat(document: Document) -> Reply:
             function = {"name": tool["name"], "arguments": arguments}
             message |= {"content": None, "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
         choices = [{"index": i, "message": message, "logprobs": None, "finish_reason": finish} for i in range(n)]
-        return Json(base | {"choices": choices, "usage": usage})
+        return Json(base | {"choices": choices} | usage)
 
     deltas: list[Document] = [{"role": "assistant", "content": None if tool else "", "refusal": None}]
     if tool:
@@ -80,7 +81,7 @@ def chat(document: Document) -> Reply:
         deltas.append({"tool_calls": [{"index": 0, "id": call_id, "type": "function", "function": function}]})
         deltas += [{"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in words(arguments)]
     else:
-        deltas += [{"content": piece} for piece in words(said)]
+        deltas += [{"content": piece} for piece in in_events(model, said)]
     options = document.get("stream_options") or {}
     extra: Document = {"usage": None} if options.get("include_usage") else {}
     if options.get("include_obfuscation", True):
@@ -95,8 +96,8 @@ def chat(document: Document) -> Reply:
         event(base | {"choices": [{"index": i, "delta": {}, "logprobs": None, "finish_reason": finish}]} | extra)
         for i in range(n)
     ]
-    if options.get("include_usage"):
-        frames.append(event(base | {"choices": [], "usage": usage}))
+    if options.get("include_usage") and usage:
+        frames.append(event(base | {"choices": []} | usage))
     return Events((*frames, DONE))
 
 
@@ -107,8 +108,8 @@ def completions(document: Document) -> Reply:
     if not all(isinstance(one, str) for one in prompts):
         raise _invalid("prompt must be a string or a list of strings.", "prompt")
     limit = document.get("max_tokens", COMPLETION_MAX_TOKENS)
-    answers = [cut_to(answer_text(model, one), limit) for one in prompts for _ in range(document.get("n") or 1)]
-    usage = _usage(count_tokens(prompts), sum(len(words(said)) for said, _ in answers))
+    answers = [say(model, one, limit) for one in prompts for _ in range(document.get("n") or 1)]
+    usage = _usage(model, count_tokens(prompts), sum(len(words(said)) for said, _ in answers))
     base: Document = {
         "id": identifier("cmpl-", document),
         "object": "text_completion",
@@ -123,15 +124,15 @@ def completions(document: Document) -> Reply:
     finishes = ["length" if cut else "stop" for _, cut in answers]
     if not document.get("stream"):
         choices = [choice(i, said, finishes[i]) for i, (said, _) in enumerate(answers)]
-        return Json(base | {"choices": choices, "usage": usage})
+        return Json(base | {"choices": choices} | usage)
     include_usage = (document.get("stream_options") or {}).get("include_usage")
     extra: Document = {"usage": None} if include_usage else {}
     frames = []
     for i, (said, _) in enumerate(answers):
-        frames += [event(base | {"choices": [choice(i, piece, None)]} | extra) for piece in words(said)]
+        frames += [event(base | {"choices": [choice(i, piece, None)]} | extra) for piece in in_events(model, said)]
         frames.append(event(base | {"choices": [choice(i, "", finishes[i])]} | extra))
-    if include_usage:
-        frames.append(event(base | {"choices": [], "usage": usage}))
+    if include_usage and usage:
+        frames.append(event(base | {"choices": []} | usage))
     return Events((*frames, DONE))
 
 
@@ -150,8 +151,8 @@ def embeddings(document: Document) -> Reply:
         vector = base64.b64encode(packed).decode() if as_base64 else list(struct.unpack(f"<{dimensions}f", packed))
         data.append({"object": "embedding", "index": i, "embedding": vector})
     tokens = sum(count_tokens(one) if isinstance(one, str) else len(one) for one in given)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Json({"object": "list", "data": data, "model": model, "usage": usage})
+    usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if tells_usage(model) else {}
+    return Json({"object": "list", "data": data, "model": model} | usage)
 
 
 def responses(document: Document) -> Reply:
@@ -163,7 +164,7 @@ def responses(document: Document) -> Reply:
     last = items[-1]
     asked = text_of(last.get("content"))
     tool = _tool_to_call(document.get("tools"), asked) if last.get("role") == "user" else None
-    said, cut = cut_to(answer_text(model, asked), document.get("max_output_tokens"))
+    said, cut = say(model, asked, document.get("max_output_tokens"))
     status = "incomplete" if cut and not tool else "completed"
     arguments = orjson.dumps(arguments_for(tool.get("parameters"))).decode() if tool else ""
     if tool:
@@ -216,7 +217,9 @@ def responses(document: Document) -> Reply:
             "output_tokens": tokens_out,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens_in + tokens_out,
-        },
+        }
+        if tells_usage(model)
+        else None,
     }
     if not document.get("stream"):
         return Json(final)
@@ -245,7 +248,7 @@ def _response_events(final: Document, item: Document, content: str) -> Iterator[
         opened = item | {"status": "in_progress", "content": []}
         yield typed("response.output_item.added", output_index=0, item=opened)
         yield typed("response.content_part.added", **at, part=part | {"text": ""})
-        for piece in words(content):
+        for piece in in_events(final["model"], content):
             yield typed("response.output_text.delta", **at, delta=piece, logprobs=[])
         yield typed("response.output_text.done", **at, text=content, logprobs=[])
         yield typed("response.content_part.done", **at, part=part)
@@ -285,8 +288,11 @@ def _tool_to_call(tools: Any, asked: str) -> Document | None:
     return tool
 
 
-def _usage(tokens_in: int, tokens_out: int) -> Document:
-    return {
+def _usage(model: str, tokens_in: int, tokens_out: int) -> Document:
+    """The member of an answer that tells it, where the model tells it."""
+    if not tells_usage(model):
+        return {}
+    usage = {
         "prompt_tokens": tokens_in,
         "completion_tokens": tokens_out,
         "total_tokens": tokens_in + tokens_out,
@@ -298,6 +304,7 @@ def _usage(tokens_in: int, tokens_out: int) -> Document:
             "rejected_prediction_tokens": 0,
         },
     }
+    return {"usage": usage}
 
 
 def _vector(given: Any, dimensions: int) -> bytes:

@@ -221,9 +221,10 @@ def what_to_try(agents: str, admin: str, config: Path, settings: Settings) -> st
     denied = chat.replace("gpt-4o-mini", "llama-3.1-8b")
     message = '{"model": "claude-haiku-4-5", "max_tokens": 99, "messages": [{"role": "user", "content": "Hello"}]}'
     as_json = "-H 'content-type: application/json'"
-    support, intern, dana = (
-        f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "dana-token")
+    support, intern, batch, dana = (
+        f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "batch-key", "dana-token")
     )
+    again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do"
     return f"""
 Weighbridge is ready. Agents call {agents}, people look after it at {admin}.
 Behind it stand-in models answer: no key, no network, no cost. Stock clients work too:
@@ -244,6 +245,18 @@ The same through the Anthropic API:
 One that policy denies (the envelope of intern-bot does not have this model), with the reason:
 
     curl -i {agents}/v1/chat/completions {intern} {as_json} -d '{denied}'
+
+Money is lent before it is spent. batch-bot has a budget for a dozen short calls a day, and then is told so:
+
+    {again_and_again} curl -s -o /dev/null -w '%{{http_code}} ' {agents}/v1/chat/completions {batch} {as_json} -d '{chat}'; done
+
+How the budgets stand, what was spent, and more for this one:
+
+    curl -s {admin}/budgets {dana}
+
+    curl -s '{admin}/spend?group_by=agent,model' {dana}
+
+    curl -s -X PUT {admin}/budgets/acme/batch-bot {dana} -d '{{"limit_usd": 1, "comment": "go on"}}'
 
 The policy in force, its revision and its last error; the numbers:
 

@@ -11,6 +11,11 @@ that the gateway's own key arrived, remembers what it received and sent, and let
     slow-first-byte              nothing is sent for `slow` seconds
     endless                      a stream goes on until the client leaves
     trickle                      the answer arrives in pieces of a few bytes that respect no event's border
+    ignores-max-tokens           the answer has a thousand words, whatever the call allows
+    big-events                   the same as far as the call allows, fifty words an event where it streams
+    no-usage                     nobody is told how many tokens there were
+
+Several at once are joined by `+`: `endless+big-events+no-usage`.
 """
 
 import asyncio
@@ -31,6 +36,8 @@ CREATED = 1763700000  # answers are deterministic, their time too
 TRICKLE_BYTES = 48
 TRICKLE_SECONDS = 0.001
 ENDLESS_SECONDS = 0.01
+LONG_WORDS = 1000
+WORDS_AN_EVENT = 50
 
 
 class ClientGone(Exception):
@@ -138,18 +145,18 @@ class Standin:
         connection = _Connection(seen, receive, send)
         reply: Reply | Fault
         try:
-            reply, behaviour = self._answer(seen)
+            reply, asked_for = self._answer(seen)
         except Refused as refused:
-            reply, behaviour = refused.fault, ""
+            reply, asked_for = refused.fault, frozenset()
         try:
-            await self._send(reply, behaviour, request_id, connection)
+            await self._send(reply, asked_for, request_id, connection)
         except ClientGone:
             seen.client_gone = True
         finally:
             seen.over.set()
 
-    def _answer(self, seen: Seen) -> tuple[Reply, str]:
-        """The reply to a request and the misbehaviour its model's name asks for. Raises Refused."""
+    def _answer(self, seen: Seen) -> tuple[Reply, frozenset[str]]:
+        """The reply to a request and the misbehaviours its model's name asks for. Raises Refused."""
         dialect = self._dialect
         headers = dict(reversed(seen.headers))
         if _credential(headers) != self._key:
@@ -170,32 +177,35 @@ class Standin:
         model = document.get("model", "")
         if isinstance(model, str) and model.startswith("fail-") and model in dialect.faults:
             raise Refused(dialect.faults[model])
-        return answer(document), model if isinstance(model, str) else ""
+        return answer(document), behaviours(model)
 
-    async def _send(self, reply: Reply | Fault, behaviour: str, request_id: str, connection: "_Connection") -> None:
+    async def _send(
+        self, reply: Reply | Fault, asked_for: frozenset[str], request_id: str, connection: "_Connection"
+    ) -> None:
         headers = {self._dialect.request_id_header: request_id}
-        if behaviour == "slow-first-byte":
+        if "slow-first-byte" in asked_for:
             await connection.pause(self._slow)
         if isinstance(reply, Events):
             frames = list(reply.frames)
-            if behaviour == "no-done":
+            if "no-done" in asked_for:
                 frames = frames[:-1]
-            elif behaviour == "short-stream":
+            elif "short-stream" in asked_for:
                 frames = frames[: len(frames) // 2]
-            elif behaviour == "error-in-stream":
+            elif "error-in-stream" in asked_for:
                 frames = [*frames[: len(frames) // 2], self._dialect.error_event(connection.seen.path)]
-            elif behaviour == "cut-stream":
+            elif "cut-stream" in asked_for:
                 half = len(frames) // 2
                 frames = [*frames[:half], frames[half][: len(frames[half]) // 2]]
-            elif behaviour == "trickle":
+            elif "trickle" in asked_for:
                 frames = _pieces(b"".join(frames))
             await connection.start(200, headers | {"content-type": "text/event-stream; charset=utf-8"})
-            while behaviour == "endless":
-                await connection.write(frames[len(frames) // 2])
-                await connection.pause(ENDLESS_SECONDS)
-            for frame in frames:
+            middle = len(frames) // 2
+            for frame in frames[:middle] if "endless" in asked_for else frames:
                 await connection.write(frame)
-                await connection.pause(TRICKLE_SECONDS if behaviour == "trickle" else self._pace)
+                await connection.pause(TRICKLE_SECONDS if "trickle" in asked_for else self._pace)
+            while "endless" in asked_for:
+                await connection.write(frames[middle])
+                await connection.pause(ENDLESS_SECONDS)
         else:
             if isinstance(reply, Fault):
                 status, document = reply.status, self._dialect.error_document(reply, request_id)
@@ -205,12 +215,12 @@ class Standin:
             body = orjson.dumps(document)
             headers |= {"content-type": "application/json", "content-length": str(len(body))}
             await connection.start(status, headers)
-            if behaviour == "cut-stream":
+            if "cut-stream" in asked_for:
                 body = body[: len(body) // 2]
-            for piece in _pieces(body) if behaviour == "trickle" else [body]:
+            for piece in _pieces(body) if "trickle" in asked_for else [body]:
                 await connection.write(piece)
-                await connection.pause(TRICKLE_SECONDS if behaviour == "trickle" else 0.0)
-        if behaviour != "cut-stream":  # an answer left unfinished makes the server drop the connection
+                await connection.pause(TRICKLE_SECONDS if "trickle" in asked_for else 0.0)
+        if "cut-stream" not in asked_for:  # an answer left unfinished makes the server drop the connection
             await connection.finish()
 
 
@@ -316,10 +326,34 @@ def text_of(content: Any) -> str:
     return ""
 
 
-def answer_text(model: str, asked: str) -> str:
-    """What a stand-in says: enough of the question to see that it arrived, never long."""
+def behaviours(model: Any) -> frozenset[str]:
+    """What a model's name asks for."""
+    return frozenset(model.split("+")) if isinstance(model, str) else frozenset()
+
+
+def say(model: str, asked: str, limit: int | None) -> tuple[str, bool]:
+    """What a stand-in says in at most `limit` words, and whether something was cut off: enough of the question to see
+    that it arrived, and little more unless the model's name asks for that."""
     heard = " ".join(asked.split()[:12])
-    return f"This is the stand-in for {model}. You said: {heard}"
+    text = f"This is the stand-in for {model}. You said: {heard}"
+    asked_for = behaviours(model)
+    if asked_for & {"ignores-max-tokens", "big-events"}:
+        said = text.split()
+        text = " ".join((said * (LONG_WORDS // len(said) + 1))[:LONG_WORDS])
+    return cut_to(text, None if "ignores-max-tokens" in asked_for else limit)
+
+
+def in_events(model: str, text: str) -> list[str]:
+    """The pieces of a text that a stream's events carry."""
+    pieces = words(text)
+    if "big-events" not in behaviours(model):
+        return pieces
+    return ["".join(pieces[at : at + WORDS_AN_EVENT]) for at in range(0, len(pieces), WORDS_AN_EVENT)]
+
+
+def tells_usage(model: str) -> bool:
+    """Whether a model reports how many tokens there were."""
+    return "no-usage" not in behaviours(model)
 
 
 def cut_to(text: str, limit: int | None) -> tuple[str, bool]:

@@ -28,6 +28,9 @@ MISBEHAVIOURS = (
     "slow-first-byte",
     "trickle",
     "endless",
+    "ignores-max-tokens",
+    "big-events",
+    "no-usage",
 )
 FIRST_BYTE_SECONDS = 0.5  # what targets named `hasty-...` are given
 SILENCE_SECONDS = 20.0  # what `slow-first-byte` takes: longer than any test waits

@@ -327,6 +327,58 @@ def test_an_answer_in_crumbs_is_still_the_answer(gpt: openai.OpenAI, claude: ant
     assert answer.usage.input_tokens == 3
 
 
+def test_a_model_that_ignores_max_tokens_says_a_thousand_words(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    model = "ignores-max-tokens"
+    chat = gpt.chat.completions.create(model=model, messages=HELLO, max_completion_tokens=5)
+    assert len((chat.choices[0].message.content or "").split()) == 1000
+    assert chat.choices[0].finish_reason == "stop"
+    assert chat.usage is not None
+    assert chat.usage.completion_tokens == 1000
+    chunks = gpt.chat.completions.create(model=model, messages=HELLO, max_tokens=5, stream=True)
+    assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) == 1000
+    assert len(gpt.responses.create(model=model, input="hi", max_output_tokens=5).output_text.split()) == 1000
+    completion = gpt.completions.create(model=model, prompt="hi", max_tokens=5)
+    assert len(completion.choices[0].text.split()) == 1000
+    assert claude.messages.create(model=model, max_tokens=5, messages=HELLO).usage.output_tokens == 1000
+
+
+def test_a_model_with_big_events_keeps_to_its_limit(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    chunks = gpt.chat.completions.create(model="big-events", messages=HELLO, max_tokens=120, stream=True)
+    said = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+    assert [len(piece.split()) for piece in said] == [50, 50, 20]
+    with claude.messages.stream(model="big-events", max_tokens=120, messages=HELLO) as stream:
+        said = list(stream.text_stream)
+        assert [len(piece.split()) for piece in said] == [50, 50, 20]
+        assert stream.get_final_message().stop_reason == "max_tokens"
+
+
+def test_a_model_without_usage_tells_nobody_how_many_tokens_there_were(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    assert gpt.chat.completions.create(model="no-usage", messages=HELLO).usage is None
+    assert gpt.completions.create(model="no-usage", prompt="hi").usage is None
+    assert gpt.responses.create(model="no-usage", input="hi").usage is None
+    options: Any = {"include_usage": True}
+    for stream in (
+        gpt.chat.completions.create(model="no-usage", messages=HELLO, stream=True, stream_options=options),
+        gpt.completions.create(model="no-usage", prompt="hi", stream=True, stream_options=options),
+    ):
+        assert all(chunk.choices and chunk.usage is None for chunk in stream)
+    message = claude.messages.create(model="no-usage", max_tokens=99, messages=HELLO)
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (0, 0)
+
+
+def test_misbehaviours_can_be_joined_and_an_endless_stream_begins_well(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    model = "endless+big-events+no-usage"
+    with claude.messages.stream(model=model, max_tokens=9999, messages=HELLO) as stream:
+        assert len(next(text for text in stream.text_stream if text).split()) == 50
+    with gpt.responses.stream(model=model, input="hi") as events:
+        delta = next(event for event in events if event.type == "response.output_text.delta")
+        assert len(delta.delta.split()) == 50
+
+
 async def test_a_client_that_leaves_a_slow_answer_is_noticed() -> None:
     async with running_standins_here(slow=30.0) as standins:
         url, headers = f"{standins.openai_url}/v1/chat/completions", {"authorization": f"Bearer {OPENAI_KEY}"}
