@@ -15,11 +15,12 @@ from gateway.collector import Collector
 from gateway.deciding import Deciding
 from gateway.decision_log import DecisionLog
 from gateway.ledger import FileLedger
+from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload, Reloads, unforeseen
+from gateway.state import open_state
 from gateway.telemetry import Telemetry
 from policies.approvals import NobodyToAsk
-from policies.budgets import Unbudgeted
 
 log = logging.getLogger("weighbridge.app")
 
@@ -38,7 +39,7 @@ class App:
     """
 
     def __init__(self, path: Path, loaded: Loaded) -> None:
-        """Raises LedgerUnavailable, SecretMissing, OSError."""
+        """Raises LedgerUnavailable, StateUnusable, SecretMissing, OSError."""
         self.path = path
         self.config = Reload()
         self.warnings = tuple(map(str, loaded.warnings))
@@ -54,11 +55,14 @@ class App:
         self.ledger = FileLedger(
             loaded.settings.ledger.path, events, self.collector.take if self.collector is not None else None
         )
+        place = loaded.settings.state
+        self.state = open_state(place if isinstance(place, str) else place.reveal())
+        lender = self.telemetry.lender = Lender(self.state.budgets, self.state.limits)
         self.pipeline = Pipeline(
             assembly,
             None,
             approvals=NobodyToAsk(),
-            budgets=Unbudgeted(),
+            lender=lender,
             ledger=self.ledger,
             events=events,
             telemetry=self.telemetry,
@@ -80,6 +84,8 @@ class App:
             reasons.append(self.deciding.failure)
         if self.ledger.failure is not None:
             reasons.append("the ledger cannot be written")
+        if self.state.budgets.failure is not None and self.pipeline.assembly.plan.hard:
+            reasons.append("the state of budgets cannot be kept")
         return reasons
 
     async def __aenter__(self) -> Self:
@@ -102,6 +108,7 @@ class App:
             log.error("connections to targets did not close in %.0f s", _CLOSING)
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
+        await self.state.close()
         self.ledger.close()
         if self.collector is not None:
             await self.collector.close()

@@ -7,7 +7,10 @@ from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.decision_log import ARGUMENTS
 from gateway.identity import Directory, People
+from policies.budgets import Plan
+from policies.limits import LimitPlan
 from policies.masks import Mask
+from policies.prices import Prices
 from routing.table import Table, table
 from routing.target import target
 
@@ -31,6 +34,9 @@ class Assembly:
     table: Table
     lines: dict[str, Line]
     mask: Mask
+    plan: Plan
+    limit_plan: LimitPlan
+    prices: Prices
 
 
 def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
@@ -53,6 +59,9 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
         table(settings.routes, targets),
         lines,
         Mask(settings.ledger.mask, ARGUMENTS),
+        Plan(settings.budgets),
+        LimitPlan(settings.limits),
+        _prices(settings),
     )
 
 
@@ -60,6 +69,16 @@ def retired(before: Assembly, after: Assembly) -> list[Carrier]:
     """The carriers that only calls already under way still use."""
     kept = {id(line.carrier) for line in after.lines.values()}
     return [line.carrier for line in before.lines.values() if id(line.carrier) not in kept]
+
+
+def _prices(settings: Settings) -> Prices:
+    """Published prices take a while to be read, so those of all models with a name are looked up now."""
+    prices = Prices(settings.targets, settings.tools)
+    for route in settings.routes:
+        for arm in route.arms:
+            for model in route.models:
+                prices.of(arm.target, arm.model or model)
+    return prices
 
 
 def _line(settings: TargetSettings, root: str) -> Line:

@@ -10,7 +10,7 @@ from policies.budgets import Account, Loan
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
-from policies.limits import Pass
+from policies.limits import Pass, Standing
 from routing.table import Arm, Route
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ class Exchange:
     approval: Any = None
     admitted: Pass | None = None
     """That limits have let the call in; None where there are none."""
+    standings: tuple[Standing, ...] = ()
+    """How they stand."""
     payers: tuple[Account, ...] = ()
     """The accounts that pay for it."""
     day: str = ""
     """The UTC day on which it was let in."""
-    reservation: Any = None
     loan: Loan | None = field(default=None, repr=False)
     lending: "Lending | None" = field(default=None, repr=False)
     """How a streamed answer borrows as it grows; None where nothing is borrowed for it."""

@@ -13,7 +13,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from adapters import registry
@@ -28,13 +28,13 @@ from gateway.failures import Failures
 from gateway.forward import forward
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
+from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.telemetry import Telemetry
 from gateway.trial import Trial
 from policies.approvals import Approvals
-from policies.budgets import Budgets
 from policies.decision import Decision, Effect
 from policies.document import Question
 from policies.engine import Engine
@@ -72,7 +72,7 @@ class Pipeline:
         engine: Engine | None,
         *,
         approvals: Approvals,
-        budgets: Budgets,
+        lender: Lender,
         ledger: Ledger,
         telemetry: Telemetry,
         events: DecisionLog,
@@ -82,7 +82,7 @@ class Pipeline:
         self.engine = engine
         self.trial: Trial | None = None
         self._approvals = approvals
-        self._budgets = budgets
+        self.lender = lender
         self._ledger = ledger
         self._events = events
         self._telemetry = telemetry
@@ -122,7 +122,7 @@ class Pipeline:
             await self.refuse(x, error, reply, lifeline)
         finally:
             lifeline.release()
-            await self.settle(x)
+            self.settle(x)
             if self.trial is not None:
                 await self.trial.consider(x)
 
@@ -181,12 +181,13 @@ class Pipeline:
                 await self._events.mask(x)
 
     async def ask(self, x: Exchange) -> Decision:
-        """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable."""
+        """One question and its answer. Raises Undecided, InputRefused, EngineUnavailable, BudgetsUnavailable."""
         agent, call, engine = x.agent, x.call, self.engine
         assert agent is not None, "a call is identified before it is decided"
         assert call is not None, "a call is read before it is decided"
         if engine is None:
             raise EngineUnavailable("No policy is loaded, so every call is refused.")
+        money = None if call.endpoint.free else await self.lender.quote(x)
         question = Question(
             agent.fragment,
             call.kind,
@@ -198,6 +199,7 @@ class Pipeline:
             call.body,
             call.arguments,
             x.arrived_ns if x.approval is None else time.time_ns(),
+            money,
             approval=x.approval.document if x.approval is not None else None,
         )
         asked = Asked(question, None, engine.revision, engine)
@@ -222,9 +224,26 @@ class Pipeline:
             raise Denied(x.decision)
 
     async def reserve(self, x: Exchange) -> None:
-        """The money, before it is spent."""
-        assert x.agent is not None, "a call is identified before anything is reserved for it"
-        x.reservation = await self._budgets.reserve(x.id, x.agent.name, x.agent.tenant, x.session)
+        """The money, before it is spent; a call that can be paid for only in part is lowered, and decided again.
+
+        Raises RateLimited, BudgetExhausted, BudgetContended, BudgetsUnavailable, UnpricedModel, Denied.
+        """
+        most = await self.lender.reserve(x)
+        if most is None:
+            return
+        assert x.call is not None, "money is lent for a call"
+        try:
+            lowered = obligations.capped(x.call, most, x.adapter)
+        except obligations.Unfulfilled as error:
+            raise MalformedCall(f"Its answer cannot be limited to {most} tokens: {error}.") from None
+        if lowered is x.call:
+            return
+        x.call, x.clamped = lowered, most
+        await self.decide(x)
+        assert x.decision is not None, "a call that was decided has a decision"
+        if x.call is not lowered or x.decision.effect is not Effect.ALLOW:
+            x.decision = unmet(x.decision, f"a budget pays for {most} tokens of its answer, and it wants another call")
+            raise Denied(x.decision)
 
     async def claim(self, x: Exchange) -> None:
         """One approval, one use."""
@@ -275,17 +294,11 @@ class Pipeline:
             headers = [*headers, (b"allow", str(getattr(error, "allowed", "")).encode())]
         await reply.whole(refusal.status, headers, body)
 
-    async def settle(self, x: Exchange) -> None:
+    def settle(self, x: Exchange) -> None:
         """Pays back and records, once, whatever happened before and whoever has left since."""
         x.ended = time.monotonic()
         try:
-            if x.reservation is not None:
-                usage = x.usage
-                await _see_through(
-                    self._budgets.settle(
-                        x.reservation, usage.input_tokens if usage else 0, usage.output_tokens if usage else 0
-                    )
-                )
+            self.lender.settle(x)
         finally:
             self._telemetry.in_flight -= 1
             self._telemetry.observe(x)
@@ -343,20 +356,3 @@ async def _body(receive: Receive, limit: int) -> bytes:
     if len(body) > limit:
         raise BodyTooLarge(limit)
     return body
-
-
-async def _see_through(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits `work` to its end, although the task that awaits it may be cancelled meanwhile; then lets that happen."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except Exception:
-            break
-    if (failure := task.exception()) is not None:
-        log.error("a settlement failed", exc_info=failure)
-    if cancelled is not None:
-        raise cancelled

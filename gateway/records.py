@@ -15,6 +15,7 @@ import orjson
 
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
+from policies.money import usd_text
 
 log = logging.getLogger("weighbridge.ledger")
 
@@ -116,9 +117,29 @@ def outcome(x: Exchange) -> dict[str, Any]:
             "cache_write_tokens": usage.cache_write_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
         }
+        if usage.estimated:
+            record["usage"]["estimated"] = True
+    if x.cost is not None:
+        if x.unpriced:
+            record["unpriced"] = True
+        else:
+            record["cost_usd"] = _usd(x.cost)
+    if x.loan is not None:
+        record["lent_usd"] = _usd(x.loan.amount)
+        if x.overrun:
+            record["overrun_usd"] = _usd(x.overrun)
+    if x.clamped is not None:
+        record["max_tokens_clamped"] = x.clamped
+    if x.warnings:
+        record["budgets"] = x.warnings
     if x.detail:
         record["detail"] = x.detail
     return record
+
+
+def _usd(amount: int) -> orjson.Fragment:
+    """Nano-dollars as a JSON number of dollars, exactly."""
+    return orjson.Fragment(usd_text(amount))
 
 
 def _least(x: Exchange) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The answer on its way to the agent: started once, with the gateway's own headers on it."""
 
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from adapters.base import Headers
+from gateway.allowances import limit_headers
 from gateway.exchange import Exchange
+from gateway.headers import replaced
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -36,7 +39,10 @@ class Reply:
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
         self._x.status = status
         self.started = True
-        return {"type": "http.response.start", "status": status, "headers": headers + marks(self._x)}
+        x = self._x
+        if x.standings:
+            headers = replaced(headers, limit_headers(x.adapter, x.standings, time.time_ns()))
+        return {"type": "http.response.start", "status": status, "headers": headers + marks(x)}
 
 
 def marks(x: Exchange) -> Headers:
@@ -48,4 +54,8 @@ def marks(x: Exchange) -> Headers:
         name = x.arm.target.name.encode()
         lines.append((b"x-weighbridge-target", name))
         lines.append((b"x-weighbridge-arm", name))
+    if x.clamped is not None:
+        lines.append((b"x-weighbridge-max-tokens-clamped", b"%d" % x.clamped))
+    if x.warnings:
+        lines.append((b"x-weighbridge-budget", ", ".join(x.warnings).encode()))
     return lines

@@ -7,13 +7,19 @@ lock, label look-up or formatting.
 import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.exchange import Exchange
+from policies.budgets import Balance
+from policies.money import NANO
 from policies.reuse import Reuse
+
+if TYPE_CHECKING:
+    from gateway.lending import Lender
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -55,6 +61,13 @@ class Telemetry(Collector):
         self.target: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
         self.first_byte: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.cost: defaultdict[str, int] = defaultdict(int)
+        """Nano-dollars, by target."""
+        self.unpriced: defaultdict[str, int] = defaultdict(int)
+        """Calls whose price is not known, by target."""
+        self.lender: Lender | None = None
+        self.balances: Sequence[Balance] = ()
+        """How the budgets for days and months stand."""
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.decisions: dict[str, defaultdict[str, int]] = {}
         """By revision, then by the policy's word; `none` where there was no answer."""
@@ -87,6 +100,9 @@ class Telemetry(Collector):
         self.target[name].observe(x.ended - x.sent_at)
         if x.first_byte_at is not None:
             self.first_byte[name].observe(x.first_byte_at - x.sent_at)
+        if x.cost is not None:
+            self.cost[name] += x.cost
+            self.unpriced[name] += x.unpriced
         if x.usage is not None:
             self.tokens[name, "input"] += x.usage.input_tokens
             self.tokens[name, "output"] += x.usage.output_tokens
@@ -149,6 +165,7 @@ class Telemetry(Collector):
         for direction, count in self.tokens.items():
             tokens.add_metric(direction, count)
         yield tokens
+        yield from self._money()
         reloads = CounterMetricFamily(
             "weighbridge_reloads", "Reloads of the configuration and of the policy.", labels=("what", "result")
         )
@@ -180,6 +197,50 @@ class Telemetry(Collector):
         for words, count in self.compared.items():
             compared.add_metric(words, count)
         yield compared
+
+    def _money(self) -> Iterator[Metric]:
+        cost = CounterMetricFamily("weighbridge_cost_usd", "US dollars that calls have cost.", labels=("target",))
+        for target, amount in self.cost.items():
+            cost.add_metric((target,), amount / NANO)
+        yield cost
+        unpriced = CounterMetricFamily(
+            "weighbridge_unpriced_calls", "Calls whose price is not known: they are in no cost.", labels=("target",)
+        )
+        for target, count in self.unpriced.items():
+            unpriced.add_metric((target,), count)
+        yield unpriced
+        used = GaugeMetricFamily(
+            "weighbridge_budget_used_ratio",
+            "Spent and lent, as a share of the limit, in the window that is under way.",
+            labels=("node", "window", "mode"),
+        )
+        for balance in self.balances:
+            budget = balance.account.budget
+            share = (balance.posted + balance.pending) / balance.limit if balance.limit else 1.0
+            used.add_metric((budget.node, budget.window, budget.mode), share)
+        yield used
+        lender = self.lender
+        if lender is None:
+            return
+        shadow = CounterMetricFamily(
+            "weighbridge_budget_shadow_refusals",
+            "Calls that a shadow budget would have refused.",
+            labels=("node", "window"),
+        )
+        for place, count in lender.shadow_refusals.items():
+            shadow.add_metric(place, count)
+        yield shadow
+        for name, text, value in (
+            ("weighbridge_budget_cut_streams", "Answers ended because no budget paid for more.", lender.cut_streams),
+            ("weighbridge_budget_overruns", "Calls that cost more than they were lent.", lender.overruns),
+            ("weighbridge_unlimited_calls", "Calls let in without their limits being counted.", lender.unlimited),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily(
+            "weighbridge_state_failing",
+            "1 while the state of budgets and limits cannot be kept.",
+            value=int(lender.store.failure is not None),
+        )
 
 
 def _histograms(name: str, text: str, label: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:

@@ -21,6 +21,7 @@ from gateway.app import App
 from gateway.ledger import LedgerUnavailable
 from gateway.logs import configure
 from gateway.server import server
+from gateway.state import StateUnusable
 from policies.watchdog import Watchdog
 
 log = logging.getLogger("weighbridge.worker")
@@ -63,7 +64,7 @@ async def _plain(send: Any, status: int, body: bytes) -> None:
 async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor: socket.socket) -> None:
     """Serves until a signal, or until the supervisor is gone.
 
-    Raises ConfigError, LedgerUnavailable, SecretMissing, OSError when it cannot start.
+    Raises ConfigError, LedgerUnavailable, StateUnusable, SecretMissing, OSError when it cannot start.
     """
     loaded = load(path)
     configure(loaded.settings.log.level, loaded.settings.log.format)
@@ -121,6 +122,9 @@ def main() -> int:
     except LedgerUnavailable as error:
         log.error("the ledger cannot be had: %s", error)
         return LEDGER_HELD if isinstance(error.__context__, BlockingIOError) else UNUSABLE
+    except StateUnusable as error:
+        log.error("the state cannot be had: %s", error)
+        return LEDGER_HELD if error.held else UNUSABLE
     except OSError as error:
         log.error("the gateway cannot start: %s", error)
         return UNUSABLE

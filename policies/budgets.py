@@ -318,6 +318,8 @@ class Plan:
         self.budgets = tuple(
             Budget(each.node, each.window, nano(each.limit_usd), Mode(each.mode), each.warn_at) for each in settings
         )
+        self.hard = any(budget.mode.hard for budget in self.budgets)
+        """Whether anything depends on the budgets' state."""
         self._by_node: dict[str, list[Budget]] = {}
         for budget in self.budgets:
             self._by_node.setdefault(budget.node, []).append(budget)
@@ -331,33 +333,3 @@ class Plan:
 
     def find(self, node: str, window: str) -> Budget | None:
         return next((each for each in self._by_node.get(node, ()) if each.window == window), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Money lent to one call, in nano-dollars."""
-
-    call_id: str
-    amount: int
-
-
-class Budgets(Protocol):
-    """Lends before, settles after."""
-
-    async def reserve(self, call_id: str, agent: str, tenant: str, session: str | None) -> Reservation | None:
-        """None where nobody limits the caller's spending."""
-        ...
-
-    async def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:
-        """Posts what the call cost and returns the rest. Called exactly once for every reservation."""
-        ...
-
-
-class Unbudgeted:
-    """Until budgets are kept: nobody is lent anything, and nothing has to be settled."""
-
-    async def reserve(self, call_id: str, agent: str, tenant: str, session: str | None) -> Reservation | None:
-        return None
-
-    async def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:
-        return None

@@ -20,30 +20,49 @@ class Chunks:
     """Lengths of answers seen so far, in tokens."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], list[int]] = {}
-        """How many were shorter than 2**index, and not than half of that; the last is their sum."""
+        self._seen: dict[tuple[str, str], _Lengths] = {}
 
     def saw(self, agent: str, model: str, tokens: int) -> None:
         """An answer of so many tokens was made."""
-        counts = self._seen.get((agent, model))
-        if counts is None:
+        lengths = self._seen.get((agent, model))
+        if lengths is None:
             if len(self._seen) >= _MOST:
                 self._seen.clear()
-            counts = self._seen[agent, model] = [0] * (_BUCKETS + 1)
-        counts[min(tokens.bit_length(), _BUCKETS - 1)] += 1
-        counts[-1] += 1
-        if counts[-1] >= _MEMORY:
-            counts[:-1] = [count // 2 for count in counts[:-1]]
-            counts[-1] = sum(counts[:-1])
+            lengths = self._seen[agent, model] = _Lengths()
+        lengths.saw(tokens)
 
     def usual(self, agent: str, model: str) -> int:
         """Tokens that nine answers out of ten stay below, from SMALLEST to LARGEST; SMALLEST where nothing is known."""
-        counts = self._seen.get((agent, model))
-        if counts is None:
-            return SMALLEST
-        above = counts[-1] // 10
+        lengths = self._seen.get((agent, model))
+        return SMALLEST if lengths is None else lengths.usual
+
+
+class _Lengths:
+    """Of the answers to one agent by one model. What is usual is worked out now and then, not for every answer."""
+
+    __slots__ = ("_counts", "_due", "_total", "usual")
+
+    def __init__(self) -> None:
+        self._counts = [0] * _BUCKETS
+        """How many were shorter than 2**index, and not than half of that."""
+        self._total = 0
+        self._due = 1
+        self.usual = SMALLEST
+
+    def saw(self, tokens: int) -> None:
+        self._counts[min(tokens.bit_length(), _BUCKETS - 1)] += 1
+        self._total += 1
+        if self._total >= self._due:
+            if self._total >= _MEMORY:
+                self._counts = [count // 2 for count in self._counts]
+                self._total = sum(self._counts)
+            self._due = self._total + max(1, self._total // 8)
+            self.usual = self._worked_out()
+
+    def _worked_out(self) -> int:
+        longer = self._total // 10
         index = _BUCKETS - 1
-        while index > 0 and above >= counts[index]:
-            above -= counts[index]
+        while index > 0 and longer >= self._counts[index]:
+            longer -= self._counts[index]
             index -= 1
         return min(max(1 << index, SMALLEST), LARGEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class EngineUnavailable(_Unanswered):
 class BudgetShort(Exception):
     """A budget cannot pay for the call. Its text is fit for the agent; `details` says the same to programs."""
 
+    details: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(self, message: str, details: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.details = details
@@ -79,6 +82,9 @@ class UnpricedModel(Exception):
 
 class RateLimited(Exception):
     """Too many calls or tokens. `retry_after` is in seconds; None where waiting does not help."""
+
+    retry_after: float | None = None
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, retry_after: float | None, details: Mapping[str, Any]) -> None:
         super().__init__(message)

@@ -42,6 +42,8 @@ async def metrics(visit: Visit) -> Response:
     visit.app.telemetry.revision = engine.revision if engine is not None else ""
     visit.app.telemetry.reuse = engine.reuse if isinstance(engine, EmbeddedEngine) else None
     visit.app.telemetry.ledger_failing = visit.app.ledger.failure is not None
+    lender, plan = visit.app.pipeline.lender, visit.app.pipeline.assembly.plan
+    visit.app.telemetry.balances = lender.standing(plan)
     return Response(visit.app.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -33,6 +33,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
                 {"name": "sam", "token": "sams-own-token"},
             ]
         },
+        "state": f"sqlite:///{tmp_path}/state.db",
         "ledger": {"path": str(tmp_path / "ledger")},
         "policy": {"paths": ["main.rego"]},
         "agents": [{"name": "support-bot", "key": "support-bots-own-key"}],

@@ -35,7 +35,8 @@ def file(tmp_path: Path) -> Path:
 
 def configured(folder: Path, policy: dict[str, Any], **sections: Any) -> Path:
     path = folder / "w.yaml"
-    path.write_text(yaml.safe_dump({"ledger": {"path": str(folder / "ledger")}, "policy": policy, **sections}))
+    own = {"ledger": {"path": str(folder / "ledger")}, "state": f"sqlite:///{folder}/state.db"}
+    path.write_text(yaml.safe_dump({**own, "policy": policy, **sections}))
     return path
 
 

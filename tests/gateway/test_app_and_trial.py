@@ -39,10 +39,12 @@ class Desk:
         self.write({"paths": ["old.rego"], "shadow": SHADOW})
 
     def write(self, policy: Mapping[str, Any]) -> None:
-        ledger = {"path": str(self.folder / "ledger")}
+        ledger, state = {"path": str(self.folder / "ledger")}, f"sqlite:///{self.folder}/state.db"
         # In place of the old one at once, and never seen by the watch before the test has it loaded.
         beside = self.folder / "beside"
-        beside.write_text(yaml.safe_dump({"admin": {"people": [DANA]}, "ledger": ledger, "policy": policy}))
+        beside.write_text(
+            yaml.safe_dump({"admin": {"people": [DANA]}, "ledger": ledger, "policy": policy, "state": state})
+        )
         beside.replace(self.file)
 
 

@@ -29,6 +29,7 @@ def config(tmp_path: Path) -> Path:
     path.write_text(
         yaml.safe_dump(
             {
+                "state": f"sqlite:///{tmp_path}/state.db",
                 "ledger": {"path": str(tmp_path / "ledger")},
                 "policy": {"paths": ["main.rego"]},
                 "agents": [{"name": "a", "key": "agents-own-key"}],

@@ -59,6 +59,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "w.yaml"
     settings = {
         "admin": {"people": [{"name": "dana", "token": "danas-own-token", "roles": ["admin"]}]},
+        "state": f"sqlite:///{tmp_path}/state.db",
         "ledger": {"path": str(tmp_path / "ledger"), "mask": ["/messages/*/content"]},
         "policy": {"paths": ["rules"]},
         "agents": [{"name": "support-bot", "tenant": "acme", "key": "support-bots-own-key"}],

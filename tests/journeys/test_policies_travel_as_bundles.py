@@ -194,7 +194,7 @@ async def test_what_was_kept_of_an_unsigned_policy_does_not_decide_where_signatu
         ):
             folder = tmp_path / name
             folder.mkdir()
-            settings["ledger"] = {"path": str(tmp_path / "ledger")}
+            settings |= {"ledger": {"path": str(tmp_path / "ledger")}, "state": f"sqlite:///{tmp_path}/state.db"}
             for file in ("main.rego", "key.pub"):
                 (folder / file).write_bytes((tmp_path / file).read_bytes())
             async with serving_beside(settings, folder) as gateway:
@@ -213,7 +213,7 @@ async def test_a_gateway_starts_on_its_last_policy_while_the_bundle_server_is_aw
     async with httpx2.AsyncClient() as client, bundle_server() as server:
         settings = config(bundle={"url": f"{server.address}/bundle.tar.gz", "poll": "100ms"})
         settings["policy"]["keys"] = settings["policy"]["keys"] if signed else []
-        settings["ledger"] = {"path": str(tmp_path / "ledger")}
+        settings |= {"ledger": {"path": str(tmp_path / "ledger")}, "state": f"sqlite:///{tmp_path}/state.db"}
 
         def beside(name: str) -> Path:
             (tmp_path / name).mkdir()

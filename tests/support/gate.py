@@ -13,15 +13,17 @@ from gateway.carrier import Carrier
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
 from gateway.ledger import LedgerUnavailable
+from gateway.lending import PATIENCE, Lender
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Telemetry
 from policies.approvals import Approvals, NobodyToAsk
-from policies.budgets import Budgets, Unbudgeted
+from policies.budgets import Account, account
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
 from tests.support.door import door
 from tests.support.exchanges import AGENT_KEY, ALLOWED, assembly
+from tests.support.till import Till, Turnstile
 
 AUTHORIZED = f"authorization: Bearer {AGENT_KEY}"
 
@@ -105,7 +107,15 @@ class Gate:
     engine: ScriptedEngine
     ledger: MemoryLedger
     telemetry: Telemetry
+    till: Till
+    turnstile: Turnstile
     carriers: list[Carrier] = field(default_factory=list)
+
+    def account(self, budget: Mapping[str, Any]) -> Account:
+        """The one that this budget of the configuration has now."""
+        found = self.pipeline.assembly.plan.find(budget["node"], budget["window"])
+        assert found is not None, "the budget is configured"
+        return account(found, self.till.now_ns(), None)
 
 
 @asynccontextmanager
@@ -114,7 +124,9 @@ async def gate(
     target_url: str = "http://127.0.0.1:9",
     script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED,
     approvals: Approvals | None = None,
-    budgets: Budgets | None = None,
+    till: Till | None = None,
+    turnstile: Turnstile | None = None,
+    patience: float = PATIENCE,
     door_limits: Mapping[str, Any] | None = None,
     loaded: bool = True,
     target: Mapping[str, Any] | None = None,
@@ -136,12 +148,13 @@ async def gate(
     }
     built = assembly(**sections)
     engine, ledger, telemetry = ScriptedEngine(script), MemoryLedger(), Telemetry()
+    till, turnstile = till or Till(), turnstile or Turnstile()
     decides: Engine | None = engine if loaded else None
     pipeline = Pipeline(
         built,
         decides,
         approvals=approvals or NobodyToAsk(),
-        budgets=budgets or Unbudgeted(),
+        lender=Lender(till, turnstile, patience),
         ledger=ledger,
         events=ledger.events,
         telemetry=telemetry,
@@ -150,7 +163,7 @@ async def gate(
     carriers = [line.carrier for line in built.lines.values()]
     async with door(pipeline, **(door_limits or {})) as port:
         try:
-            yield Gate(port, pipeline, engine, ledger, telemetry, carriers)
+            yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)
         finally:
             for carrier in carriers:
                 await carrier.close()

@@ -1,0 +1,99 @@
+"""What a call can cost at most, before anybody knows what it will cost: worked out for the policy and for budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from adapters.base import AgentCall, Size
+from policies.prices import Price, Prices
+from routing.table import Route
+
+_ROOM: Final = 4096
+"""Tokens of an answer that are reckoned with at least where neither the call nor the model says how long it can be."""
+
+_ANY_CONTEXT: Final = 200_000
+"""Tokens that a call can make a model read beyond its body, where nobody knows the model's context."""
+
+
+class Tariff:
+    """What the arms that can get a call charge, and how long their models' answers can be.
+
+    `longest` is 0 where nobody knows, `context` never.
+    """
+
+    __slots__ = ("context", "longest", "price", "prices", "unpriced")
+
+    def __init__(self, route: Route, call: AgentCall, prices: Prices) -> None:
+        found: list[Price] = []
+        self.unpriced = False
+        self.context = self.longest = 0
+        for arm in route.able(call.protocol, call.operation):
+            model = arm.model or call.target
+            price = prices.of(arm.target.name, model)
+            if price is None:
+                self.unpriced = True
+                continue
+            found.append(price)
+            self.context = max(self.context, prices.context(arm.target.name, model) or _ANY_CONTEXT)
+            self.longest = max(self.longest, prices.longest(arm.target.name, model) or 0)
+        self.prices = tuple(found)
+        self.price = found[0] if len(found) == 1 else None
+        self.unpriced = self.unpriced or not found
+
+
+class Estimate:
+    """A call's cost, bounded from above over all arms that may get it.
+
+    `input_tokens` bounds what is read. Each of `answers` has at most `longest` tokens: `asked`, where the call says so
+    itself, else what the model can or what is usual; no answer can be longer where that is `known`. `chunk` is what is
+    lent for each answer at a time.
+    """
+
+    __slots__ = (
+        "_tariff",
+        "_tier",
+        "answers",
+        "asked",
+        "chunk",
+        "input_tokens",
+        "known",
+        "longest",
+        "searches",
+        "unpriced",
+    )
+
+    def __init__(self, size: Size, tariff: Tariff, usual: int) -> None:
+        """`usual` is how long answers to this agent by this model usually are, in tokens."""
+        self._tariff = tariff
+        self.unpriced = tariff.unpriced
+        self.input_tokens = max(size.input_tokens, tariff.context) if size.open_ended else size.input_tokens
+        self.answers = size.answers or 1
+        self.searches = size.searches
+        self._tier = size.tier
+        self.asked = asked = size.output_tokens
+        longest = tariff.longest
+        if asked is None:
+            self.longest = longest or max(_ROOM, 4 * usual)
+            self.known = longest > 0
+        else:
+            self.longest = asked if not longest or asked < longest else longest
+            self.known = True
+        self.chunk = usual if usual < self.longest else self.longest
+
+    def bound(self, output_tokens: int) -> int:
+        """Nano-dollars that the call costs at most with so many tokens in all its answers together."""
+        price = self._tariff.price
+        if price is not None and not self._tier:
+            return price.bound(self.input_tokens, output_tokens, 1, self.searches)
+        return max(price.bound(self.input_tokens, output_tokens, 1, self.searches) for price in self._prices())
+
+    def affords(self, amount: int) -> int:
+        """Tokens of each answer that so many nano-dollars pay for; below 0 where they do not even pay for the input."""
+        return (
+            min(price.affords(amount, self.input_tokens, self.answers, self.searches) for price in self._prices())
+            // self.answers
+        )
+
+    def _prices(self) -> Sequence[Price]:
+        return [price.on(self._tier) for price in self._tariff.prices]

@@ -1,0 +1,582 @@
+"""The money of one call: what it may cost, what it borrows before it runs, and what it has cost when it is over.
+
+    reserve   limits let the call in; the budgets that pay for it lend its worst case, or a first piece of it
+    more      a streamed answer grows: another piece, or the stream ends here
+    settle    what the call has cost is posted, whatever was lent, on every way out
+
+Nothing here waits while a person thinks, and settling never waits at all: the store sees to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from adapters.base import AgentCall, Usage
+from gateway.estimate import Estimate, Tariff
+from gateway.exchange import Exchange, Reached
+from policies.budgets import (
+    Account,
+    Ask,
+    Balance,
+    Conflict,
+    Loan,
+    Mode,
+    Plan,
+    Short,
+    Spent,
+    Store,
+    StoreUnavailable,
+    account,
+    resets_at,
+    window_id,
+)
+from policies.chunks import Chunks
+from policies.document import budgets_document
+from policies.errors import BudgetContended, BudgetExhausted, BudgetsUnavailable, RateLimited, UnpricedModel
+from policies.limits import LimitReached, LimitStore, Pass, session_of
+from policies.money import usd_text
+from routing.errors import NoRoute
+
+if TYPE_CHECKING:
+    from gateway.assembly import Assembly
+
+log = logging.getLogger("weighbridge.budgets")
+
+PATIENCE: Final = 2.0
+"""Seconds for which a call waits for money that others have borrowed."""
+_GLANCE: Final = 0.25
+"""Seconds between two looks at a store where money comes back from other processes, too."""
+
+FEWEST: Final = 16
+"""Tokens of an answer below which lowering its limit would be no better than a refusal."""
+
+_DAY_NS: Final = 86_400 * 10**9
+_MOST_PAYERS: Final = 16_384
+_MOST_TARIFFS: Final = 4096
+_TARIFFS_HOLD: Final = 60.0
+_QUIET: Final = 60.0
+_MOST_TOLD: Final = 1000
+_MOST_STANDING: Final = 1000
+_NEVER: Final = 2**62
+
+
+class Lending:
+    """A loan while its answer streams by: see `gateway.forward`.
+
+    `mark` is how many tokens may pass before `more` has to be asked; `limit` how many the call was granted at all.
+    """
+
+    __slots__ = ("_chunk", "_estimate", "_granted", "_most", "_store", "cut", "limit", "loan", "mark")
+
+    def __init__(self, store: Store, loan: Loan, found: Estimate, granted: int, *, grows: bool) -> None:
+        """`granted` are the tokens, of all answers together, that the loan pays for; it can be raised if it `grows`."""
+        self._store = store
+        self.loan = loan
+        self._estimate = found
+        self._granted = granted
+        self._chunk = found.chunk * found.answers
+        known = found.asked is not None or found.known
+        self._most = found.longest * found.answers if known else _NEVER
+        self.limit = self._most if grows else granted
+        self.mark = granted - self._chunk // 2 if grows and granted < self._most else _NEVER
+        self.cut = False
+
+    async def more(self, produced: int) -> bool:
+        """Borrows the next piece when half of the last one is used. False where the answer has to end here."""
+        if self._granted < self._most:
+            wanted = min(max(produced, self._granted) + self._chunk, self._most)
+            try:
+                lent = await self._store.extend(self.loan, self._estimate.bound(wanted))
+            except StoreUnavailable:
+                lent = False
+            if lent:
+                self._granted = wanted
+                self.mark = wanted - self._chunk // 2 if wanted < self._most else _NEVER
+                return True
+        self.mark = self._granted
+        self.cut = produced >= self._granted
+        return not self.cut
+
+
+class Quote:
+    """What the policy can ask about a call's money: see `policies.document.Money`."""
+
+    __slots__ = ("_accounts", "_balances", "_budgets", "_lender", "_x")
+
+    def __init__(self, lender: Lender, x: Exchange) -> None:
+        self._lender = lender
+        self._x = x
+        self._accounts: tuple[Account, ...] | None = None
+        self._balances: Sequence[Balance] | None = None
+        self._budgets: bytes | None = None
+
+    def budgets(self) -> bytes:
+        if self._budgets is None:
+            if self._balances is None:
+                self._balances = self._lender.store.known(self._lender.payers(self._x).accounts) or ()
+            self._budgets = budgets_document(self._balances)
+        return self._budgets
+
+    def estimated_cost(self) -> int | None:
+        found = self._lender.estimated(self._x)
+        if found is None or found.unpriced:
+            return None
+        return found.bound((found.longest if found.asked is not None else found.chunk) * found.answers)
+
+    async def look(self) -> None:
+        """Brings the balances up to date, where that takes asking. Raises BudgetsUnavailable."""
+        store, accounts = self._lender.store, self._lender.payers(self._x).accounts
+        if not accounts or store.known(accounts) is not None:
+            return
+        try:
+            self._balances = await store.balances(accounts)
+        except StoreUnavailable:
+            if any(each.hard for each in accounts):
+                raise BudgetsUnavailable("How the budgets stand cannot be found out now.") from None
+
+
+class _Payers:
+    """The accounts that pay for an agent's calls, and what their budgets demand of a loan."""
+
+    __slots__ = ("accounts", "hard", "strict", "watched")
+
+    def __init__(self, accounts: tuple[Account, ...]) -> None:
+        modes = {each.budget.mode for each in accounts}
+        self.accounts = accounts
+        self.strict = Mode.STRICT in modes
+        self.hard = self.strict or Mode.ADAPTIVE in modes
+        self.watched = Mode.SOFT in modes or Mode.SHADOW in modes
+
+
+class _Queue:
+    """Calls that wait for money of one account, first come, first served."""
+
+    __slots__ = ("returned", "turn", "waiting")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.returned = asyncio.Event()
+        self.waiting = 0
+
+
+class Lender:
+    """Lends to all calls of this process."""
+
+    def __init__(self, store: Store, limits: LimitStore, patience: float = PATIENCE) -> None:
+        """`patience` is in seconds."""
+        self.store = store
+        self._patience = patience
+        self._limits = limits
+        self._chunks = Chunks()
+        self._queues: dict[str, _Queue] = {}
+        self._payers: dict[tuple[str, str | None], _Payers] = {}
+        self._tariffs: dict[tuple[str, str, str], Tariff] = {}
+        self._assembly: Assembly | None = None
+        """The one that both are of."""
+        self._day_number = -1
+        self._day = ""
+        self._tariffs_until = 0.0
+        self._told: dict[str, float] = {}
+        self.cut_streams = 0
+        self.overruns = 0
+        self.unlimited = 0
+        """Calls let in because the limits' counts could not be had."""
+        self.shadow_refusals: dict[tuple[str, str], int] = {}
+        """What shadow budgets would have refused, by node and window."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for money now."""
+        return sum(queue.waiting for queue in self._queues.values())
+
+    async def quote(self, x: Exchange) -> Quote:
+        """For the policy. Raises BudgetsUnavailable."""
+        quote = Quote(self, x)
+        if self.store.shared:
+            await quote.look()
+        return quote
+
+    def payers(self, x: Exchange) -> _Payers:
+        """Those that would pay for this call if it were admitted now, from the tenant's down to the agent's own."""
+        agent = x.agent
+        assert agent is not None, "a call is identified before anybody pays for it"
+        now_ns = self.store.now_ns()
+        if (
+            now_ns // _DAY_NS != self._day_number
+            or x.assembly is not self._assembly
+            or len(self._payers) > _MOST_PAYERS
+        ):
+            self._begin_anew(x.assembly, now_ns)
+        key = (agent.name, x.session)
+        found = self._payers.get(key)
+        if found is None:
+            budgets = x.assembly.plan.of(agent.tenant, agent.team, agent.name)
+            found = self._payers[key] = _Payers(tuple(account(each, now_ns, x.session) for each in budgets))
+        return found
+
+    def _begin_anew(self, assembly: Assembly, now_ns: int) -> None:
+        if assembly is not self._assembly:
+            self._tariffs.clear()
+        self._payers.clear()
+        self._assembly = assembly
+        self._day_number = now_ns // _DAY_NS
+        self._day = window_id("day", now_ns, None)
+
+    def standing(self, plan: Plan) -> Sequence[Balance]:
+        """How the budgets for days and months stand, of the first thousand, as far as it is known without asking."""
+        now_ns = self.store.now_ns()
+        lasting = [account(each, now_ns, None) for each in plan.budgets[:_MOST_STANDING] if each.window != "session"]
+        return self.store.known(lasting) or ()
+
+    def estimated(self, x: Exchange) -> Estimate | None:
+        """What the call can cost as it stands; None where no route serves it."""
+        call, agent = x.call, x.agent
+        assert call is not None, "a call is read before anything is said of its cost"
+        assert agent is not None, "a call is identified before anything is said of its cost"
+        try:
+            tariff = self._tariff(x, call)
+        except NoRoute:
+            return None
+        return Estimate(x.adapter.size(call), tariff, self._chunks.usual(agent.name, call.target))
+
+    def _tariff(self, x: Exchange, call: AgentCall) -> Tariff:
+        """Raises NoRoute."""
+        route = x.fulfilled.route if x.fulfilled is not None else None
+        if route is None:
+            route = x.assembly.table.match(call.target)
+        now = time.monotonic()
+        if now > self._tariffs_until or len(self._tariffs) > _MOST_TARIFFS:
+            self._tariffs.clear()
+            self._tariffs_until = now + _TARIFFS_HOLD
+        if x.assembly is not self._assembly:
+            self._begin_anew(x.assembly, self.store.now_ns())
+        key = (route.name, call.operation, call.target)
+        found = self._tariffs.get(key)
+        if found is None:
+            found = self._tariffs[key] = Tariff(route, call, x.assembly.prices)
+        return found
+
+    async def reserve(self, x: Exchange) -> int | None:
+        """Lets the call in and lends it money.
+
+        Gives the tokens that each answer has to be limited to, where that is less than the call asks for; None where it
+        can run as it is. Raises RateLimited, BudgetExhausted, BudgetContended, BudgetsUnavailable, UnpricedModel.
+        """
+        call, agent = x.call, x.agent
+        assert call is not None, "a call is read before money is lent for it"
+        assert agent is not None, "a call is identified before money is lent to it"
+        if call.endpoint.answered_here:
+            return None
+        payers = self.payers(x)
+        x.day = self._day
+        await self._enter(x)
+        x.payers = accounts = payers.accounts
+        if call.endpoint.free or not accounts:
+            return None
+        found = self.estimated(x)
+        if found is None:  # no route: that is said where one is chosen
+            return None
+        if not payers.hard:
+            self._look_at_soft(x, accounts, found)
+            return None
+        if found.unpriced:
+            raise UnpricedModel(f"The price of {call.target[:200]!r} is not known, and a budget has to pay for it.")
+        grows = bool(call.stream) and not payers.strict and (found.longest > found.chunk or not found.known)
+        # People have approved these very bytes; and some calls are not answered in tokens.
+        lowers = x.approval is None and found.longest > 0 and bool(x.adapter.token_caps(call))
+        first = found.chunk if grows else found.longest
+        want = found.bound(first * found.answers)
+        least = found.bound(min(FEWEST, first) * found.answers) if grows or lowers else want
+        x.loan = loan = await self._lend(Ask(x.id, agent.tenant, accounts, want, least))
+        if payers.watched:
+            self._look_at_soft(x, accounts, found)
+        granted = first if loan.amount >= want else max(1, min(first, found.affords(loan.amount)))
+        if call.stream:
+            x.lending = Lending(self.store, loan, found, granted * found.answers, grows=grows)
+        if grows or not lowers or (found.known and granted >= found.longest):
+            return None
+        return granted
+
+    def settle(self, x: Exchange) -> None:
+        """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
+        if x.admitted is not None:
+            self._leave(x, x.admitted)
+        loan = x.loan
+        if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
+            if loan is not None:
+                self.store.void(loan)
+                self._returned(loan.accounts)
+            return
+        try:
+            spent = self._spent(x)
+        except Exception:
+            log.exception("call %s: what it has cost cannot be worked out, so all that was lent counts", x.id)
+            if loan is not None:
+                self.store.settle(loan, loan.amount, ())
+        else:
+            if loan is None:
+                self.store.post(x.id, spent.tenant, x.payers, spent.cost, (spent,))
+            else:
+                if spent.cost > loan.amount:
+                    self.overruns += 1
+                    x.overrun = spent.cost - loan.amount
+                self.store.settle(loan, spent.cost, (spent,))
+        if x.lending is not None and x.lending.cut:
+            self.cut_streams += 1
+        if loan is not None:
+            self._returned(loan.accounts)
+
+    def _spent(self, x: Exchange) -> Spent:
+        """What the call has cost, and whom; notes it on the exchange, too."""
+        call, agent, arm = x.call, x.agent, x.arm
+        assert call is not None, "only calls that were read reach a target"
+        assert agent is not None, "only calls that were identified reach a target"
+        assert arm is not None, "only calls for which a target was chosen reach one"
+        price = x.assembly.prices.of(arm.target.name, arm.model or call.target)
+        usage = x.usage
+        if usage is None and x.reached is Reached.MAYBE:
+            usage = x.usage = self._unseen(x)
+        if usage is not None and usage.estimated and not usage.input_tokens:
+            usage.input_tokens = _probable_input(x)
+        cost = 0
+        if price is None:
+            x.unpriced = True
+        elif usage is not None:
+            cost = price.cost(usage)
+            if x.reached is Reached.MAYBE and x.loan is not None:
+                strict = any(each.budget.mode is Mode.STRICT for each in x.loan.accounts)
+                cost = x.loan.amount if strict else min(cost, x.loan.amount)
+        x.cost = cost
+        if usage is None:
+            return Spent(
+                x.day, agent.tenant, agent.team or "", agent.name, x.session or "", call.target, arm.target.name, ""
+            )
+        if not usage.estimated:
+            self._chunks.saw(agent.name, call.target, usage.output_tokens)
+        return Spent(
+            x.day,
+            agent.tenant,
+            agent.team or "",
+            agent.name,
+            x.session or "",
+            call.target,
+            arm.target.name,
+            "",
+            1,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_tokens,
+            cost,
+            0,
+            int(x.unpriced),
+        )
+
+    def _unseen(self, x: Exchange) -> Usage:
+        """What a target may have done with a call that it took, and answered to nobody."""
+        call, agent = x.call, x.agent
+        assert call is not None, "only calls that were read reach a target"
+        assert agent is not None, "only calls that were identified reach a target"
+        answer = self._chunks.usual(agent.name, call.target) if x.adapter.token_caps(call) else 0
+        return Usage(_probable_input(x), answer, estimated=True)
+
+    async def _lend(self, ask: Ask) -> Loan:
+        """Borrows, waiting for a while for what others may give back."""
+        key = next((each.key for each in ask.accounts if each.key in self._queues), None) if self._queues else None
+        short: Short | None = None
+        if key is None:
+            try:
+                return await self._borrow(ask)
+            except Short as error:
+                short = error
+            if not short.contended:
+                raise _exhausted(short, ask)
+            key = short.balance.account.key
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue()
+        queue.waiting += 1
+        try:
+            async with asyncio.timeout(self._patience), queue.turn:
+                while True:
+                    queue.returned.clear()
+                    try:
+                        return await self._borrow(ask)
+                    except Short as error:
+                        short = error
+                    if not short.contended:
+                        raise _exhausted(short, ask)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_GLANCE):
+                            await queue.returned.wait()
+        except TimeoutError:
+            raise _contended(short, ask) from None
+        finally:
+            queue.waiting -= 1
+            if not queue.waiting:
+                self._queues.pop(key, None)
+
+    async def _borrow(self, ask: Ask) -> Loan:
+        """Raises Short, BudgetsUnavailable."""
+        try:
+            return await self.store.reserve(ask)
+        except Short:
+            raise
+        except (StoreUnavailable, Conflict) as error:
+            self.store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
+            log.log(logging.ERROR if isinstance(error, Conflict) else logging.DEBUG, "call %s: %r", ask.call, error)
+            raise BudgetsUnavailable("Whether a budget can pay for this call cannot be found out now.") from None
+        except BaseException:  # whoever leaves now may have been lent something
+            self.store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
+            self._returned(ask.accounts)
+            raise
+
+    def _returned(self, accounts: Sequence[Account]) -> None:
+        """Money came back: whoever waits for it looks again."""
+        if self._queues:
+            for each in accounts:
+                queue = self._queues.get(each.key)
+                if queue is not None:
+                    queue.returned.set()
+
+    async def _enter(self, x: Exchange) -> None:
+        call, agent = x.call, x.agent
+        assert call is not None, "a call is read before it is let in"
+        assert agent is not None, "a call is identified before it is let in"
+        limits = x.assembly.limit_plan.of(agent.tenant, agent.team, agent.name)
+        if not limits:
+            return
+        session = session_of(x.session, agent.name, self._day)
+        tokens = _probable_input(x)
+        if x.adapter.token_caps(call):
+            tokens += self._chunks.usual(agent.name, call.target)
+        try:
+            x.admitted = await self._limits.enter(x.id, agent.tenant, limits, session, tokens)
+            x.standings = x.admitted.standings
+        except LimitReached as reached:
+            x.standings = reached.standings
+            raise _limited(reached) from None
+        except StoreUnavailable:
+            self.unlimited += 1
+            self._tell("limits", "calls are let in without their limits: the counts cannot be had")
+            self._limits.leave(Pass(x.id, agent.tenant, limits, session, tokens), 0)
+        except BaseException:
+            self._limits.leave(Pass(x.id, agent.tenant, limits, session, tokens), 0)
+            raise
+
+    def _leave(self, x: Exchange, admitted: Pass) -> None:
+        if x.usage is not None:
+            tokens = x.usage.input_tokens + x.usage.output_tokens
+        else:
+            tokens = 0 if x.reached is Reached.NO else admitted.tokens
+        self._limits.leave(admitted, tokens)
+
+    def _look_at_soft(self, x: Exchange, accounts: tuple[Account, ...], found: Estimate) -> None:
+        """Soft budgets warn, shadow budgets count what they would have refused."""
+        balances = self.store.known(accounts)
+        if balances is None:
+            return
+        lent = x.loan.amount if x.loan is not None else 0
+        need = 0 if found.unpriced else found.bound(min(FEWEST, found.longest) * found.answers)
+        for balance in balances:
+            budget = balance.account.budget
+            if budget.mode is Mode.SHADOW:
+                if balance.posted + balance.pending - lent + need > balance.limit:
+                    key = (budget.node, budget.window)
+                    self.shadow_refusals[key] = self.shadow_refusals.get(key, 0) + 1
+            elif budget.mode is Mode.SOFT and balance.state != "ok":
+                x.warnings.append(f"{budget.node} {budget.window} {balance.state}")
+                if balance.state == "exhausted":
+                    self._tell(
+                        balance.account.key,
+                        f"the soft budget of {budget.node} for {_when(balance.account)} is used up, and calls go on",
+                    )
+
+    def _tell(self, key: str, text: str) -> None:
+        """To the operator's log, each at most once a minute."""
+        now = time.monotonic()
+        if now - self._told.get(key, -_QUIET) < _QUIET:
+            return
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told[key] = now
+        log.warning("%s", text)
+
+
+def _probable_input(x: Exchange) -> int:
+    """Tokens that a call's body probably is: for what is counted before, or without, the target's own word."""
+    assert x.call is not None, "a call is read before its tokens are counted"
+    return len(x.call.body) // 4 + 1
+
+
+def _when(paying: Account) -> str:
+    match paying.budget.window:
+        case "session":
+            return "this session"
+        case window:
+            return f"the {window} {paying.window_id} (UTC)"
+
+
+def _facts(balance: Balance) -> Mapping[str, Any]:
+    facts = {
+        "node": balance.account.budget.node,
+        "window": balance.account.budget.window,
+        "limit_usd": usd_text(balance.limit),
+        "posted_usd": usd_text(balance.posted),
+        "pending_usd": usd_text(balance.pending),
+    }
+    if (begins_anew := resets_at(balance.account)) is not None:
+        facts["resets_at"] = begins_anew
+    return {"budget": facts}
+
+
+def _described(balance: Balance) -> str:
+    return (
+        f"{usd_text(balance.limit)} USD, of which {usd_text(balance.posted)} are spent and {usd_text(balance.pending)} "
+        "lent to calls under way"
+    )
+
+
+def _exhausted(short: Short, ask: Ask) -> BudgetExhausted:
+    balance = short.balance
+    begins_anew = resets_at(balance.account)
+    until = f" It begins anew at {begins_anew}." if begins_anew is not None else ""
+    return BudgetExhausted(
+        f"The budget of {balance.account.budget.node} for {_when(balance.account)} does not pay for this call: "
+        f"{_described(balance)}; the call needs {usd_text(ask.least)}.{until}",
+        _facts(balance),
+    )
+
+
+def _contended(short: Short | None, ask: Ask) -> BudgetContended:
+    if short is None:
+        return BudgetContended("Other calls are waiting for money of the same budget.", {})
+    balance = short.balance
+    return BudgetContended(
+        f"The budget of {balance.account.budget.node} for {_when(balance.account)} is lent to other calls for now: "
+        f"{_described(balance)}; the call needs {usd_text(ask.least)}.",
+        _facts(balance),
+    )
+
+
+_LIMITS: Final[Mapping[str, str]] = {
+    "calls_per_minute": "{node} may make {most} calls a minute.",
+    "tokens_per_minute": "{node} may use {most} tokens a minute.",
+    "concurrent": "{node} may have {most} calls under way at once.",
+    "calls_per_session": "{node} may make {most} calls in one session. Stop here; a new task is a new session.",
+}
+
+
+def _limited(reached: LimitReached) -> RateLimited:
+    limit = reached.limit
+    message = _LIMITS[limit.what].format(node=limit.node, most=limit.most)
+    if reached.retry_after is not None:
+        message = f"{message} Repeat the call in {math.ceil(reached.retry_after)} s."
+    return RateLimited(
+        message, reached.retry_after, {"limit": {"node": limit.node, "what": limit.what, "most": limit.most}}
+    )
