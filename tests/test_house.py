@@ -33,6 +33,7 @@ OWNERS = {
     "uvicorn": ("gateway/",),
     "starlette": ("gateway/",),
     "regorus": ("policies/",),
+    "genai_prices": ("policies/published.py",),
     "httptools": ("gateway/carrier.py", "gateway/door.py"),
     "pyarrow": ("gateway/parquet.py",),
     "redis": ("gateway/state/",),
