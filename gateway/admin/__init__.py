@@ -6,11 +6,13 @@ health       liveness, readiness, metrics, configuration
 policy       the policy that decides
 trial        the policy on trial
 routes       where calls go
+budgets      how budgets stand, and another limit for one of them
+spend        the cost ledger
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -21,9 +23,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.admin import health, policy, routes, trial
+from gateway.admin import budgets, health, policy, routes, spend, trial
 from gateway.admin.description import openapi
-from gateway.admin.operation import Operation, Problem, Visit
+from gateway.admin.operation import Desk, Operation, Problem, Visit
 from gateway.app import App
 from gateway.explanations import Explainer
 
@@ -41,6 +43,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *policy.OPERATIONS,
     *trial.OPERATIONS,
     *routes.OPERATIONS,
+    *budgets.OPERATIONS,
+    *spend.OPERATIONS,
 )
 
 _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
@@ -48,18 +52,27 @@ _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
 
 def admin_app(app: App) -> Starlette:
     """The ASGI application of the admin listener."""
-    explainer = Explainer(_LARGEST_EXPLAINED)
+    desk = Desk(app, Explainer(_LARGEST_EXPLAINED))
+    paths: dict[str, dict[str, Operation]] = {}
+    for each in OPERATIONS:
+        paths.setdefault(each.path, {})[each.method] = each
     return Starlette(
-        routes=[Path(each.path, _endpoint(app, explainer, each), methods=[each.method]) for each in OPERATIONS],
+        routes=[Path(_pattern(path), _endpoint(desk, found), methods=[*found]) for path, found in paths.items()],
         exception_handlers={HTTPException: _problem, 500: _problem},
     )
 
 
-def _endpoint(app: App, explainer: Explainer, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _pattern(path: str) -> str:
+    """A path for Starlette: the name of a node can have a slash."""
+    return path.replace("{node}", "{node:path}")
+
+
+def _endpoint(desk: Desk, operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        operation = operations["GET" if request.method == "HEAD" else request.method]
         person = None
         if not operation.open:
-            person = app.pipeline.assembly.people.recognise(request.headers.get("authorization"))
+            person = desk.app.pipeline.assembly.people.recognise(request.headers.get("authorization"))
             if person is None:
                 raise HTTPException(
                     401,
@@ -68,7 +81,8 @@ def _endpoint(app: App, explainer: Explainer, operation: Operation) -> Callable[
                 )
             if operation.role is not None and operation.role not in person.roles:
                 raise HTTPException(403, f"{operation.method} {operation.path} needs the role `{operation.role}`.")
-        return await operation.handle(Visit(app, request, person, explainer))
+            operation.check(request)
+        return await operation.handle(Visit(desk, request, person))
 
     return endpoint
 

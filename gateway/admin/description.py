@@ -30,10 +30,13 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _description(operation: Operation) -> dict[str, Any]:
+    forms = dict(_content("application/json", operation.answer))
+    if operation.also is not None:
+        forms.update(_content(operation.also, None))
     described: dict[str, Any] = {
         "summary": operation.summary,
         "responses": {
-            "200": {"description": "OK", "content": _content("application/json", operation.answer)},
+            "200": {"description": "OK", "content": forms},
             "default": {"description": "A problem", "content": _content("application/problem+json", Problem)},
         },
         "security": [] if operation.open else [{"token": [operation.role] if operation.role is not None else []}],

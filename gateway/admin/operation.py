@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, Field
+import orjson
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,12 +18,23 @@ from gateway.app import App
 from gateway.explanations import Explainer
 from gateway.identity import Person
 from gateway.reload import Reload
+from policies.budgets import StoreUnavailable
+from policies.money import usd_text
 
 LONGEST: Final = 1024 * 1024
 """Bytes of a request's body."""
 
 _MOST_DIGITS: Final = 15
 """Digits of a length that is worth reading as a number."""
+
+
+def exact(amount: int) -> orjson.Fragment:
+    """Nano-dollars -> dollars as a JSON number with all its digits, which no binary fraction has."""
+    return orjson.Fragment(usd_text(amount).encode())
+
+
+Usd = Annotated[int, PlainSerializer(exact, return_type=Any), WithJsonSchema({"type": "number"})]
+"""An amount: nano-dollars here, dollars in JSON. Views that have one are `shown_exactly`."""
 
 
 class View(BaseModel):
@@ -47,13 +61,30 @@ class Problem(View):
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One request, the gateway that it is about, and who asks: None where nobody has to show a token."""
+class Desk:
+    """The gateway that people ask about, and what is kept from one request to the next."""
 
     app: App
+    explainer: Explainer
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a limit is changed, so that what is recorded as the old one is what the change before has set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request, and who makes it: None where nobody has to show a token."""
+
+    desk: Desk
     request: Request
     visitor: Person | None
-    explainer: Explainer
+
+    @property
+    def app(self) -> App:
+        return self.desk.app
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(self.request.query_params)
 
     @property
     def person(self) -> Person:
@@ -63,7 +94,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What may stand in an operation's query."""
+    """What may stand in an operation's query, once."""
 
     name: str
     summary: str
@@ -73,7 +104,8 @@ class Parameter:
 class Operation:
     """A method and a path, their documentation, who may ask, and what is done.
 
-    `answer` is None for what is no JSON of ours; `role` is what a person must have; `open` asks for no token at all.
+    `answer` is None for what is no JSON of ours, `also` another form in which it can be had; `role` is what a person
+    must have; `open` asks for no token at all.
     """
 
     method: str
@@ -85,10 +117,47 @@ class Operation:
     open: bool = False
     query: tuple[Parameter, ...] = ()
     takes: type[View] | None = None
+    also: str | None = None
+
+    def check(self, request: Request) -> None:
+        """Raises HTTPException for a query that is not understood: what is misspelt must not go unheeded."""
+        known = [each.name for each in self.query]
+        names = [name for name, _ in request.query_params.multi_items()]
+        for name in names:
+            if name not in known:
+                there_are = f"It takes {', '.join(known)}." if known else "It takes none."
+                raise HTTPException(400, f"{self.method} {self.path} has no parameter {name[:64]!r}. {there_are}")
+            if names.count(name) > 1:
+                raise HTTPException(400, f"`{name}` is given more than once.")
+
+
+AFTER: Final = Parameter("after", "`next` of the page before this one.")
+
+
+def page_size(query: Mapping[str, str], usual: int, most: int) -> int:
+    """What a query wants of a page. Raises HTTPException."""
+    written = query.get("page_size", str(usual))
+    if not (written.isascii() and written.isdecimal() and len(written) < _MOST_DIGITS and 1 <= int(written) <= most):
+        raise HTTPException(400, f"`page_size` is no number from 1 to {most}.")
+    return int(written)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """While the store of budgets is asked something: that it does not answer is the asker's to know."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise HTTPException(503, "The store of budgets does not answer. Ask again later.") from None
 
 
 def shown(view: View, status: int = 200) -> Response:
     return Response(view.model_dump_json(), status, media_type="application/json")
+
+
+def shown_exactly(view: View) -> Response:
+    """A view with amounts of money."""
+    return Response(orjson.dumps(view.model_dump()), media_type="application/json")
 
 
 async def body(request: Request) -> bytes:

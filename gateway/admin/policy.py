@@ -106,7 +106,7 @@ async def evaluate(visit: Visit) -> Response:
     if engine is None:
         raise HTTPException(503, "No policy is loaded; GET /policy says why.")
     try:
-        found = await visit.explainer.explain(engine, document, time.time_ns())
+        found = await visit.desk.explainer.explain(engine, document, time.time_ns())
     except InputRefused as error:
         raise HTTPException(400, f"The input cannot be evaluated: {error}") from None
     except EngineUnavailable as error:
@@ -159,7 +159,7 @@ async def _decided_again(visit: Visit, before: Recorded, document: bytes, now_ns
     """The decision on the policy that took it, or else on the one that decides now."""
     engine = visit.app.pipeline.engine
     if engine is not None and engine.revision == before.revision:
-        return await visit.explainer.again(engine, before, document, now_ns), ""
+        return await visit.desk.explainer.again(engine, before, document, now_ns), ""
     kept = visit.app.deciding.history.find(before.revision)
     if kept is not None:
         try:
@@ -167,13 +167,13 @@ async def _decided_again(visit: Visit, before: Recorded, document: bytes, now_ns
         except PolicyError as error:
             return None, f"The policy that decided cannot be loaded any more: {error.problems[0]}"
         try:
-            return await visit.explainer.again(old, before, document, now_ns), ""
+            return await visit.desk.explainer.again(old, before, document, now_ns), ""
         finally:
             await old.retire()
     if engine is None:
         return None, "The policy that decided is not kept any more, and none is loaded."
     note = "The policy that decided is not kept any more; this is the one that decides now."
-    return await visit.explainer.again(engine, before, document, now_ns), note
+    return await visit.desk.explainer.again(engine, before, document, now_ns), note
 
 
 def _decision(found: Explained) -> DecisionView | None:

@@ -182,6 +182,15 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx2.AsyncClient
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
+async def test_a_misspelt_parameter_is_not_passed_over(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/policy/promote?revison=4b02", headers=DANA)
+    assert answer.status_code == 400
+    said = "POST /policy/promote has no parameter 'revison'. It takes revision."
+    assert answer.json()["detail"] == said
+    assert (await client.get("/routes?x=1", headers=SAM)).json()["detail"].endswith("It takes none.")
+    assert (await client.get("/metrics?x=1")).status_code == 200, "scrapers and probes add what they like"
+
+
 async def test_the_description_names_every_operation(client: httpx2.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()
     assert described == openapi(OPERATIONS)
