@@ -45,6 +45,8 @@ log = logging.getLogger("weighbridge.state")
 
 FOLD_EVERY: Final = 1.0
 """Seconds between two folds, and between two looks whether a file that failed can be written again."""
+_MOST_UNFOLDED: Final = 5000
+"""Steps after which a fold begins earlier."""
 _FOLD_PAUSE: Final = 0.005
 """Seconds between two parts of a fold."""
 _CHECKPOINT_EVERY: Final = 5.0
@@ -70,10 +72,12 @@ class EmbeddedStore:
 
     shared: Final = False
 
-    def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns, *, fold_every: float = FOLD_EVERY) -> None:
         """`clock` gives Unix nanoseconds. Raises StateUnusable."""
         self.path = path
         self.now_ns = clock
+        self._fold_every = fold_every
+        self._fold_pause = min(_FOLD_PAUSE, fold_every)
         self.failure: str | None = None
         self._journal = Journal(path)
         self._books = Books(self._journal.find)
@@ -90,6 +94,8 @@ class EmbeddedStore:
         """What is being folded: one, or several where the file has failed."""
         self._up_to = 0
         """The turn up to which it was taken."""
+        self._unfolded = 0
+        """Steps since then."""
         self._next_fold: asyncio.TimerHandle | None = None
         self._size = 0
         """Bytes of turns since the last checkpoint."""
@@ -273,10 +279,13 @@ class EmbeddedStore:
                     written = False
             elif self._closed:
                 log.error("%s: something was settled after the end", self.path)
-            # Where they could not be written, what they have changed is: see `_mend`.
+            self._unfolded += len(self._steps)
+            # Where they could not be written, what they have changed will be: see `_mend`.
             self._steps.clear()
-            if self._next_fold is None and not self._closed:
-                self._fold_in(FOLD_EVERY)
+            if self._next_fold is None:
+                self._fold_in(self._fold_every)
+            elif self._unfolded > _MOST_UNFOLDED and not self._taken and written:
+                self._fold_in(0.0)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if not each.done():
@@ -292,7 +301,7 @@ class EmbeddedStore:
         if again is not None and not self._closed:
             self._unread.append(again)
         if self._next_fold is None:
-            self._fold_in(FOLD_EVERY)
+            self._fold_in(self._fold_every)
 
     def _mend(self) -> None:
         """Writes everything that could not be, if it can be now. Raises sqlite3.Error."""
@@ -325,7 +334,7 @@ class EmbeddedStore:
         """Does one part of what is to be done now and then, and says when to come again."""
         self._next_fold = None
         if self._held:
-            self._fold_in(_FOLD_PAUSE)
+            self._fold_in(self._fold_pause)
             return
         more = False
         try:
@@ -339,11 +348,11 @@ class EmbeddedStore:
         except sqlite3.Error as error:
             self._failed(error)
         if more:
-            self._fold_in(_FOLD_PAUSE)
+            self._fold_in(self._fold_pause)
             return
         self._checkpoint_when_due()
         if self.failure is not None or self._journal.seq > self._up_to or self._size:
-            self._fold_in(FOLD_EVERY)
+            self._fold_in(self._fold_every)
 
     def _fold_part(self) -> bool:
         """Whether there is more to be done at once."""
@@ -351,7 +360,7 @@ class EmbeddedStore:
             if self._journal.seq == self._up_to:
                 return False
             self._taken.append(self._books.take(self.now_ns()))
-            self._up_to = self._journal.seq
+            self._up_to, self._unfolded = self._journal.seq, 0
         (changes,) = self._taken
         if changes:
             self._journal.fold(changes, self._up_to, self.now_ns())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from gateway.state.embedded import EmbeddedStore
+import pytest
+
+from gateway.state import journal
+from gateway.state.embedded import FOLD_EVERY, EmbeddedStore
 from policies.budgets import Account, Ask, Budget, Loan, Mode, Spent, Store, Window, account
 from policies.money import NANO
 
@@ -35,11 +39,12 @@ class Place(Protocol):
 class EmbeddedPlace:
     """A database file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fold_every: float = FOLD_EVERY) -> None:
         self.path = folder / "state.db"
+        self._fold_every = fold_every
 
     async def open(self) -> Store:
-        return EmbeddedStore(self.path)
+        return EmbeddedStore(self.path, fold_every=self._fold_every)
 
     async def leave(self, store: Store) -> None:
         """What a kill would leave here and now is what goes on; the store itself ends elsewhere, in peace."""
@@ -56,12 +61,33 @@ def copied(path: Path) -> Path:
     return copy
 
 
+@contextmanager
+def in_memory(folder: Path) -> Iterator[Path]:
+    """A folder of which no disk knows, where the system has such: tests end hundreds of stores, which wait for it."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else folder) as quick:
+        yield Path(quick)
+
+
 @asynccontextmanager
 async def embedded(folder: Path) -> AsyncIterator[Place]:
-    yield EmbeddedPlace(folder)
+    with in_memory(folder) as quick:
+        yield EmbeddedPlace(quick)
 
 
-PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {"embedded": embedded}
+@asynccontextmanager
+async def embedded_folding(folder: Path) -> AsyncIterator[Place]:
+    """What has changed is folded after each turn, a row at a time."""
+    with in_memory(folder) as quick, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "FOLDED_AT_ONCE", 1)
+        patch.setattr(journal, "DROPPED_AT_ONCE", 1)
+        yield EmbeddedPlace(quick, 0.0)
+
+
+PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {
+    "embedded": embedded,
+    "embedded, folding": embedded_folding,
+}
 """Every store there is: its name, and how a place is had that nobody has used before, with a folder for its files."""
 
 

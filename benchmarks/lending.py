@@ -1,0 +1,148 @@
+"""What a call's loan costs in one process: CPU time to lend and settle, and how long calls hold the event loop up."""
+
+import argparse
+import asyncio
+import gc
+import itertools
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.table import markdown, number, quantile
+from gateway.state.embedded import EmbeddedStore
+from policies.budgets import Account, Ask, Budget, Mode, Spent, account
+from policies.money import nano
+
+IN_FLIGHT = (1, 32, 256)
+"""Calls at the same time: what they lend and settle in one turn of the event loop shares one write."""
+PACE = 500
+"""Calls a second while turns are timed, each in a session of its own."""
+
+_PLENTY = nano(9_000_000)
+_BUDGETS = (
+    Budget("acme", "month", _PLENTY, Mode.ADAPTIVE),
+    Budget("acme/support", "day", _PLENTY, Mode.ADAPTIVE),
+    Budget("acme/support-bot", "day", _PLENTY, Mode.STRICT),
+)
+_SESSION = Budget("acme/support-bot", "session", nano(1), Mode.ADAPTIVE)
+_WANT, _COST = nano(0.012), nano(0.000261)
+
+_YOUNG_OBJECTS = 20_000
+"""As in the worker."""
+
+
+def ask(call: int, accounts: tuple[Account, ...]) -> Ask:
+    return Ask(f"01KA0000000000000{call:09d}", "acme", accounts, _WANT, _COST)
+
+
+def spent(session: str = "") -> Sequence[Spent]:
+    texts = ("2025-11-21", "acme", "support", "support-bot", session, "gpt-4o-mini", "openai", "")
+    return (Spent(*texts, 1, 900, 210, 0, _COST),)
+
+
+def paying(budgets: Sequence[Budget], session: str | None = None) -> tuple[Account, ...]:
+    return tuple(account(each, time.time_ns(), session) for each in budgets)
+
+
+async def lend(store: EmbeddedStore | None, count: int, in_flight: int) -> float:
+    """Seconds of CPU time for each call; without a store, those of asking and of one turn of the event loop."""
+    accounts = paying(_BUDGETS)
+    numbers = iter(range(count))
+
+    async def caller() -> None:
+        for call in numbers:
+            asked = ask(call, accounts)
+            if store is None:
+                await asyncio.sleep(0)
+                spent()
+            else:
+                loan = await store.reserve(asked)
+                store.settle(loan, _COST, spent())
+
+    began = time.process_time()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return (time.process_time() - began) / count
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How long turns of the event loop took, in seconds, in which anything was lent, settled, folded."""
+
+    p50: float
+    p999: float
+    longest: float
+
+
+async def turns(store: EmbeddedStore, seconds: float) -> Turns:
+    """Calls come at PACE, and the event loop turns as fast as it can."""
+    ends = asyncio.get_running_loop().time() + seconds
+    settled: set[asyncio.Task[None]] = set()
+
+    async def one(call: int) -> None:
+        session = f"s-{call}"
+        loan = await store.reserve(ask(call, paying((*_BUDGETS, _SESSION), session)))
+        store.settle(loan, _COST, spent(session))
+
+    async def come() -> None:
+        for call in itertools.count():
+            due = ends - seconds + call / PACE
+            if due > ends:
+                return
+            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+            task = asyncio.create_task(one(call))
+            settled.add(task)
+            task.add_done_callback(settled.discard)
+
+    coming = asyncio.create_task(come())
+    took = []
+    before = time.perf_counter()
+    while not coming.done() or settled:
+        await asyncio.sleep(0)
+        now = time.perf_counter()
+        took.append(now - before)
+        before = now
+    return Turns(quantile(took, 0.5), quantile(took, 0.999), max(took))
+
+
+async def _measured(folder: Path, count: int, seconds: float) -> str:
+    rows = []
+    for in_flight in IN_FLIGHT:
+        store = EmbeddedStore(folder / f"{in_flight}.db")
+        asking = await lend(None, count, in_flight)
+        whole = await lend(store, count, in_flight)
+        await store.close()
+        rows.append((str(in_flight), number((whole - asking) * 1e6), number(asking * 1e6), f"{count:,}"))
+    table = markdown(("calls at once", "us to lend and settle", "us to ask", "calls"), rows)
+    store = EmbeddedStore(folder / "paced.db")
+    found = await turns(store, seconds)
+    await store.close()
+    return (
+        f"{table}\n\nAt {PACE} calls a second for {seconds:.0f} s, each in a new session, one turn of the event loop "
+        f"took {found.p50 * 1e6:.0f} us (median), {found.p999 * 1e3:.2f} ms (99.9 %), {found.longest * 1e3:.2f} ms "
+        "(longest)."
+    )
+
+
+def run(folder: Path, count: int, seconds: float) -> str:
+    """The table, in Markdown: three accounts a call, everything journalled to a file in `folder`."""
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    return uvloop.run(_measured(folder, count, seconds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lending", description=__doc__)
+    parser.add_argument("--calls", type=int, default=100_000, help="calls of each row")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long turns are timed")
+    parser.add_argument("--folder", type=Path, default=Path("var"), help="the file system that is written to")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lending-", dir=given.folder) as folder:
+        print(run(Path(folder), given.calls, given.seconds))
+
+
+if __name__ == "__main__":
+    main()
