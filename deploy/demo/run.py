@@ -224,7 +224,7 @@ def what_to_try(agents: str, admin: str, config: Path, settings: Settings) -> st
     support, intern, batch, dana = (
         f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "batch-key", "dana-token")
     )
-    again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do"
+    again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do curl -s -o /dev/null -w '%{http_code} '"
     return f"""
 Weighbridge is ready. Agents call {agents}, people look after it at {admin}.
 Behind it stand-in models answer: no key, no network, no cost. Stock clients work too:
@@ -248,7 +248,7 @@ One that policy denies (the envelope of intern-bot does not have this model), wi
 
 Money is lent before it is spent. batch-bot has a budget for a dozen short calls a day, and then is told so:
 
-    {again_and_again} curl -s -o /dev/null -w '%{{http_code}} ' {agents}/v1/chat/completions {batch} {as_json} -d '{chat}'; done
+    {again_and_again} {agents}/v1/chat/completions {batch} {as_json} -d '{chat}'; done
 
 How the budgets stand, what was spent, and more for this one:
 

@@ -42,8 +42,8 @@ class Demo:
         return "".join(self.printed)
 
     def commands(self) -> list[str]:
-        """The `curl` lines of the page, in order."""
-        return [line.strip() for line in self.text.splitlines() if line.startswith("    curl ")]
+        """The lines of the page that a shell takes, in order."""
+        return [line.strip() for line in self.text.splitlines() if line.startswith(("    curl ", "    for "))]
 
     def addresses(self) -> tuple[str, str]:
         """Where agents call, and where people do."""
@@ -177,7 +177,8 @@ def is_over(url: str) -> bool:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     with running(folder) as demo:
-        chat, streamed, message, denied, policy, metrics = (shell(command) for command in demo.commands())
+        said = [shell(command) for command in demo.commands()]
+    chat, streamed, message, denied, dozen, budgets, spend, raised, policy, metrics = said
     assert chat.startswith("HTTP/1.1 200")
     assert "You said: Hello" in chat
     assert streamed.endswith("data: [DONE]\n\n")
@@ -185,6 +186,11 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert '"type":"message"' in message
     assert denied.startswith("HTTP/1.1 403")
     assert '"code":"policy_denied"' in denied
+    assert re.fullmatch(r"(200 ){6,13}(429 )+", dozen)
+    (batch,) = [each for each in json.loads(budgets)["items"] if each["node"] == "acme/batch-bot"]
+    assert batch["used_percent"] > 50
+    assert [row["agent"] for row in json.loads(spend)["items"]] == ["batch-bot", "support-bot", "support-bot"]
+    assert json.loads(raised)["limit_usd"] == 1
     assert json.loads(policy)["engine"] == "embedded"
     assert "weighbridge_" in metrics
 
