@@ -55,6 +55,7 @@ def test_the_demo_needs_no_environment_and_warns_of_its_literal_keys_alone() -> 
         "admin.people[0].token",
         "agents[0].key",
         "agents[1].key",
+        "agents[2].key",
         "targets[0].key",
         "targets[1].key",
     ]
