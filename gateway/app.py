@@ -92,6 +92,7 @@ class App:
         if self.collector is not None:
             self.telemetry.uploaded = self.collector.counts
             self.collector.begin()
+        self.state.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.redis_url import RedisUrl
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
 from gateway.state.limits import EmbeddedLimits
+from gateway.state.redis import RedisStore
+from gateway.state.redis_limits import RedisLimits
 from policies.budgets import Store
 from policies.limits import LimitStore
 
@@ -25,8 +28,17 @@ class State:
     budgets: Store
     limits: LimitStore
 
+    def begin(self) -> None:
+        """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
+        if isinstance(self.budgets, RedisStore):
+            self.budgets.begin()
+        if isinstance(self.limits, RedisLimits):
+            self.limits.begin()
+
     async def close(self) -> None:
         """Carries out what is under way, as far as that is possible in a few seconds."""
+        if isinstance(self.limits, RedisLimits):
+            await self.limits.close()
         await self.budgets.close()
 
 
@@ -34,4 +46,9 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     """The state at a place as the setting `state` names it; `clock` gives Unix nanoseconds. Raises StateUnusable."""
     if url.startswith(_FILE):
         return State(EmbeddedStore(Path(url.removeprefix(_FILE)), clock), EmbeddedLimits())
-    raise StateUnusable(f"There is no way to keep state at {url.partition('://')[0]}.")
+    try:
+        address = RedisUrl.parse(url)
+    except ValueError as error:
+        raise StateUnusable(f"The place of the state {error}.") from None
+    store = RedisStore(address, clock=clock)
+    return State(store, RedisLimits(store.servers))

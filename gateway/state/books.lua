@@ -1,16 +1,4 @@
--- Put before every script: the rules of policies/books.py as far as scripts need them.
---
--- A script is given its keys as KEYS and all it has to know as one JSON text. It reads everything that it changes before
--- it changes anything: while a cluster moves keys to another node it is reading that fails, and then nothing is changed.
--- Times are microseconds of the server's clock, amounts nano-dollars: numbers are binary fractions, exact up to 2^53.
-
-local ask = cjson.decode(ARGV[1])
-
--- The only clock that decides windows and leases.
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
+-- Put before the scripts of budgets: the rules of policies/books.py as far as they need them. Amounts are nano-dollars.
 
 -- The UTC day of a time, `2026-11-21`. Source: H. Hinnant, chrono-Compatible Low-Level Date Algorithms, civil_from_days.
 local function day_of(time)

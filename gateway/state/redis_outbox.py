@@ -1,4 +1,4 @@
-"""What has to happen at a Redis server, once, however often it has to be tried: settlements of calls that are over."""
+"""What has to happen at a Redis server, once, however often it has to be tried: what follows a call that is over."""
 
 from __future__ import annotations
 
@@ -180,7 +180,8 @@ class Outbox:
         return True
 
     def _lose(self, step: Step, reason: str) -> None:
-        """A loan that is not settled expires and is posted whole; a cost without a loan is not posted at all."""
+        """What was lent to a call that is not settled is posted whole; a cost without a loan is not posted at all."""
         self.lost += 1
         if self.lost == 1 or self.lost % 1000 == 0:
-            log.error("%d settlements were lost, the last of tenant %s: %s", self.lost, step.tenant, reason)
+            told = "%d steps of calls that are over were lost, the last one %s of tenant %s: %s"
+            log.error(told, self.lost, step.script.name, step.tenant, reason)

@@ -11,9 +11,8 @@ import hiredis
 import orjson
 
 _HERE: Final = Path(__file__).parent
-_RULES: Final = (_HERE / "books.lua").read_text(encoding="utf-8")
-_READS: Final = "look"
-"""The script that only reads, and can be run where nothing can be written."""
+_READS: Final = ("look",)
+"""Scripts that only read, and can be run where nothing can be written."""
 
 
 def packed(*words: str | bytes | int) -> bytes:
@@ -22,7 +21,7 @@ def packed(*words: str | bytes | int) -> bytes:
 
 
 class Script:
-    """One step. Its text has the rules of `books.lua` before it; a server knows it by its digest once it was loaded."""
+    """One step. A server knows it by its digest once it was loaded."""
 
     __slots__ = ("_digest", "name", "text")
 
@@ -32,9 +31,11 @@ class Script:
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
     @classmethod
-    def read(cls, name: str) -> Script:
-        flags = " flags=no-writes" if name == _READS else ""
-        return cls(name, f"#!lua{flags}\n{_RULES}\n{(_HERE / f'{name}.lua').read_text(encoding='utf-8')}")
+    def read(cls, name: str, *rules: str) -> Script:
+        """The step `name`, after the rules that it needs."""
+        flags = " flags=no-writes" if name in _READS else ""
+        files = (_HERE / f"{each}.lua" for each in ("clock", *rules, name))
+        return cls(name, f"#!lua{flags}\n" + "\n".join(file.read_text(encoding="utf-8") for file in files))
 
     def load(self) -> bytes:
         """The command that makes a server know it."""
@@ -50,14 +51,17 @@ class Scripts:
 
     def __init__(self) -> None:
         self.tell = Script.read("tell")
-        self.reserve = Script.read("reserve")
-        self.extend = Script.read("extend")
-        self.settle = Script.read("settle")
-        self.post = Script.read("post")
-        self.void = Script.read("void")
+        self.reserve = Script.read("reserve", "books")
+        self.extend = Script.read("extend", "books")
+        self.settle = Script.read("settle", "books")
+        self.post = Script.read("post", "books")
+        self.void = Script.read("void", "books")
         self.renew = Script.read("renew")
-        self.expire = Script.read("expire")
-        self.look = Script.read("look")
+        self.expire = Script.read("expire", "books")
+        self.look = Script.read("look", "books")
+        self.enter = Script.read("enter", "rates")
+        self.leave = Script.read("leave", "rates")
+        self.stay = Script.read("stay")
 
     def all(self) -> list[Script]:
         return list(vars(self).values())

@@ -51,8 +51,8 @@ Reply = Any
 class Wire:
     """The connection to one server, made anew whenever it is lost.
 
-    `failure` says why the server cannot be asked, None when it can. While there is one, whoever asks is told at once and
-    one attempt after another is made to reach the server. A connection begins with its scripts and its time.
+    `failure` says why the server cannot be asked, None when it can. While there is one, whoever asks is told at once,
+    and attempts to reach the server go on. A connection begins with the server's scripts and its time.
     """
 
     def __init__(

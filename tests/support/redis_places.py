@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from config.redis_url import RedisUrl
 from gateway.state.redis import RedisStore
 from gateway.state.redis_scripts import Script, Scripts
+from gateway.state.redis_servers import RedisServers
 from policies.budgets import LEASE, Store
 from tests.support.redis_server import RedisServer
 
@@ -22,26 +23,35 @@ class ServerTime:
     """What scripts take for the server's time: `begins`, in Unix nanoseconds, and what has passed since."""
 
     def __init__(self, begins: int | None = None) -> None:
-        self._ahead = begins // 1000 - time.time_ns() // 1000 if begins is not None else 0
-        self._told: list[Scripts] = []
+        self.ahead = begins // 1000 - time.time_ns() // 1000 if begins is not None else 0
+        """Microseconds."""
 
     def scripts(self) -> Scripts:
         """Scripts that go by this time."""
         scripts = Scripts()
-        self._told.append(scripts)
-        self._tell(scripts)
+        for name, script in list(vars(scripts).items()):
+            assert _TIME in script.text
+            setattr(scripts, name, _Ahead(name, script.text.replace(_TIME, f"{_TIME} + ask.ahead"), self))
         return scripts
 
-    def advance(self, seconds: float) -> None:
-        self._ahead += round(seconds * 1_000_000)
-        for scripts in self._told:
-            self._tell(scripts)
+    def now_ns(self) -> int:
+        return time.time_ns() + self.ahead * 1000
 
-    def _tell(self, scripts: Scripts) -> None:
-        original = Scripts()
-        for name, script in vars(original).items():
-            assert _TIME in script.text
-            setattr(scripts, name, Script(name, script.text.replace(_TIME, f"{_TIME} + ({self._ahead})")))
+    def advance(self, seconds: float) -> None:
+        self.ahead += round(seconds * 1_000_000)
+
+
+class _Ahead(Script):
+    """A script that is told how far its time is ahead."""
+
+    __slots__ = ("_time",)
+
+    def __init__(self, name: str, text: str, server_time: ServerTime) -> None:
+        super().__init__(name, text)
+        self._time = server_time
+
+    def call(self, keys: Sequence[str], ask: dict[str, Any]) -> bytes:
+        return super().call(keys, {**ask, "ahead": self._time.ahead})
 
 
 class RedisPlace:
@@ -56,7 +66,7 @@ class RedisPlace:
 
     async def open(self) -> RedisStore:
         store = RedisStore(self._url, scripts=self.time.scripts())
-        await reached(store)
+        await reached(store.servers)
         while self._left and await store.expire():
             pass
         return store
@@ -68,9 +78,9 @@ class RedisPlace:
         self._left = True
 
 
-async def reached(store: RedisStore) -> None:
-    """Returns once all servers of a store can be asked."""
-    store.begin()
+async def reached(servers: RedisServers) -> None:
+    """Returns once all servers can be asked."""
+    servers.begin()
     async with asyncio.timeout(REACHED_WITHIN):
-        while store.failure is not None:
+        while servers.failure is not None:
             await asyncio.sleep(0.005)
