@@ -342,8 +342,9 @@ class Lender:
         usage = x.usage
         if usage is None and x.reached is Reached.MAYBE:
             usage = x.usage = self._unseen(x)
-        if usage is not None and usage.estimated and not usage.input_tokens:
-            usage.input_tokens = _probable_input(x)
+        if usage is not None and usage.estimated:
+            usage.input_tokens = usage.input_tokens or _probable_input(x)
+            usage.tier = usage.tier or x.adapter.size(call).tier
         cost = 0
         if price is None:
             x.unpriced = True

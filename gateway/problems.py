@@ -85,6 +85,10 @@ UNEXPECTED = Problem(500, "internal_error", _TELL_OPERATOR)
 _UNEXPECTED_MESSAGE = "The gateway failed on this call."
 
 
+_PATIENCE = 60.0
+"""Seconds for which a client may be told to sleep before it repeats a call by itself: some have no bound of their own."""
+
+
 def problem_for(error: BaseException) -> Problem:
     return PROBLEMS.get(type(error), UNEXPECTED)
 
@@ -97,7 +101,7 @@ def refusal_for(error: BaseException, call_id: str) -> Refusal:
         message = f"{message} {problem.next_step}"
     retry, retry_after = problem.retry, problem.retry_after
     if isinstance(error, RateLimited):
-        retry = error.retry_after is not None
+        retry = error.retry_after is not None and error.retry_after <= _PATIENCE
         retry_after = math.ceil(error.retry_after) if error.retry_after is not None else None
     details: Mapping[str, Any] = error.details if isinstance(error, BudgetShort | RateLimited) else {}
     return Refusal(problem.status, problem.code, message, call_id, retry, retry_after, details)
