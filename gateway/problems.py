@@ -86,7 +86,7 @@ _UNEXPECTED_MESSAGE = "The gateway failed on this call."
 
 
 _PATIENCE = 60.0
-"""Seconds for which a client may be told to sleep before it repeats a call by itself: some have no bound of their own."""
+"""Seconds for which a client may be told to sleep before it repeats a call: some have no bound of their own."""
 
 
 def problem_for(error: BaseException) -> Problem:
