@@ -216,7 +216,7 @@ class RedisStore:
     def settle(self, loan: Loan, cost: int, spent: Sequence[Spent]) -> None:
         key = tag(loan.tenant)
         keys = [f"{key}loan:{loan.call}", f"{key}leases", *_keys(key, loan.accounts)]
-        wish = {"call": loan.call, **_costs(key, loan.accounts, cost, spent, keys, listed=False)}
+        wish = {"call": loan.call, **_costs(key, loan.accounts, cost, spent, keys)}
         self._put(Step(loan.tenant, self._scripts.settle, keys, wish, loan.accounts, self._forget(loan)))
 
     def void(self, loan: Loan) -> None:
@@ -228,7 +228,7 @@ class RedisStore:
     def post(self, call: str, tenant: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent]) -> None:
         key = tag(tenant)
         keys = [f"{key}post:{call}", *_keys(key, accounts)]
-        wish = _costs(key, accounts, cost, spent, keys, listed=True)
+        wish = _costs(key, accounts, cost, spent, keys)
         self._put(Step(tenant, self._scripts.post, keys, wish, accounts, MOST))
 
     def _put(self, step: Step) -> None:
@@ -456,16 +456,14 @@ def _facts(key: str, accounts: Sequence[Account], keys: list[str] | None = None)
     return facts
 
 
-def _costs(
-    key: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent], keys: list[str], *, listed: bool
-) -> dict[str, Any]:
+def _costs(key: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent], keys: list[str]) -> dict[str, Any]:
     """What scripts have to know of what a call has cost. Keys that they need for it are added to `keys`."""
     return {
         "cost": _possible(cost),
         "kept": _ENDED_KEPT,
         "ledger_kept": _LEDGER_KEPT,
         "most_listed": _MOST_LISTED,
-        "accounts": _facts(key, accounts, keys if listed else None),
+        "accounts": _facts(key, accounts, keys),
         "spent": _lines(key, spent, keys),
     }
 

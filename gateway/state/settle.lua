@@ -1,5 +1,6 @@
--- Posts what a call has cost and pays its loan back. KEYS: its loan, the leases, the accounts, days of the cost ledger.
--- ask: call, cost, lost_until, kept, ledger_kept, accounts of {kept}, spent of {key, dimensions, metrics}.
+-- Posts what a call has cost and pays its loan back. KEYS: its loan, the leases, the accounts, lists of sessions, days of
+-- the cost ledger. ask: call, cost, lost_until, kept, ledger_kept, most_listed, accounts of {window, kept, list}, spent of
+-- {key, dimensions, metrics}.
 --
 -- A loan of which nothing is known was forgotten long after its end; or, until `lost_until`, it is the server that has
 -- lost it, and what the call has cost must not be lost, too.
@@ -17,10 +18,16 @@ if state == 'POSTED' or state == 'VOIDED' or not state and now >= ask.lost_until
 end
 
 finish(KEYS[1], 'POSTED', KEYS[2])
-for _, key in ipairs(lenders) do add(balances, key, state == 'EXPIRED' and 'posted' or 'pending', 0 - loan[2]) end
-for i, key in ipairs(keys) do
-  add(balances, key, 'posted', ask.cost)
-  if not state then redis.call('EXPIRE', key, ask.accounts[i].kept) end
+if state then
+  for _, key in ipairs(lenders) do
+    add(balances, key, state == 'EXPIRED' and 'posted' or 'pending', 0 - loan[2])
+    add(balances, key, 'posted', ask.cost)
+  end
+else
+  for i, key in ipairs(keys) do
+    add(balances, key, 'posted', ask.cost)
+    used(key, ask.accounts[i], now)
+  end
 end
 enter(lines)
 return {'OK', now, listed(balances, keys)}
