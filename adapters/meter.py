@@ -19,6 +19,9 @@ DONE: Final = b"[DONE]"
 _BYTES_A_TOKEN: Final = 4
 """Of text, on average: English with most tokenizers. Other languages have more bytes a token, code has fewer."""
 _WITHOUT_BOUND: Final = 2**63
+_DIFFERENT: Final = 8
+"""Events of one run that are looked at each for itself, in the hope that those behind are like them. It takes longer
+than to look at all of a run at once."""
 _SHORTEST: Final = 8
 """Bytes, and fewer than any event that carries text can have."""
 
@@ -113,12 +116,15 @@ class Meter:
         if end == len(run):
             return run
         passed = [run[:end]]
-        while end < len(run) and not likeness.hopeless:
-            begin, end = end, run.find(b"\n\n", end) + 2
-            end = end if end > 1 else len(run)
-            passed.append(self._look(run[begin:end]))
-            begin, end = end, self._follow(run, end)
-            passed.append(run[begin:end])
+        for _ in range(_DIFFERENT):
+            border = run.find(b"\n\n", end) + 2
+            if border < 2 or border == len(run) or likeness.hopeless:
+                break
+            passed.append(self._look(run[end:border]))
+            end = self._follow(run, border)
+            passed.append(run[border:end])
+        if not end:
+            return self._look(run)
         if end < len(run):
             passed.append(self._look(run[end:]))
         return b"".join(passed)
