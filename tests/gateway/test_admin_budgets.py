@@ -1,91 +1,27 @@
 """Budgets over the admin API: how they stand, and another limit in place of a configured one."""
 
 import asyncio
-import dataclasses
 import errno
 import json
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
-import yaml
 
-from config.load import load
-from gateway.admin import admin_app
-from gateway.app import App
 from policies.budgets import Mode, Raised
 from policies.money import NANO, nano, usd_text
-from tests.support.door import door
-from tests.support.purse import NOW, Purse
+from tests.support.office import BUDGETS, DANA, SAM, Office, open_office, written
+from tests.support.purse import NOW
 
-DANA = {"authorization": "Bearer danas-own-token"}
-SAM = {"authorization": "Bearer sams-own-token"}
 BOT = "/budgets/acme/support-bot"
-BUDGETS = [
-    {"node": "acme", "window": "month", "limit_usd": 500},
-    {"node": "acme/support-bot", "window": "day", "limit_usd": 5, "mode": "strict"},
-    {"node": "acme/support-bot", "window": "session", "limit_usd": 0.1},
-    {"node": "globex", "window": "day", "limit_usd": 0.3, "mode": "soft", "warn_at": 50},
-]
-
-
-@dataclass
-class Office:
-    """A running gateway, its admin API as Dana asks it, and the purse that it keeps its budgets in."""
-
-    app: App
-    purse: Purse
-    client: httpx2.AsyncClient
-
-    async def get(self, path: str) -> Any:
-        answer = await self.client.get(path, headers=SAM)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def put(self, path: str, body: Any, **headers: str) -> httpx2.Response:
-        content = body if isinstance(body, str | bytes) else json.dumps(body)
-        return await self.client.put(path, content=content, headers={**DANA, **headers})
-
-    def recorded(self) -> list[dict[str, Any]]:
-        lines = self.app.ledger.path.read_text().splitlines()
-        return [record for record in map(json.loads, lines) if record["record"] == "budget"]
-
-
-def written(folder: Path, budgets: list[dict[str, Any]]) -> Path:
-    config = {
-        "admin": {
-            "people": [
-                {"name": "dana", "token": "danas-own-token", "roles": ["admin"]},
-                {"name": "sam", "token": "sams-own-token"},
-            ]
-        },
-        "state": f"sqlite:///{folder}/state.db",
-        "ledger": {"path": str(folder / "ledger")},
-        "agents": [
-            {"name": "support-bot", "tenant": "acme", "key": "support-bots-own-key"},
-            {"name": "intern-bot", "tenant": "globex", "key": "intern-bots-own-key"},
-        ],
-        "budgets": budgets,
-    }
-    path = folder / "w.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 @pytest.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    path = written(tmp_path, BUDGETS)
-    purse = Purse()
-    async with App(path, load(path)) as app:
-        app.state = dataclasses.replace(app.state, budgets=purse)
-        async with door(admin_app(app)) as port:
-            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-                yield Office(app, purse, client)
+    async with open_office(tmp_path) as office:
+        yield office
 
 
 async def test_all_budgets_are_listed_with_what_is_spent_and_lent(office: Office) -> None:

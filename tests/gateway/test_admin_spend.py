@@ -1,38 +1,27 @@
 """The cost ledger over the admin API, as JSON, in pages, and as CSV."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from config.load import load
-from gateway.admin import admin_app
-from gateway.app import App
 from policies.money import NANO
-from tests.gateway.test_admin_budgets import BUDGETS, SAM, Office, written
-from tests.support.door import door
-from tests.support.purse import Purse, spent
+from tests.support.office import SAM, Office, open_office
+from tests.support.purse import spent
 
 
 @pytest.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    path = written(tmp_path, BUDGETS)
-    purse = Purse()
-    purse.ledger = [
-        spent("2026-11-20", 0.1, model="gpt-4o", input_tokens=1000, output_tokens=20, cached_tokens=600),
-        spent("2026-11-21", 0.2, session="=cmd|' /C calc'!A0"),
-        spent("2026-11-21", 0.000000001, agent="intern-bot", tenant="globex", tool="crm", tool_cost=1, calls=0),
-        spent("2026-10-31", 7, unpriced=1),
-    ]
-    async with App(path, load(path)) as app:
-        app.state = dataclasses.replace(app.state, budgets=purse)
-        async with door(admin_app(app)) as port:
-            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-                yield Office(app, purse, client)
+    async with open_office(tmp_path) as office:
+        office.purse.ledger = [
+            spent("2026-11-20", 0.1, model="gpt-4o", input_tokens=1000, output_tokens=20, cached_tokens=600),
+            spent("2026-11-21", 0.2, session="=cmd|' /C calc'!A0"),
+            spent("2026-11-21", 0.000000001, agent="intern-bot", tenant="globex", tool="crm", tool_cost=1, calls=0),
+            spent("2026-10-31", 7, unpriced=1),
+        ]
+        yield office
 
 
 async def test_without_a_question_it_is_this_month_by_day(office: Office) -> None:

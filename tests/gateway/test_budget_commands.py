@@ -2,7 +2,6 @@
 
 import asyncio
 import csv
-import dataclasses
 import json
 import os
 import subprocess
@@ -17,15 +16,11 @@ import pyarrow  # type: ignore[import-untyped]  # compiled, without stubs
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
-from config.load import load
 from gateway import budget_commands
-from gateway.admin import admin_app
-from gateway.app import App
 from gateway.cli import main
 from gateway.remote import TOKEN
 from gateway.terminal import MISTAKEN, OK, UNUSABLE
-from tests.gateway.test_admin_budgets import BUDGETS, written
-from tests.support.door import door
+from tests.support.office import BUDGETS, open_office
 from tests.support.purse import Purse, spent
 
 
@@ -53,12 +48,8 @@ async def shell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shell]:
     monkeypatch.setenv(TOKEN, "danas-own-token")
-    path = written(tmp_path, BUDGETS)
-    purse = Purse()
-    async with App(path, load(path)) as app:
-        app.state = dataclasses.replace(app.state, budgets=purse)
-        async with door(admin_app(app)) as port:
-            yield Shell(purse, f"http://127.0.0.1:{port}", capsys)
+    async with open_office(tmp_path) as office:
+        yield Shell(office.purse, office.url, capsys)
 
 
 # --- list ------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from config.load import load
 from gateway.cli import _parser
-from tests.support.process import ROOT, Gateway, serving
-from tests.support.standins import ANTHROPIC_KEY, OPENAI_KEY, running_standins
+from tests.support.demo import demonstration
+from tests.support.process import ROOT, Gateway
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -27,17 +26,8 @@ def blocks(language: str, containing: str = "") -> list[str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The demonstration's configuration on free ports, in front of stand-ins on free ports."""
-    examples = ROOT / "config" / "examples"
-    config = yaml.safe_load((examples / "demo.yaml").read_text(encoding="utf-8"))
-    config["listen"]["port"] = config["admin"]["listen"]["port"] = 0
-    config["policy"]["paths"] = [str((examples / path).resolve()) for path in config["policy"]["paths"]]
-    with running_standins() as standins:
-        (openai, anthropic) = config["targets"]
-        openai.update(url=f"{standins.openai_url}/v1", key=OPENAI_KEY)
-        anthropic.update(url=standins.anthropic_url, key=ANTHROPIC_KEY)
-        with serving(config, tmp_path_factory.mktemp("readme")) as gateway:
-            yield gateway
+    with demonstration(tmp_path_factory.mktemp("readme")) as gateway:
+        yield gateway
 
 
 def here(text: str, gateway: Gateway) -> str:
