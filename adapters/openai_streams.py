@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -14,6 +14,8 @@ from adapters.sse import data
 Reads = Callable[[Mapping[str, Any], Mapping[str, Any]], Usage | None]
 """Turns a `usage`, and the answer around it, into one of ours."""
 
+_IN_COMMON: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
+"""What all chunks of a completion's stream say."""
 _MOST_ANSWERS: Final = 1024
 """Answers of one stream that are ended one by one, whatever number a call names."""
 
@@ -73,9 +75,10 @@ class _Completions(Meter):
     A stream is finished when each of its answers has a finish reason, or at the target's [DONE].
     """
 
-    __slots__ = ("_answers", "_ended", "_finished", "_first", "_reads", "_usage_told")
+    __slots__ = ("_answers", "_base", "_ended", "_finished", "_reads", "_usage_told")
 
     SIGNS = SIGNS_TO_CUT = _COMPLETIONS_SIGNS
+    OBJECT: ClassVar[str]
 
     def __init__(self, call: AgentCall, reads: Reads) -> None:
         super().__init__(call, keep=call.wants_usage)
@@ -84,8 +87,8 @@ class _Completions(Meter):
         self._finished: set[int] = set()
         self._ended = False
         self._usage_told = False
-        self._first = b""
-        """The event that carried text first: the chunks of a stream have much in common."""
+        self._base: dict[str, Any] = {}
+        """What the chunks of this stream have in common."""
 
     def note(self, said: bytes) -> bool:
         if said.startswith(DONE):
@@ -107,9 +110,22 @@ class _Completions(Meter):
             return True
         return False
 
+    def _look(self, run: bytes) -> bytes:
+        if self._may_cut and not self._base:
+            self._find_base(run)
+        return super()._look(run)
+
     def saw(self, run: bytes, texts: Sequence[bytes]) -> None:
-        if not self._first:
-            self._first = next((line for line in run.splitlines() if self.texts(line)), run)
+        if not self._base:
+            self._find_base(run)
+
+    def _find_base(self, run: bytes) -> None:
+        """Some streams begin with an event that is none of the answer's, and has no id."""
+        for line in run.splitlines():
+            chunk = json_object(data(line))
+            if chunk.get("id"):
+                self._base = {name: chunk[name] for name in _IN_COMMON if name in chunk}
+                return
 
     def cut(self) -> bytes:
         if self._ended:
@@ -121,9 +137,7 @@ class _Completions(Meter):
         raise NotImplementedError
 
     def _last_chunks(self) -> Iterator[dict[str, Any]]:
-        first = json_object(data(self._first))
-        kept = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
-        base = {name: first[name] for name in kept if name in first}
+        base = {"id": "", "object": self.OBJECT, "created": 0, "model": self.call.target, **self._base}
         for index in range(min(self._answers, _MOST_ANSWERS)):
             if index not in self._finished:
                 choice = {"index": index, **self.ending(), "logprobs": None, "finish_reason": "length"}
@@ -136,6 +150,8 @@ class _Completions(Meter):
 
 class ChatMeter(_Completions):
     """Streams of chat completions."""
+
+    OBJECT = "chat.completion.chunk"
 
     def texts(self, run: bytes) -> Sequence[bytes]:
         found: list[bytes] = []
@@ -153,6 +169,7 @@ class ChatMeter(_Completions):
 class CompletionsMeter(_Completions):
     """Streams of the legacy completions."""
 
+    OBJECT = "text_completion"
     _TEXT = re.compile(before_value(b"text") + A_TEXT)
 
     def __init__(self, call: AgentCall, reads: Reads) -> None:
@@ -215,8 +232,13 @@ class ResponsesMeter(Meter):
             return [text for line in run.splitlines() if not _AUDIO.search(line) for text in self._TEXT.findall(line)]
         return found
 
+    def feed(self, piece: bytes) -> bytes:
+        run = super().feed(piece)
+        if run and self._may_cut:
+            self._last = run
+        return run
+
     def saw(self, run: bytes, texts: Sequence[bytes]) -> None:
-        self._last = run
         for text in texts:
             self._text += text
 
@@ -231,7 +253,6 @@ class ResponsesMeter(Meter):
         elif kind == "error" or event.get("error"):
             self.failed = True
         elif self._may_cut:
-            self._last = said
             self._keep_track(kind, event)
         return False
 
