@@ -140,6 +140,24 @@ def test_the_details_of_a_refusal_stand_beside_its_message_and_never_in_its_plac
         Answers(429, headers, body).anthropic().messages.create(model="m", messages=[], max_tokens=5)
 
 
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        ({"content": [{"type": "text", "text": "Caf\u00e9"}]}, 2),
+        ({"content": [{"type": "thinking", "thinking": "Hmm", "signature": "c2ln" * 99}]}, 1),
+        ({"content": [{"type": "tool_use", "name": "f", "input": {"city": "Paris"}}]}, 4),
+        ({"content": [{"type": "text", "text": "a" * 7}, {"type": "tool_use", "input": {}}]}, 3),
+        ({"content": [{"type": "web_search_tool_result", "content": [{"title": "x" * 99, "text": "y" * 99}]}]}, 0),
+        ({"content": [{"type": "text", "text": None}, "text", {}]}, 0),
+        ({"content": "text"}, 0),
+        ([], 0),
+    ],
+)
+def test_an_answer_that_came_without_its_tokens_is_counted_by_its_texts(answer: Any, tokens: int) -> None:
+    assert Anthropic().counted(read(MESSAGES, {}), json.dumps(answer).encode()) == tokens
+    assert Anthropic().counted(read(COUNT, {}), json.dumps(answer).encode()) == 0
+
+
 def test_a_refusal_that_may_pass_later_is_repeated_by_the_sdk() -> None:
     headers, body = Anthropic().refusal(Refusal(503, "no_healthy_target", "Later.", "01CALL", retry=True))
     answers = Answers(503, [*headers, (b"retry-after-ms", b"1")], body)

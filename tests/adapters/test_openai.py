@@ -436,6 +436,65 @@ def test_an_answer_that_cannot_be_read_has_no_usage(answer: bytes) -> None:
     assert OpenAI().usage(CALL, answer) is None
 
 
+def tokens(said: str) -> int:
+    return -(-len(said.encode()) // 4)
+
+
+def chosen(*messages: Any) -> dict[str, Any]:
+    return {"choices": [{"index": i, "message": message} for i, message in enumerate(messages)]}
+
+
+SAID = 'Caf\u00e9 "\U0001f600"\n'
+TOLD_BY_TOOL = {"type": "function", "function": {"name": "f", "arguments": SAID}}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "said"),
+    [
+        (CHAT, chosen({"role": "assistant", "content": SAID}), SAID),
+        (CHAT, chosen({"content": SAID}, {"content": SAID}), SAID * 2),
+        (CHAT, chosen({"content": None, "tool_calls": [TOLD_BY_TOOL]}), SAID),
+        (CHAT, chosen({"content": "", "function_call": {"arguments": SAID}}), SAID),
+        (CHAT, chosen({"content": "a", "reasoning_content": "bcd", "refusal": "e"}), "abcde"),
+        (CHAT, chosen({"reasoning": SAID, "reasoning_details": [{"type": "reasoning.text", "text": SAID}]}), SAID),
+        (CHAT, chosen({"content": [{"type": "text", "text": SAID}]}), SAID),
+        (CHAT, chosen({"content": "a", "annotations": [{"url_citation": {"content": "b" * 99}}]}), "a"),
+        (CHAT, chosen({"audio": {"data": "c291bmQ=" * 99, "transcript": SAID}}), SAID),
+        (CHAT, {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}, "a"),
+        (CHAT, {"choices": [], "usage": {}}, ""),
+        (CHAT, {"choices": "many"}, ""),
+        (CHAT, [], ""),
+        (COMPLETIONS, {"choices": [{"text": SAID, "index": 0}, {"text": "b", "index": 1}]}, SAID + "b"),
+        (RESPONSES, {"output": [{"type": "message", "content": [{"type": "output_text", "text": SAID}]}]}, SAID),
+        (RESPONSES, {"output": [{"type": "function_call", "name": "f", "arguments": SAID}]}, SAID),
+        (RESPONSES, {"output": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": SAID}]}]}, SAID),
+        (RESPONSES, {"output": [{"type": "file_search_call", "results": [{"text": "b" * 99}]}]}, ""),
+        (RESPONSES, {"output": [{"type": "code_interpreter_call", "code": SAID, "outputs": [{"logs": "x"}]}]}, SAID),
+        (EMBEDDINGS, {"data": [{"embedding": "QUJD" * 99}]}, ""),
+    ],
+)
+def test_an_answer_that_came_without_its_tokens_is_counted_by_its_texts(path: str, answer: Any, said: str) -> None:
+    call = read(path, {})
+    assert OpenAI().counted(call, orjson.dumps(answer)) == tokens(said)
+    assert OpenAI().counted(call, json.dumps(answer, indent=1).encode()) == tokens(said)
+
+
+def test_a_repeated_prompt_is_not_counted_as_an_answer() -> None:
+    call = read(COMPLETIONS, {"prompt": "Once upon a time" * 99, "echo": True})
+    answer = orjson.dumps({"choices": [{"text": "Once upon a time" * 99 + " there was a king" * 99}]})
+    assert 350 <= OpenAI().counted(call, answer) <= tokens(" there was a king" * 99)
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"<html>", b"[" * 100_000, b'{"choices":' * 900])
+def test_an_answer_that_cannot_be_read_has_no_texts(answer: bytes) -> None:
+    assert OpenAI().counted(CALL, answer) == 0
+
+
+def test_texts_are_found_however_deep_they_stand() -> None:
+    answer = b'{"choices":' + b'[{"message":' * 500 + b'{"content":"hello"}' + b"}]" * 500 + b"}"
+    assert OpenAI().counted(CALL, answer) == 2
+
+
 def test_the_sdk_lists_and_retrieves_the_catalogue() -> None:
     names = ["gpt-4o-mini", "ft:gpt-4o:org::id", "Qwen/Qwen3-0.6B"]
     listed = OpenAI().catalogue(names, "")
