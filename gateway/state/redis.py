@@ -39,7 +39,7 @@ from config.redis_url import RedisUrl
 from gateway.state.redis_outbox import CLOSING, Outbox, Step
 from gateway.state.redis_scripts import Scripts, packed
 from gateway.state.redis_servers import RedisServers, tag
-from gateway.state.redis_wire import PATIENCE
+from gateway.state.redis_wire import PATIENCE, PAUSE
 from policies import budgets
 from policies.budgets import (
     DIMENSIONS,
@@ -133,9 +133,10 @@ class RedisStore:
         clock: Callable[[], int] = time.time_ns,
         scripts: Scripts | None = None,
         patience: float = PATIENCE,
+        pause: float = PAUSE,
     ) -> None:
         """`clock` gives this machine's Unix nanoseconds. Nothing is connected before `begin`, or the first use."""
-        self.servers = RedisServers(url, clock=clock, scripts=scripts, patience=patience)
+        self.servers = RedisServers(url, clock=clock, scripts=scripts, patience=patience, pause=pause)
         self.outbox = Outbox(self.servers, self._heard)
         self._scripts = self.servers.scripts
         self._lent: dict[str, _Lent] = {}

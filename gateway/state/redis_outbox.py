@@ -29,9 +29,6 @@ _AT_ONCE: Final = 100
 
 _TENANTS_AT_ONCE: Final = 100
 
-_PAUSE: Final = 0.2
-"""Seconds between two attempts."""
-
 _MOST_REFUSALS: Final = 100
 """Times that a server may refuse a step outright, which is a fault of somebody's and not a bad day."""
 
@@ -139,7 +136,7 @@ class Outbox:
                 await asyncio.gather(*(self._try_again(tenant) for tenant in some))
             if self._waiting:
                 self._some.set()
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self._servers.pause)
 
     async def _try_again(self, tenant: str) -> None:
         """Tries what waits for one tenant, until all of it is done or something fails."""

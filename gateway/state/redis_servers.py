@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from redis.exceptions import (
 
 from config.redis_url import RedisUrl
 from gateway.state.redis_scripts import Script, Scripts, packed
-from gateway.state.redis_wire import PATIENCE, Reply, Unanswered, Wire
+from gateway.state.redis_wire import PATIENCE, PAUSE, Reply, Unanswered, Wire
 from policies.budgets import StoreUnavailable
 
 log = logging.getLogger("weighbridge.state")
@@ -40,6 +41,9 @@ _REARRANGING: Final = 0.02
 
 _MAP_EVERY: Final = 0.5
 """Seconds between two looks at a cluster's map while it is not known, or one of its servers does not answer."""
+
+_MAP_REST: Final = 0.05
+"""Seconds at least from a wish to look at it again to the look: many wish at once."""
 
 _ASKING: Final = packed("ASKING")
 _MAP: Final = packed("CLUSTER", "SLOTS")
@@ -90,10 +94,12 @@ class RedisServers:
         clock: Callable[[], int] = time.time_ns,
         scripts: Scripts | None = None,
         patience: float = PATIENCE,
+        pause: float = PAUSE,
     ) -> None:
         self.url = url
         self.scripts = scripts or Scripts()
         self.clock = ServerClock(clock)
+        self.pause = pause
         self._patience = patience
         self._wires: dict[Address, Wire] = {}
         self._slots: list[Address | None] = []
@@ -209,7 +215,12 @@ class RedisServers:
         wire = self._wires.get(address)
         if wire is None:
             wire = self._wires[address] = Wire(
-                address, self._connection, self.scripts, heard=self.clock.heard, patience=self._patience
+                address,
+                self._connection,
+                self.scripts,
+                heard=self._reached,
+                patience=self._patience,
+                pause=self.pause,
             )
         return wire
 
@@ -231,6 +242,10 @@ class RedisServers:
             return Connection(**known)
         return SSLConnection(**known, ssl_ca_certs=str(self.url.ca) if self.url.ca is not None else None)
 
+    def _reached(self, said: int) -> None:
+        self.clock.heard(said)
+        self._remap.set()
+
     def _moved(self, slot: int, to: Address) -> None:
         if self._slots:
             self._slots[slot] = to
@@ -240,10 +255,13 @@ class RedisServers:
         """Knows which node of a cluster has which slots, as long as there is one."""
         while True:
             self._remap.clear()
-            known = await self._learn_map()
-            if known:
+            if await self._learn_map():
                 await self._remap.wait()
-            await asyncio.sleep(_MAP_EVERY if known else _MAP_EVERY / 10)
+                await asyncio.sleep(_MAP_REST)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_MAP_EVERY):
+                        await self._remap.wait()
 
     async def _learn_map(self) -> bool:
         """Whether there is nothing more to be learnt for now."""

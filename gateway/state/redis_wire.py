@@ -28,8 +28,8 @@ _GRACE: Final = 0.02
 _CONNECTING: Final = 2.0
 """Seconds in which a connection has to be made by which nobody waits."""
 
-_PAUSE: Final = 0.2
-"""Seconds between two attempts to connect after a failure."""
+PAUSE: Final = 0.2
+"""Seconds between two attempts after a failure."""
 
 _SHORT_LIVED: Final = 1.0
 """Seconds: a connection that ends sooner is a failure, whoever has ended it."""
@@ -63,6 +63,7 @@ class Wire:
         *,
         heard: Callable[[int], None],
         patience: float = PATIENCE,
+        pause: float = PAUSE,
     ) -> None:
         """`connect` gives a connection yet to be made; `heard` is told the server's time, in Unix microseconds."""
         self.address = address
@@ -76,6 +77,7 @@ class Wire:
         self._scripts = scripts
         self._heard = heard
         self._patience = patience
+        self._pause = pause
         self._asked: deque[tuple[asyncio.Future[Reply], float]] = deque()
         self._outgoing: list[bytes] = []
         self._some = asyncio.Event()
@@ -132,7 +134,7 @@ class Wire:
                 self._lose(reason)
             else:
                 self._fail(reason)
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self._pause)
 
     async def _connection(self) -> None:
         """One connection, from its beginning to its end. Raises TimeoutError, RedisError, OSError, _Unfit."""

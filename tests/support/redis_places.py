@@ -57,15 +57,17 @@ class _Ahead(Script):
 class RedisPlace:
     """A server, or the nodes of a cluster, with nothing in it."""
 
-    def __init__(self, servers: Sequence[RedisServer], begins: int | None = None) -> None:
+    def __init__(self, servers: Sequence[RedisServer], begins: int | None = None, **store: Any) -> None:
+        """`store` are arguments of the stores that are opened."""
         for server in servers:
             server.command("FLUSHALL")
         self.time = ServerTime(begins)
-        self._url = RedisUrl.parse(servers[0].url)
+        self.url = servers[0].url
+        self._arguments = store
         self._left = False
 
     async def open(self) -> RedisStore:
-        store = RedisStore(self._url, scripts=self.time.scripts())
+        store = RedisStore(RedisUrl.parse(self.url), scripts=self.time.scripts(), **self._arguments)
         await reached(store.servers)
         while self._left and await store.expire():
             pass

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from gateway.state.redis import RedisStore
+from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, Store, StoreUnavailable, Window
 from tests.support.histories import agree
 from tests.support.redis_places import RedisPlace
+from tests.support.redis_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.redis_server import RedisServer, needs_redis
 from tests.support.stores import NOW, Place
 
 pytestmark = needs_redis
+
+T = TypeVar("T")
+
+_FAULTS = [*Fault, Fault.DROP_REPLY]
+_FAULTY = 0.15
 
 
 def there(servers: Sequence[RedisServer]) -> Callable[[Path], AbstractAsyncContextManager[Place]]:
@@ -28,3 +39,101 @@ def test_a_server_agrees_with_the_model_in_any_history(server: RedisServer) -> N
 
 def test_a_cluster_agrees_with_the_model_in_any_history(cluster: list[RedisServer]) -> None:
     agree(there(cluster), examples=10)
+
+
+class Insistent:
+    """A store whose every answer is asked for until it comes: then a failing connection must make no difference."""
+
+    shared = True
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.failures = 0
+        self.settle, self.void, self.post = store.settle, store.void, store.post
+
+    @property
+    def failure(self) -> str | None:
+        return self.store.failure
+
+    def now_ns(self) -> int:
+        return self.store.now_ns()
+
+    async def reserve(self, ask: Ask) -> Loan:
+        return await self.until_answered(lambda: self.store.reserve(ask))
+
+    async def extend(self, loan: Loan, amount: int) -> bool:
+        return await self.until_answered(lambda: self.store.extend(loan, amount))
+
+    async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
+        return await self.until_answered(lambda: self.store.balances(accounts))
+
+    def known(self, accounts: Sequence[Account]) -> list[Balance] | None:
+        return self.store.known(accounts)
+
+    async def sessions(self, budget: Budget, most: int) -> list[Balance]:
+        return await self.until_answered(lambda: self.store.sessions(budget, most))
+
+    async def raise_limit(self, raised: Raised) -> None:
+        await self.until_answered(lambda: self.store.raise_limit(raised))
+
+    async def reset_limit(self, tenant: str, node: str, window: Window) -> None:
+        await self.until_answered(lambda: self.store.reset_limit(tenant, node, window))
+
+    async def raised(self, tenant: str) -> list[Raised]:
+        return await self.until_answered(lambda: self.store.raised(tenant))
+
+    async def spend(
+        self, tenants: Sequence[str], since: str, until: str, group_by: Sequence[str], where: Mapping[str, str]
+    ) -> list[Mapping[str, str | int]]:
+        return await self.until_answered(lambda: self.store.spend(tenants, since, until, group_by, where))
+
+    async def close(self) -> None:
+        await self.store.close()
+
+    async def until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What was told before comes first."""
+        while True:
+            while len(self.store.outbox):
+                await asyncio.sleep(0.001)
+            try:
+                return await ask()
+            except StoreUnavailable:
+                self.failures += 1
+                await asyncio.sleep(0.002)
+
+
+class FaultyPlace:
+    """A server behind a proxy that does something to every seventh command or so."""
+
+    def __init__(self, place: RedisPlace, proxy: FaultProxy, chance: random.Random) -> None:
+        place.url = proxy.url
+        self._place = place
+        self._proxy = proxy
+        self._chance = chance
+
+    async def open(self) -> Store:
+        self._proxy.restore()
+        store = await self._place.open()
+        self._proxy.plan = self._plan
+        return Insistent(store)
+
+    async def leave(self, store: Store) -> None:
+        assert isinstance(store, Insistent)
+        await self._place.leave(store.store)
+
+    def _plan(self, words: list[bytes]) -> Fault:
+        return self._chance.choice(_FAULTS) if self._chance.random() < _FAULTY else Fault.NONE
+
+
+def test_a_failing_connection_makes_no_difference_to_who_asks_until_it_is_answered(server: RedisServer) -> None:
+    chance, faults = random.Random(4), 0
+
+    @asynccontextmanager
+    async def place(_: Path) -> AsyncIterator[Place]:
+        nonlocal faults
+        async with fault_proxy(server, delay=0.04) as proxy:
+            yield FaultyPlace(RedisPlace([server], NOW, patience=0.02, pause=0.001), proxy, chance)
+            faults += sum(fault is not Fault.NONE for _, fault in proxy.seen)
+
+    agree(place, examples=15)
+    assert faults > 100
