@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,10 +61,10 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 
 def test_the_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = [line.split("#")[0].split() for text in blocks("sh") for line in text.splitlines()]
-    ours = [command for command in commands if command and command[0] in ("make", "weighbridge")]
+    lines = [line for text in blocks("sh") for line in text.splitlines()]
+    ours = [line for line in lines if line.startswith(("make ", "weighbridge "))]
     assert ours
-    for program, *arguments in ours:
+    for program, *arguments in (shlex.split(line, comments=True) for line in ours):
         if program == "make":
             assert f"\n{arguments[0]}:" in makefile
         else:
