@@ -116,7 +116,7 @@ class Explainer:
         if not isinstance(engine, EmbeddedEngine):
             unknown = "An OPA server does not tell which rules decided."
             return Explained(decision, failure, (), unknown, (), (), recorded_failure)
-        kind, has_budgets = _asked(document)
+        kind, payer = _asked(document)
         reads = engine.reads.of(kind)
         rules: tuple[Step, ...] = ()
         unknown = ""
@@ -130,7 +130,7 @@ class Explainer:
             rules,
             unknown,
             tuple(map(str, reads.reads)),
-            tuple(map(str, (*reads.unstable, *(reads.money if has_budgets else ())))),
+            tuple(map(str, engine.unstable(kind, payer))),
             recorded_failure,
         )
 
@@ -227,11 +227,12 @@ def replayable(before: Recorded) -> tuple[bytes, int] | None:
     return orjson.dumps(document), now_ns if isinstance(now_ns, int) else 0
 
 
-def _asked(document: bytes) -> tuple[str, bool]:
-    """The kind of call, and whether it is paid from budgets."""
+def _asked(document: bytes) -> tuple[str, bytes | None]:
+    """The kind of call, and the agent where the call has money."""
     try:
         whole = orjson.loads(document)
         kind = whole["call"]["kind"]
+        money = "budgets" in whole or "estimated_cost_usd" in whole["call"]
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        return "", False
-    return kind if isinstance(kind, str) else "", "budgets" in whole
+        return "", None
+    return kind if isinstance(kind, str) else "", orjson.dumps(whole.get("agent")) if money else None

@@ -7,6 +7,7 @@
 - `build`: from proven policies to a warmed engine, in slices
 - `embedded`: the engine in this process, a clone of a warmed interpreter for every call
 - `reads`: what a policy can read of its input, found in its syntax trees
+- `guards`: what has to be in the data for a part of a policy to be evaluated at all
 - `projection`: the part of a question that is read
 - `reuse`: decisions already made, by what they were made of
 - `interpreter`: the Rego interpreter, fenced in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import get_ident
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,7 +17,7 @@ from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.interpreter import Clock, Interpreter, failure, without_values
 from policies.log_mask import RULE
 from policies.projection import Projection, projection
-from policies.reads import KINDS, Reads, everything
+from policies.reads import BUDGETS, ESTIMATE, KINDS, Reads, Reason, everything
 from policies.reuse import LONGEST, Reuse
 
 _UNFIT: Final = (
@@ -32,6 +32,7 @@ _UNDEFINED: Final = '"<undefined>"'
 
 _REMEMBERED: Final = 2048
 _LONGEST_REMEMBERED: Final = 1024
+_MOST_AGENTS: Final = 16_384
 STOPS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 """Never an answer about a policy: someone wants this process or task to stop."""
 
@@ -77,10 +78,11 @@ class EmbeddedEngine:
     async def decide(self, question: Question) -> Decision:
         """See `policies.engine.Engine`."""
         way, reuse = self._ways[question.kind], self.reuse
-        document = way.project(question)
+        shut = bool(way.guards) and question.money is not None and self._is_shut(way, question.agent)
+        document = way.project_otherwise(question) if shut else way.project(question)
         if document is None:
             document = question.document()
-        elif len(document) <= LONGEST and way.lasting(question):
+        elif len(document) <= LONGEST and (shut or way.lasting(question)):
             decision = reuse.find(document)
             if decision is None:
                 decision = self.answer(document, question.now_ns)
@@ -131,6 +133,30 @@ class EmbeddedEngine:
             raise _failed(error) from None
         return None if result == _UNDEFINED else orjson.loads(result)
 
+    def unstable(self, kind: str, payer: bytes | None) -> tuple[Reason, ...]:
+        """Why decisions on calls of a kind are not used again; none where they are.
+
+        `payer` is the agent as in a question, None for calls without money. Raises EngineUnavailable.
+        """
+        reads = self.reads.of(kind)
+        if reads.unstable or payer is None or not reads.money:
+            return reads.unstable
+        return () if reads.guards and self._are_shut(reads.guards, payer) else reads.money
+
+    def _is_shut(self, way: _Way, agent: bytes) -> bool:
+        """Whether nothing of the money of this agent's calls can be read. `agent` is as in a question."""
+        shut = way.shut.get(agent)
+        if shut is None:
+            if len(way.shut) >= _MOST_AGENTS:
+                way.shut.clear()
+            shut = way.shut[agent] = self._are_shut(way.guards, agent)
+        return shut
+
+    def _are_shut(self, guards: Iterable[Sequence[str]], agent: bytes) -> bool:
+        interpreter, _ = self.interpreter()
+        interpreter.set_input_json((b'{"agent":%b}' % agent).decode())
+        return all(any(_is_undefined(interpreter, query) for query in way) for way in guards)
+
     def interpreter(self) -> tuple[Interpreter, Clock]:
         """A copy of the interpreter, to be let go before the engine retires, and the clock that policies see.
 
@@ -159,19 +185,33 @@ class EmbeddedEngine:
 
 
 class _Way:
-    """How calls of one kind are put before the policy, and whether their decisions last."""
+    """How calls of one kind are put before the policy, and whether their decisions last.
 
-    __slots__ = ("_always", "_without_budgets", "project")
+    `guards` are those of `policies.reads.KindReads`, none where nothing is reused; `project_otherwise` is for agents
+    for whom they are shut, and `shut` says of agents whether they are.
+    """
+
+    __slots__ = ("_always", "_budgets", "_estimate", "_ever", "guards", "project", "project_otherwise", "shut")
 
     def __init__(self, reads: Reads, kind: str, *, reuse: bool) -> None:
         told = reads.of(kind)
-        self.project: Projection = projection(told, kind)
-        self._without_budgets = reuse and not told.unstable
-        self._always = self._without_budgets and not told.money
+        self.project: Projection = projection(told.reads, kind)
+        self.project_otherwise: Projection = projection(told.otherwise, kind)
+        self._ever = reuse and not told.unstable
+        self._always = self._ever and not told.money
+        self._budgets = any(read.path[:1] == BUDGETS for read in told.reads)
+        self._estimate = any(read.path[:2] == ESTIMATE for read in told.reads)
+        self.guards = told.guards if self._ever else ()
+        self.shut: dict[bytes, bool] = {}
 
     def lasting(self, question: Question) -> bool:
-        """Whether nothing but what the policy reads of this question can change its decision."""
-        return self._always or (self._without_budgets and question.money is None)
+        """Whether the decision on this question is worth keeping: what the policy reads of it may come again."""
+        if self._always or not self._ever:
+            return self._always
+        return question.money is None or not (
+            (self._budgets and question.budgets() is not None)
+            or (self._estimate and question.estimated_cost() is not None)
+        )
 
 
 def _knows(base: Interpreter, rule: str) -> bool:
@@ -185,6 +225,17 @@ def _knows(base: Interpreter, rule: str) -> bool:
     except BaseException as error:
         return _NO_RULE not in str(error)
     return True
+
+
+def _is_undefined(interpreter: Interpreter, query: str) -> bool:
+    """Whether a query has no value for the input that is set. Whatever else comes of it is taken for one."""
+    try:
+        result = interpreter.eval_query_as_json(query)
+    except STOPS:
+        raise
+    except BaseException:  # a panic of the interpreter is not an Exception
+        return False
+    return bool(orjson.loads(result) == {})
 
 
 def _failed(error: BaseException) -> Undecided:

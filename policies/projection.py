@@ -15,7 +15,7 @@ import orjson
 
 from policies.document import Question, json_text, time_member
 from policies.errors import InputRefused
-from policies.reads import KindReads, Path
+from policies.reads import Path, Read
 
 Projection = Callable[[Question], bytes | None]
 """The part that is read, as JSON text in UTF-8; None where only the whole document says it exactly. Raises
@@ -74,9 +74,9 @@ def shape(reads: Iterable[tuple[Path, bool]]) -> Shape:
     return _told_apart(root)
 
 
-def projection(reads: KindReads, kind: str) -> Projection:
+def projection(reads: Iterable[Read], kind: str) -> Projection:
     """How questions about calls of this kind are put before a policy that reads so much."""
-    root = shape((read.path, read.whole) for read in reads.reads)
+    root = shape((read.path, read.whole) for read in reads)
     if root.whole or root.each is not None:
         return _everything
     begin = _beginning(kind, root)

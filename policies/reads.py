@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from policies.builtins import NONDETERMINISTIC
 from policies.engine import ENTRY
+from policies.guards import OPEN, Guard, Guards, opened, shut_with
 from policies.trees import Names, Node, tagged
 
 Path = tuple[str | None, ...]
@@ -28,6 +29,9 @@ MOST: Final = 200
 _MOST_REASONS: Final = 20
 COARSE_MONEY: Final = frozenset({"node", "window", "limit_usd", "mode", "state", "used_percent"})
 """What of a budget stays the same from call to call, or nearly: the rest is exact money, new after every call."""
+
+BUDGETS: Final[Path] = ("budgets",)
+ESTIMATE: Final[Path] = ("call", "estimated_cost_usd")
 
 _ENTRY: Final[Names] = tuple(ENTRY.split("."))[1:]
 _SHAPE: Final = frozenset({"is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string"})
@@ -86,12 +90,17 @@ class KindReads:
     """What is read to decide calls of one kind.
 
     `reads` are sorted, none within another. Decisions are never reused when there is a reason in `unstable`, and not
-    for calls that have budgets when there is one in `money`.
+    for calls that have money when there is one in `money`, unless the `guards` are shut for the call's agent.
+
+    They are, where of each list in `guards` one reference at least is undefined. Then `otherwise` is what is read: it
+    has no exact money in it. References are Rego, and depend on the data and the call's agent alone.
     """
 
     reads: tuple[Read, ...]
     unstable: tuple[Reason, ...] = ()
     money: tuple[Reason, ...] = ()
+    guards: tuple[tuple[str, ...], ...] = ()
+    otherwise: tuple[Read, ...] = ()
 
     @property
     def everything(self) -> bool:
@@ -178,17 +187,19 @@ def _coarse(reads: tuple[Read, ...]) -> tuple[Read, ...]:
 class _Found:
     """What one part of a rule reads: places of the input, other rules, and what changes from call to call."""
 
-    reads: list[Read] = field(default_factory=list)
-    rules: set[Names] = field(default_factory=set)
+    reads: list[tuple[Read, Guards]] = field(default_factory=list)
+    rules: set[tuple[Names, Guards]] = field(default_factory=set)
     changing: list[Reason] = field(default_factory=list)
+    """Both with the guards that stand before them within the part; what changes is told as if there were none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of a rule, and for which kinds of call it is evaluated."""
+    """A part of a rule, for which kinds of call it is evaluated, and behind which guards."""
 
     runs_for: Callable[[str], bool]
     found: _Found
+    behind: Guards = OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +240,7 @@ class _Policy:
         self._rules: list[_Rule] = []
         self._at: dict[Names, list[int]] = {}
         self._below: dict[Names, list[int]] = {}
+        self._standing: dict[Guard, bool] = {}
         for tree in trees:
             source = _Source(tree)
             name = source.static(tree["ast"]["package"]["refr"])
@@ -241,22 +253,52 @@ class _Policy:
                 self._below.setdefault(path[:length], []).append(number)
 
     def reads(self, kind: str) -> KindReads:
-        reads: list[Read] = []
-        changing: dict[Reason, None] = {}
-        asked: set[Names] = {_ENTRY}
-        todo = [_ENTRY]
-        reached: set[int] = set()
-        while todo:
-            for number in self._touched(todo.pop()) - reached:
-                reached.add(number)
-                for part in self._rules[number].parts:
-                    if part.runs_for(kind):
-                        reads += part.found.reads
-                        changing |= dict.fromkeys(part.found.changing)
-                        todo += part.found.rules - asked
-                        asked |= part.found.rules
+        reads, changing = self._followed(_ENTRY, kind)
         kept = _coarse(minimal(reads))
-        return KindReads(kept, (*changing, *_time(kept))[:_MOST_REASONS], tuple(_money(kept))[:_MOST_REASONS])
+        told = KindReads(kept, (*changing, *_time(kept))[:_MOST_REASONS], tuple(_money(kept))[:_MOST_REASONS])
+        return replace(told, **_shut(reads)) if told.money else told
+
+    def _followed(self, start: Names, kind: str | None) -> tuple[dict[Read, set[Guards]], dict[Reason, None]]:
+        """What is read from there on, with the ways that lead to it, and what changes from call to call.
+
+        None for `kind` is what calls of any kind read, past all guards.
+        """
+        reads: dict[Read, set[Guards]] = {}
+        changing: dict[Reason, None] = {}
+        asked: dict[Names, set[Guards]] = {start: {OPEN}}
+        reached: dict[int, set[Guards]] = {}
+        todo = [(start, OPEN)]
+        while todo:
+            names, arrived = todo.pop()
+            for number in self._touched(names):
+                way = opened(reached.setdefault(number, set()), arrived)
+                if way is None:
+                    continue
+                for part in self._rules[number].parts:
+                    if kind is not None and not part.runs_for(kind):
+                        continue
+                    changing |= dict.fromkeys(part.found.changing)
+                    for read, behind in part.found.reads:
+                        opened(reads.setdefault(read, set()), self._past(way, part.behind, behind, kind))
+                    for other, behind in part.found.rules:
+                        on = opened(asked.setdefault(other, set()), self._past(way, part.behind, behind, kind))
+                        if on is not None:
+                            todo.append((other, on))
+        return reads, changing
+
+    def _past(self, way: Guards, part: Guards, behind: Guards, kind: str | None) -> Guards:
+        return OPEN if kind is None else way | {guard for guard in part | behind if self._stands(guard)}
+
+    def _stands(self, guard: Guard) -> bool:
+        """Whether the value of a guard follows from the data and the call's agent, be it through other rules."""
+        stands = self._standing.get(guard)
+        if stands is None:
+            found = [self._followed(names, None) for names in guard.asks]
+            stands = not any(changing for _, changing in found) and all(
+                read.path[:1] == ("agent",) for reads, _ in found for read in reads
+            )
+            self._standing[guard] = stands
+        return stands
 
     def _touched(self, asked: Names) -> set[int]:
         """The rules that one looks at by looking up what stands there: those below it, and those that it is within."""
@@ -330,7 +372,7 @@ class _Reader:
         try:
             return _Rule(path, tuple(self._parts(tree, head)))
         except _Strange as strange:
-            found = _Found([Read((), True, self._source.file, strange.line)])
+            found = _Found([(Read((), True, self._source.file, strange.line), OPEN)])
             found.changing.append(Reason(strange.why, self._source.file, strange.line))
             return _Rule(path, (_Part(_always, found),))
 
@@ -356,21 +398,22 @@ class _Reader:
         answer = self._walk(all_bodies, line)
         for expression in answers:
             answer.use(expression)
-        guards = [_guard(body["query"]["stmts"]) for body in bodies]
-        # An `else` without a value of its own may answer with the head's, a partial rule's body always does.
-        answering = [guard for guard, body in zip(guards, bodies, strict=True) if not _own_answer(body)]
-        yield _Part(_any(answering) if bodies else _always, answer.found)
-        for body, scope, guard in zip(bodies, scopes, guards, strict=True):
-            within = self._walk(scope, line)
-            if body["assign"] is not None:
-                within.use(body["assign"]["value"])
+        if not bodies:
+            yield _Part(_always, answer.found)
+        for body, scope in zip(bodies, scopes, strict=True):
+            runs_for = _passing_kinds(body["query"]["stmts"])
             statements = body["query"]["stmts"]
             known = _leading(statements)
             asked = self._walk(scope, line)
-            asked.statements(statements[:known])
+            asked.query(statements[:known])
             yield _Part(_always, asked.found)
-            within.statements(statements[known:])
-            yield _Part(guard, within.found)
+            within = self._walk(scope, line)
+            own = [body["assign"]["value"]] if body["assign"] is not None else []
+            passed = within.query(statements[known:], own)
+            yield _Part(runs_for, within.found)
+            # An `else` without a value of its own may answer with the head's, a partial rule's body always does.
+            if not own:
+                yield _Part(runs_for, answer.found, passed)
 
     def _walk(self, scope: _Scope, line: int) -> _Walk:
         return _Walk(self._source, self._name, self._package, self._functions, scope, line)
@@ -388,6 +431,7 @@ class _Scope:
         self._source = source
         self._package = package
         self._given: dict[str, list[tuple[Node, Path]]] = {}
+        self._bound: set[str] = set()
         times: dict[str, int] = {}
         for name in (name for argument in arguments for name in _variables(argument)):
             times[name] = times.get(name, 0) + 1
@@ -399,6 +443,7 @@ class _Scope:
                 here[name] = here.get(name, 0) + 1
                 if origin is not None:
                     given[name] = origin
+            self._bound.update(here)
             for name in here:
                 if name in ("input", "data"):
                     raise _Strange(f"a variable is called `{name}`", _line(list(body)))
@@ -435,6 +480,10 @@ class _Scope:
     def given(self, name: str) -> bool:
         return name in self._given
 
+    def binds(self, name: str) -> bool:
+        """Whether this is a variable anywhere within the body."""
+        return name in self._bound
+
     def _source_of(self, imported: Node) -> Names:
         root, steps = self._source.taken_apart(imported)
         names = tuple(step for step, _ in steps if step is not None)
@@ -466,6 +515,15 @@ class _Scope:
                 yield self._source.text(node["value"]), domain
 
 
+@dataclass(frozen=True, slots=True)
+class _Firm:
+    """A reference that is the same for all calls of an agent, in full; `asks` as those of a guard, none for a part of
+    the input."""
+
+    query: str
+    asks: frozenset[Names]
+
+
 class _Walk:
     """Follows one part of a rule, noting in `found` what it reads."""
 
@@ -479,8 +537,12 @@ class _Walk:
         self._functions = functions
         self._scope = scope
         self._line = line
+        self._behind: Guards = OPEN
+        self._firm: dict[str, _Firm] = {}
 
-    def statements(self, statements: Iterable[Node]) -> None:
+    def query(self, statements: Iterable[Node], answers: Iterable[Node] = ()) -> Guards:
+        """All statements, then what is answered where they hold. Returns the guards among the statements."""
+        behind, firm = self._behind, self._firm
         for statement in statements:
             self._line = statement["span"]["line"]
             if statement.get("with_mods"):
@@ -496,9 +558,68 @@ class _Walk:
             elif form == "Every":
                 value = {"Var": {"value": self._source.text(literal["value"])}}
                 self._gone_through(value, literal["domain"])
-                self.statements(literal["query"]["stmts"])
+                self.query(literal["query"]["stmts"])
             elif form != "SomeVars":
                 raise _Strange("a statement is of a kind not known here", self._line)
+            self._passed(form, literal)
+        for answer in answers:
+            self.use(answer)
+        passed = self._behind - behind
+        self._behind, self._firm = behind, firm
+        return passed
+
+    def _passed(self, form: str, literal: Node) -> None:
+        """Notes what a statement is to those after it: a guard, or a name for a part of one.
+
+        Only statements that the interpreter evaluates where they stand count: those that use no variables but names
+        which such statements before them have given. What stands after them is evaluated after them, or not at all.
+        """
+        if form == "SomeIn":
+            plain = all(part is None or "Var" in part for part in (literal["key"], literal["value"]))
+            name, reference = None, literal["collection"] if plain else None
+        elif form == "Expr":
+            name, reference = _asked_for(literal["expr"])
+        else:
+            return
+        firm = self._firmly(reference) if reference is not None and _is_reference(reference) else None
+        if firm is None or not (name is None or self._scope.given(name)):
+            return
+        if firm.asks:
+            self._behind |= {Guard(firm.query, firm.asks)}
+        if name is not None:
+            self._firm = {**self._firm, name: firm}
+
+    def _firmly(self, node: Node) -> _Firm | None:
+        """A reference that may be firm, in full; None for one that is not, or is not understood."""
+        root, steps = self._source.taken_apart(node)
+        if "Var" not in root:
+            return None
+        name = root["Var"]["value"]
+        if name == "input":
+            path = tuple(step for step, _ in steps)
+            return _Firm(shown(path), frozenset()) if path[:1] == ("agent",) and None not in path else None
+        asks: set[Names] = set()
+        if name == "data":
+            query = "data"
+            asks.add(self._source.static(node)[1:])
+        elif name in self._firm:
+            query = self._firm[name].query
+            asks |= self._firm[name].asks
+        elif name in self._package.rules and name not in self._package.imports and not self._scope.binds(name):
+            query = "data" + "".join(map(_step, (*self._name, name)))
+            asks.add(self._name + self._source.static(node))
+        else:
+            return None
+        for step, index in steps:
+            if step is not None:
+                query += _step(step)
+                continue
+            inner = self._firmly(index) if _is_reference(index) else None
+            if inner is None:
+                return None
+            query += f"[{inner.query}]"
+            asks |= inner.asks
+        return _Firm(query, frozenset(asks))
 
     def use(self, node: Node) -> None:
         """An expression whose value may be looked at in any way."""
@@ -525,10 +646,7 @@ class _Walk:
                 self.use(key)
                 self.use(value)
         elif form in ("ArrayCompr", "SetCompr", "ObjectCompr"):
-            for part in ("term", "key", "value"):
-                if part in inner:
-                    self.use(inner[part])
-            self.statements(inner["query"]["stmts"])
+            self.query(inner["query"]["stmts"], [inner[part] for part in ("term", "key", "value") if part in inner])
         else:
             raise _Strange("an expression is of a kind not known here", self._line)
 
@@ -569,14 +687,14 @@ class _Walk:
             return
         names = self._source.static(node)
         if name == "data":
-            self.found.rules.add(names[1:])
+            self._ask(names[1:])
             return
-        self.found.rules.add(self._name + names)
+        self._ask(self._name + names)
         for imported in self._package.imports.get(name, ()):
             path = self._source.static(imported)
             if path[:1] == ("data",):
                 # What an import names is evaluated whole, whatever of it is then looked at.
-                self.found.rules.add(path[1:])
+                self._ask(path[1:])
 
     def _call(self, call: Node) -> None:
         names = self._source.static(call["fcn"])
@@ -608,14 +726,18 @@ class _Walk:
             path = self._source.static(imported)
             if path[:1] == ("data",):
                 meant.append(path[1:] + names[1:])
-        self.found.rules.update(meant)
+        for each in meant:
+            self._ask(each)
         return any(each in self._functions for each in meant)
+
+    def _ask(self, names: Names) -> None:
+        self.found.rules.add((names, self._behind))
 
     def _read(self, path: Path, whole: bool) -> None:
         # Whatever is looked up by a computed name in the input itself may be any of its parts.
         if path[:1] == (None,):
             path, whole = (), True
-        self.found.reads.append(Read(path, whole, self._source.file, self._line))
+        self.found.reads.append((Read(path, whole, self._source.file, self._line), self._behind))
 
 
 def _written_with_escapes(tree: Node) -> int | None:
@@ -650,8 +772,17 @@ def _answers(tree: Node, head: Node) -> Iterator[Node]:
         yield head["key"]
 
 
-def _own_answer(body: Node) -> bool:
-    return body["assign"] is not None
+def _asked_for(expression: Node) -> tuple[str | None, Node | None]:
+    """The reference that a statement fails without, and the variable that it becomes, where there is one: `x := a.b`,
+    `a.b`, or `a.b` compared with a number, a text, or the like."""
+    ((form, inner),) = expression.items()
+    if form == "AssignExpr" and inner["op"] == "ColEq" and "Var" in inner["lhs"]:
+        return inner["lhs"]["Var"]["value"], inner["rhs"]
+    if form == "BoolExpr":
+        for one, other in ((inner["lhs"], inner["rhs"]), (inner["rhs"], inner["lhs"])):
+            if not other.keys() - _SCALARS:
+                return None, one
+    return None, expression
 
 
 def _line(node: Node) -> int:
@@ -696,10 +827,6 @@ def _always(_: str) -> bool:
     return True
 
 
-def _any(tests: Sequence[Callable[[str], bool]]) -> Callable[[str], bool]:
-    return lambda kind: any(test(kind) for test in tests)
-
-
 def _leading(statements: Sequence[Node]) -> int:
     """How many statements at the beginning ask for the kind of the call and for nothing else.
 
@@ -712,7 +839,7 @@ def _leading(statements: Sequence[Node]) -> int:
     return len(statements)
 
 
-def _guard(statements: Sequence[Node]) -> Callable[[str], bool]:
+def _passing_kinds(statements: Sequence[Node]) -> Callable[[str], bool]:
     """For which kinds a body is evaluated beyond its leading statements."""
     tests = [_passing(statement) for statement in statements[: _leading(statements)]]
     passing = [kinds for kinds in tests if kinds is not None]
@@ -773,15 +900,42 @@ def _time(reads: Iterable[Read]) -> Iterator[Reason]:
 
 
 def _money(reads: Iterable[Read]) -> Iterator[Reason]:
-    """Exact money: whatever of a budget is not known to be coarse."""
+    """Exact money: whatever of a budget is not known to be coarse, and what the call may cost.
+
+    Who reads the whole call reads all that its cost follows from, too, so that nothing varies for the cost alone.
+    """
     for read in reads:
-        if read.path[:1] != ("budgets",):
+        if read.path[:2] == ESTIMATE and read.whole:
+            yield Reason(f"it reads `{shown(read.path)}`, which is another with every prompt", read.file, read.line)
+        if read.path[:1] != BUDGETS:
             continue
         below = read.path[1:]
         if len(below) < 2 and not read.whole:
             continue
         if len(below) < 2 or below[1] not in COARSE_MONEY:
             yield Reason(f"it reads `{shown(read.path)}`, which holds exact money", read.file, read.line)
+
+
+def _shut(reads: Mapping[Read, set[Guards]]) -> dict[str, Any]:
+    """Fields of KindReads: which guards keep all exact money from being read, and what is read where they do; none
+    where there is no such place."""
+    exact = {read: ways for read, ways in reads.items() if any(_money([read]))}
+    shut: set[Guards] = set()
+    for ways in exact.values():
+        for way in ways:
+            opened(shut, way)
+    if not shut or OPEN in shut:
+        return {}
+    left = [
+        read
+        for read, ways in reads.items()
+        if not ((read.path[:1] == BUDGETS or read.path[:2] == ESTIMATE) and shut_with(ways, shut))
+    ]
+    otherwise = _coarse(minimal(left))
+    if any(_money(otherwise)):
+        return {}
+    guards = sorted(tuple(sorted(guard.query for guard in way)) for way in shut)
+    return {"guards": tuple(guards), "otherwise": otherwise}
 
 
 def _told(kind: str, reads: KindReads) -> Iterator[str]:
@@ -791,18 +945,30 @@ def _told(kind: str, reads: KindReads) -> Iterator[str]:
         yield "  decisions are not reused:"
         yield from (f"    {reason}" for reason in reads.unstable)
     elif reads.money:
-        yield "  decisions are reused for calls without budgets; for others not:"
+        yield from _reused_without(reads.guards)
         yield from (f"    {reason}" for reason in reads.money)
     else:
         yield "  decisions are reused"
 
 
+def _reused_without(guards: Iterable[Sequence[str]]) -> Iterator[str]:
+    told = " and without ".join(" or ".join(f"`{query}`" for query in way) for way in guards)
+    agents = f"agents without {told}, and for " if told else ""
+    yield f"  decisions are reused for {agents}calls without budgets and price; for others not:"
+
+
 def _kind_from_json(value: Mapping[str, Any]) -> KindReads:
     return KindReads(
-        tuple(Read(tuple(each["path"]), each["whole"], each["file"], each["line"]) for each in value["reads"]),
+        _reads_from_json(value["reads"]),
         tuple(Reason(**each) for each in value["unstable"]),
         tuple(Reason(**each) for each in value["money"]),
+        tuple(tuple(each) for each in value["guards"]),
+        _reads_from_json(value["otherwise"]),
     )
+
+
+def _reads_from_json(value: Iterable[Mapping[str, Any]]) -> tuple[Read, ...]:
+    return tuple(Read(tuple(each["path"]), each["whole"], each["file"], each["line"]) for each in value)
 
 
 def _step(step: str) -> str:

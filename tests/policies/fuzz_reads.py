@@ -10,6 +10,7 @@ import copy
 import random
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from policies.embedded import EmbeddedEngine
 from policies.errors import InputRefused, Undecided
 from policies.interpreter import Clock, create
 from policies.reads import KINDS, Reads, analyse
+from tests.policies import misers
+from tests.policies.misers import Miser
 from tests.policies.support import Purse
 
 _WORDS: Final = ("a", "b", "c", "tool", "llm", "max_tokens", "", "0", "a.b")
@@ -63,6 +66,8 @@ class Figures:
     decided: int = 0
     undecided: int = 0
     reused: int = 0
+    guarded: int = 0
+    shut: int = 0
     outside: int = 0
     inside: int = 0
     changed: int = 0
@@ -70,7 +75,8 @@ class Figures:
 
     def text(self) -> str:
         return (
-            f"{self.policies} policies ({self.broken} more did not load), {self.narrow} read less than everything; "
+            f"{self.policies} policies ({self.broken} more did not load), {self.narrow} read less than everything, "
+            f"{self.guarded} had guards before money; {self.shut} calls with money found them shut; "
             f"{self.calls} calls, {self.decided} decided, {self.undecided} not; {self.reused} decisions reused; "
             f"{self.outside} changes outside of what is read, {self.inside} inside, of which {self.changed} changed "
             f"the decision; {len(self.differences)} differences"
@@ -459,7 +465,14 @@ class Caller:
         if pick.random() < 0.4:
             return None
         budgets = [
-            {"node": pick.choice("ab"), "posted_usd": pick.random(), "state": "ok", "a": pick.choice("ab")}
+            {
+                "node": pick.choice("ab"),
+                "posted_usd": pick.choice((pick.random(), pick.random(), 0, "a")),
+                "pending_usd": pick.choice((pick.random(), 0)),
+                "used_percent": pick.choice((20, 80)),
+                "state": pick.choice(("ok", "warning")),
+                "a": pick.choice("ab"),
+            }
             for _ in range(pick.randint(0, 2))
         ]
         return Purse(orjson.dumps(budgets), pick.choice((None, pick.randint(0, 10**9))))
@@ -478,13 +491,15 @@ class Caller:
             pick.randint(0, 2**60), self.money(), self.approval(),
         )  # fmt: skip
 
-    def changed(self, call: Question) -> Question:
+    def changed(self, call: Question, *, mostly_money: bool) -> Question:
         """The same call but for one thing, the time aside, which is always another."""
         pick = self._chance
         other = self.call()
         name = pick.choice(
             ("agent", "target", "operation", "stream", "session", "money", "approval", "protocol", *["arguments"] * 8)
         )
+        if mostly_money and pick.random() < 0.7:
+            name = "money"
         if name != "arguments":
             return replace(call, now_ns=other.now_ns, **{name: getattr(other, name)})
         written = copy.deepcopy(self._written[call.body])
@@ -527,13 +542,13 @@ def text(arguments: Any) -> bytes:
     return orjson.dumps(arguments)
 
 
-def engine_of(texts: list[str]) -> EmbeddedEngine:
+def engine_of(texts: list[str], data: Mapping[str, Any] = _TABLE) -> EmbeddedEngine:
     """An engine as it is built for a proven policy. Raises what the interpreter raises."""
     clock = Clock()
     base = create(clock)
     for number, policy in enumerate(texts):
         base.add_policy(f"p{number}.rego", policy)
-    base.add_data_json(orjson.dumps(_TABLE).decode())
+    base.add_data_json(orjson.dumps(data).decode())
     reads = analyse(orjson.loads(base.get_ast_as_json()))
     assert Reads.from_json(orjson.loads(orjson.dumps(reads.as_json()))) == reads
     warm(base)
@@ -563,22 +578,26 @@ def afresh(engine: EmbeddedEngine, call: Question) -> Decision | str:
 def try_policy(seed: int, figures: Figures, *, calls: int = 6, changes: int = 4) -> None:
     """One random policy, some calls and some changes of each; what differs is told in `figures`."""
     chance = random.Random(seed)
-    texts = Author(chance).policy()
+    miserly = chance.random() < 0.3
+    texts = Miser(chance).policy() if miserly else Author(chance).policy()
+    over_rules = misers.OVER_RULES if chance.random() < 0.1 else {}
     caller = Caller(chance)
     try:
-        engine = engine_of(texts)
+        engine = engine_of(texts, misers.DATA | over_rules if miserly else _TABLE)
     except RuntimeError:
         figures.broken += 1
         return
     figures.policies += 1
     figures.narrow += any(not engine.reads.of(kind).everything for kind in KINDS)
+    figures.guarded += any(engine.reads.of(kind).guards for kind in KINDS)
     before: dict[str, Decision | str] = {}
     for _ in range(calls):
         call = caller.call()
         for number in range(changes + 1):
-            asked = caller.changed(call) if number else call
+            asked = caller.changed(call, mostly_money=miserly) if number else call
             whole, part = afresh(engine, asked), reused(engine, asked)
             figures.calls += 1
+            figures.shut += asked.money is not None and engine._ways[asked.kind].shut.get(asked.agent, False)
             figures.decided += isinstance(whole, Decision)
             figures.undecided += not isinstance(whole, Decision)
             # A number that nobody can read is refused only where it is read.

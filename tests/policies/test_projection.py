@@ -13,7 +13,7 @@ from policies.document import Question, agent_fragment
 from policies.errors import InputRefused
 from policies.interpreter import Clock, create
 from policies.projection import Shape, projection, shape
-from policies.reads import KINDS, KindReads, Path, Read, minimal
+from policies.reads import KINDS, Path, Read, minimal
 from tests.policies.support import NOW, Purse
 
 FULL = Question(
@@ -33,9 +33,9 @@ FULL = Question(
 WHOLE: dict[str, Any] = orjson.loads(FULL.document())
 
 
-def reading(*paths: Path, there: tuple[Path, ...] = ()) -> KindReads:
+def reading(*paths: Path, there: tuple[Path, ...] = ()) -> tuple[Read, ...]:
     told = [Read(path, True, "f", 1) for path in paths] + [Read(path, False, "f", 1) for path in there]
-    return KindReads(minimal(told))
+    return minimal(told)
 
 
 def asked(question: Question, *paths: Path, there: tuple[Path, ...] = ()) -> Any:
