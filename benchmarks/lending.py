@@ -6,14 +6,22 @@ import gc
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import uvloop
 
+from adapters import registry
+from adapters.base import Usage
 from benchmarks.table import markdown, number, quantile
+from config.settings import Settings
+from gateway.assembly import assemble
+from gateway.exchange import Exchange, Reached
+from gateway.lending import Lender
 from gateway.state.embedded import EmbeddedStore
+from gateway.state.limits import EmbeddedLimits
 from policies.budgets import Account, Ask, Budget, Mode, Spent, account
 from policies.money import nano
 
@@ -68,6 +76,78 @@ async def lend(store: EmbeddedStore | None, count: int, in_flight: int) -> float
     return (time.process_time() - began) / count
 
 
+def exchanges(count: int, *, limited: bool) -> Iterator[Exchange]:
+    """Calls of 1 KB as they are when the policy has allowed them, to a model with a price."""
+    node = "acme/support-bot"
+    settings = Settings.model_validate(
+        {
+            "agents": [{"name": "support-bot", "tenant": "acme", "team": "support", "key": "a-key-that-opens-nothing"}],
+            "targets": [
+                {
+                    "name": "openai",
+                    "kind": "openai",
+                    "url": "http://127.0.0.1:9/v1",
+                    "price": {"input_usd_per_mtok": 0.15, "output_usd_per_mtok": 0.6},
+                }
+            ],
+            "routes": [{"name": "chat", "models": ["*"], "arms": [{"target": "openai"}]}],
+            "budgets": [
+                {"node": budget.node, "window": budget.window, "limit_usd": 9_000_000, "mode": budget.mode.value}
+                for budget in _BUDGETS
+            ],
+            "limits": [{"node": node, "calls_per_minute": 10**9, "tokens_per_minute": 10**12, "concurrent": 10**6}]
+            if limited
+            else [],
+        }
+    )
+    assembly = assemble(settings)
+    agent = assembly.directory.identify(b"Bearer a-key-that-opens-nothing", None)
+    endpoint, _ = registry.endpoint(registry.OPENAI, "POST", "/v1/chat/completions")
+    arguments = {"model": "gpt-4o-mini", "max_tokens": 200, "messages": [{"role": "user", "content": "hello " * 150}]}
+    call = registry.OPENAI.read(endpoint, orjson.dumps(arguments), "")
+    (arm,) = assembly.table.match("gpt-4o-mini").arms
+    now = time.time_ns()
+    for each in range(count):
+        x = Exchange(
+            f"01KB0000000000000{each:09d}",
+            now,
+            0.0,
+            "POST",
+            endpoint.path,
+            b"",
+            [],
+            {},
+            frozenset(),
+            registry.OPENAI,
+            assembly,
+        )
+        x.agent, x.call, x.arm = agent, call, arm
+        yield x
+
+
+async def carried(store: EmbeddedStore | None, count: int, in_flight: int, *, limited: bool) -> float:
+    """Seconds of CPU time for each call's whole money: its size, its price, its limits, lending and settling.
+
+    Without a store, those of a call that is made and of one turn of the event loop.
+    """
+    lender = Lender(store, EmbeddedLimits()) if store is not None else None
+    calls = exchanges(count, limited=limited)
+
+    async def caller() -> None:
+        for x in calls:
+            if lender is None:
+                await asyncio.sleep(0)
+                x.usage, x.reached = Usage(230, 120), Reached.ANSWERED
+            else:
+                await lender.reserve(x)
+                x.usage, x.reached = Usage(230, 120), Reached.ANSWERED
+                lender.settle(x)
+
+    began = time.process_time()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return (time.process_time() - began) / count
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
     """How long turns of the event loop took, in seconds, in which anything was lent, settled, folded."""
@@ -112,18 +192,23 @@ async def _measured(folder: Path, count: int, seconds: float) -> str:
     rows = []
     for in_flight in IN_FLIGHT:
         store = EmbeddedStore(folder / f"{in_flight}.db")
-        asking = await lend(None, count, in_flight)
-        whole = await lend(store, count, in_flight)
+        alone = await lend(store, count, in_flight) - await lend(None, count, in_flight)
+        made = await carried(None, count, in_flight, limited=False)
+        paid = await carried(store, count, in_flight, limited=False) - made
         await store.close()
-        rows.append((str(in_flight), number((whole - asking) * 1e6), number(asking * 1e6), f"{count:,}"))
-    table = markdown(("calls at once", "us to lend and settle", "us to ask", "calls"), rows)
+        store = EmbeddedStore(folder / f"{in_flight}-limited.db")
+        limited = await carried(store, count, in_flight, limited=True) - made
+        await store.close()
+        rows.append((str(in_flight), *(number(each * 1e6) for each in (alone, paid, limited)), f"{count:,}"))
+    table = markdown(("calls at once", "the store alone", "a call's money", "and its limits", "calls"), rows)
     store = EmbeddedStore(folder / "paced.db")
     found = await turns(store, seconds)
     await store.close()
     return (
-        f"{table}\n\nAt {PACE} calls a second for {seconds:.0f} s, each in a new session, one turn of the event loop "
-        f"took {found.p50 * 1e6:.0f} us (median), {found.p999 * 1e3:.2f} ms (99.9 %), {found.longest * 1e3:.2f} ms "
-        "(longest)."
+        f"Microseconds of CPU time, each with three accounts:\n\n{table}\n\n"
+        f"At {PACE} calls a second for {seconds:.0f} s, each in a new session, one turn of the event loop took "
+        f"{found.p50 * 1e6:.0f} us (median), {found.p999 * 1e3:.2f} ms (99.9 %), "
+        f"{found.longest * 1e3:.2f} ms (longest)."
     )
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from config.settings import BudgetSettings
 from policies.money import nano
@@ -110,8 +110,7 @@ class Balance:
         return "warning" if used * 100 >= self.limit * self.account.budget.warn_at else "ok"
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A call's wish for a loan: as much as `want`, at least `least`, from all of `accounts` (of one tenant)."""
 
     call: str
@@ -158,8 +157,7 @@ class StoreUnavailable(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What one attempt of a call has cost, and whom: one line of the cost ledger. Texts are empty where none applies.
 
     `calls` is 1 for the first attempt of a call and 0 for further ones. `day` is the UTC day of the call's admission,
