@@ -99,7 +99,8 @@ class Outbox:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for step in [step for steps in self._waiting.values() for step in steps]:
+        left, self._waiting, self._size = self._waiting, {}, 0
+        for step in [step for steps in left.values() for step in steps]:
             self._lose(step, "the gateway stops")
 
     def _command(self, step: Step) -> bytes:

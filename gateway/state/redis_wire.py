@@ -31,7 +31,7 @@ _CONNECTING: Final = 2.0
 PAUSE: Final = 0.2
 """Seconds between two attempts after a failure."""
 
-_SHORT_LIVED: Final = 1.0
+SHORT_LIVED: Final = 1.0
 """Seconds: a connection that ends sooner is a failure, whoever has ended it."""
 
 _OLDEST: Final = 7
@@ -127,7 +127,7 @@ class Wire:
             except Exception as error:
                 reason = f"{type(error).__name__} while it was asked"
                 log.error("the connection to %s failed", self.name, exc_info=error)
-            ended_well = self._reason is None and self.greeted.is_set() and self._loop.time() - began > _SHORT_LIVED
+            ended_well = self._reason is None and self.greeted.is_set() and self._loop.time() - began > SHORT_LIVED
             reason, self._reason = self._reason or reason, None
             self.greeted.clear()
             if ended_well:
@@ -220,6 +220,7 @@ class Wire:
         if self.failure is None:
             log.warning("the state's server %s cannot be asked: %s", self.name, reason)
         self.failure = reason
+        self.greeted.clear()
         self._lose(reason)
 
     def _return(self) -> None:

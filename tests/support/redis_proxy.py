@@ -48,6 +48,7 @@ class FaultProxy:
         self._delay = delay
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
         self._again: set[asyncio.Task[None]] = set()
 
     @property
@@ -57,8 +58,8 @@ class FaultProxy:
 
     def cut(self) -> None:
         """Ends every connection there is."""
-        for each in self._connections:
-            each.cancel()
+        for each in self._ends:
+            each.transport.abort()
 
     def refuse(self) -> None:
         self.refuses = True
@@ -81,25 +82,27 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        upstream: asyncio.StreamWriter | None = None
+        ends = [writer]
         answers: asyncio.Task[None] | None = None
         try:
             if not self.refuses:
                 answer, upstream = await asyncio.open_connection("127.0.0.1", self._server.port)
+                ends.append(upstream)
+                self._ends.update(ends)
                 way = _Way(writer)
                 answers = asyncio.create_task(way.carry(answer))
                 while await self._command(reader, upstream, way):
                     pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (OSError, asyncio.IncompleteReadError):
             pass  # what the gateway sees of it is the point
         finally:
             self._connections.discard(task)
+            self._ends.difference_update(ends)
+            for each in ends:
+                each.transport.abort()
             if answers is not None:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)
-            for each in (writer, upstream):
-                if each is not None:
-                    each.transport.abort()
 
     async def _command(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, way: _Way) -> bool:
         """Carries one command; False when the connection is to be cut."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.state.redis import RedisStore
-from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, Store, StoreUnavailable, Window
+from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Store, StoreUnavailable, Window
 from tests.support.histories import agree
 from tests.support.redis_places import RedisPlace
 from tests.support.redis_proxy import Fault, FaultProxy, fault_proxy
