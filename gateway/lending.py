@@ -481,6 +481,9 @@ class Lender:
         """Soft budgets warn, shadow budgets count what they would have refused."""
         balances = self.store.known(accounts)
         if balances is None:
+            if self.store.failure is not None:
+                soft = [each.budget for each in accounts if each.budget.mode is Mode.SOFT]
+                x.warnings += [f"{budget.node} {budget.window} unknown" for budget in soft]
             return
         lent = x.loan.amount if x.loan is not None else 0
         need = 0 if found.unpriced else found.bound(min(FEWEST, found.longest) * found.answers)
