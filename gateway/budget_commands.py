@@ -83,7 +83,7 @@ def show(given: argparse.Namespace) -> int:
             query = f"?{urlencode({'session': given.session})}" if given.session is not None else ""
             told = ask(given.admin, "GET", f"{_place(given.node)}{query}", exact=True)
         else:
-            told = _all(given.admin, "/budgets", {"page_size": "1000"})
+            told = _all(given.admin, "/budgets", {})
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE

@@ -233,11 +233,9 @@ class EmbeddedStore:
             answer = self._journal.ask(*spending.query())
             for line, sums in (*self._books.lines(), *(line for each in self._taken for line in each.lines)):
                 spending.consider(line, sums)
-            for row in await asyncio.to_thread(answer):
-                spending.answered(row)
+            return await asyncio.to_thread(spending.whole, answer)
         except sqlite3.Error as error:
             raise StoreUnavailable(str(error)) from None
-        return spending.rows()
 
     async def close(self) -> None:
         if self._closed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from policies.books import Line, Sums
@@ -57,6 +57,12 @@ class Spending:
             and all(line[position] == value for position, value in self._where)
         ):
             self._add(tuple([line[position] for position in self._positions]), sums)
+
+    def whole(self, answer: Callable[[], Iterable[Sequence[Any]]]) -> list[Mapping[str, str | int]]:
+        """Everything, with what the query's answer adds. For a thread: there may be many rows."""
+        for row in answer():
+            self.answered(row)
+        return self.rows()
 
     def rows(self) -> list[Mapping[str, str | int]]:
         """The answer, ordered by group."""

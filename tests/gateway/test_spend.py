@@ -1,5 +1,6 @@
 """Questions to the cost ledger: what they mean, and answers that add up, whatever they are grouped by."""
 
+import asyncio
 import csv
 import io
 import threading
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 
 from gateway import spend
 from gateway.spend import COLUMNS, GROUPS, MOST_ROWS, Answer, Question, SpendRefused, csv_of, question
+from gateway.state.embedded import EmbeddedStore
 from policies.budgets import DIMENSIONS, METRICS, Spent, StoreUnavailable
 from policies.money import usd_text
-from tests.support.purse import Purse, spent
+from tests.support.purse import NOW, Purse, spent
+from tests.support.steps import longest_step
 
 TODAY = "2026-11-21"
 WORDS = st.text(max_size=8) | st.sampled_from(
@@ -198,6 +202,20 @@ async def test_an_answer_that_would_be_too_long_is_refused_before_it_has_grown()
 async def test_long_work_is_not_done_in_the_event_loop() -> None:
     assert await spend.aside(1000, threading.get_ident) == threading.get_ident()
     assert await spend.aside(1001, threading.get_ident) != threading.get_ident()
+
+
+async def test_a_long_answer_holds_up_no_call(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path / "state.db", lambda: NOW)
+    for number in range(10_000):
+        store.post(f"call-{number}", "acme", (), 1, [spent(session=f"s-{number}")])
+    await asyncio.sleep(0)
+    await store.close()
+    store = EmbeddedStore(tmp_path / "state.db", lambda: NOW)
+    async with longest_step() as step:
+        answer = await spend.spent(store, ["acme"], question({"group_by": "session"}, TODAY))
+    await store.close()
+    assert len(answer.rows) == 10_000
+    assert step.seconds < 0.03
 
 
 async def test_that_the_store_does_not_answer_is_not_hidden() -> None:
