@@ -567,10 +567,10 @@ def reused(engine: EmbeddedEngine, call: Question) -> Decision | str:
     raise AssertionError("it waited for something")
 
 
-def afresh(engine: EmbeddedEngine, call: Question) -> Decision | str:
-    """What it decides on the whole document."""
+def afresh(engine: EmbeddedEngine, call: Question, *, as_recorded: bool = False) -> Decision | str:
+    """What it decides on the whole document, or on what a record would have of it."""
     try:
-        return engine.answer(call.document(), call.now_ns)
+        return engine.answer(call.recorded(call.body) if as_recorded else call.document(), call.now_ns)
     except (Undecided, InputRefused) as error:
         return type(error).__name__
 
@@ -595,16 +595,17 @@ def try_policy(seed: int, figures: Figures, *, calls: int = 6, changes: int = 4)
         call = caller.call()
         for number in range(changes + 1):
             asked = caller.changed(call, mostly_money=miserly) if number else call
-            whole, part = afresh(engine, asked), reused(engine, asked)
+            whole, part = afresh(engine, replace(asked)), reused(engine, asked)
+            again = afresh(engine, asked, as_recorded=True) if asked.money is not None else whole
             figures.calls += 1
             figures.shut += asked.money is not None and engine._ways[asked.kind].shut.get(asked.agent, False)
             figures.decided += isinstance(whole, Decision)
             figures.undecided += not isinstance(whole, Decision)
             # A number that nobody can read is refused only where it is read.
-            if whole != part and whole != "InputRefused":
+            if not whole == part == again and whole != "InputRefused":
                 told = b"".join(f"--- {text}\n".encode() for text in texts)
                 figures.differences.append(
-                    f"seed {seed}\n{told.decode()}\n{asked.document().decode()}\n{whole}\n{part}"
+                    f"seed {seed}\n{told.decode()}\n{asked.document().decode()}\n{whole}\n{part}\n{again}"
                 )
                 return
             if not number:
