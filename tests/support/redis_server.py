@@ -117,7 +117,7 @@ def redis_cluster(folder: Path) -> Iterator[list[RedisServer]]:
 
 def _started(folder: Path, arguments: Sequence[str]) -> RedisServer:
     for _ in range(_PORTS_TRIED):
-        port = _free_port()
+        port = free_port()
         process = _start(folder, port, arguments)
         if process is not None:
             return RedisServer(port, process, folder, arguments)
@@ -151,7 +151,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(STOP_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """One that is free, and so is that of a cluster's bus above it."""
     while True:
         with socket.socket() as bound, socket.socket() as bus:

@@ -154,7 +154,7 @@ async def test_many_loans_of_many_tenants_expire_in_small_batches(
     for number in range(150):
         tenant = f"t{number % 120}" if number < 120 else "busy"
         accounts = paying(budget(tenant))
-        await store.reserve(dataclasses.replace(ask(f"c{number}", accounts, 1), tenant=tenant))
+        await store.reserve(ask(f"c{number}", accounts, 1)._replace(tenant=tenant))
     await store.close(within=0)
     place.time.advance(LEASE + 1)
     expired = 0
