@@ -22,14 +22,14 @@ _EVENTS: Final = b"text/event-stream"
 _TAIL: Final = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
 
-# Who honours `max_tokens` must never be cut for it. The most bytes a token that any language needs over a whole answer
-# is some 10, with tokenizers that hardly know its script; a few tokens may be far longer than that, words or runs of
-# spaces of up to 128 bytes, which is what the allowance beside it is for.
+# Who honours `max_tokens` must never be cut for it. Over a whole answer a token has 4 bytes of English, and some 13 of
+# scripts with three bytes a letter, whose words large vocabularies hold whole. A few tokens may be far longer: rare
+# words, rows of up to 128 spaces. That is what the allowance beside it is for.
 _BYTES_A_TOKEN: Final = 16
 _LONG_TOKENS: Final = 1024
 
 
-class Lender(Protocol):
+class StreamLoan(Protocol):
     """What a stream has to know of the loan that pays for it. Tokens are those that a meter has `produced`."""
 
     @property
@@ -121,9 +121,9 @@ async def _stream(
     x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply, secret: bytes
 ) -> None:
     meter = x.adapter.meter(call)
-    lender: Lender | None = x.lending
-    if lender is not None:
-        meter.stop_beyond(*_bounds(lender))
+    loan: StreamLoan | None = x.lending
+    if loan is not None:
+        meter.stop_beyond(*_bounds(loan))
     headers = [line for line in headers if line[0] != b"content-length"]
     try:
         while piece := await answer.read():
@@ -134,7 +134,7 @@ async def _stream(
                 await reply.start(answer.status, headers)
             if events:
                 await reply.piece(_concealed(events, secret))
-            if lender is not None and meter.stopped and not await _goes_on(x, lender, meter, reply, secret):
+            if loan is not None and meter.stopped and not await _goes_on(x, loan, meter, reply, secret):
                 answer.close()
                 await reply.end(_concealed(meter.cut(), secret))
                 return
@@ -159,24 +159,24 @@ async def _stream(
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
 
 
-async def _goes_on(x: Exchange, lender: Lender, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
+async def _goes_on(x: Exchange, loan: StreamLoan, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
     """Borrows for a stream that has stopped, and lets pass what has waited; False when the stream ends here."""
     while meter.stopped:
-        if meter.pieces > lender.limit or meter.said > _most_bytes(lender.limit):
-            x.detail = f"cut: the target went on beyond the {lender.limit} tokens that it was allowed"
+        if meter.pieces > loan.limit or meter.said > _most_bytes(loan.limit):
+            x.detail = f"cut: the target went on beyond the {loan.limit} tokens that it was allowed"
             return False
-        if not await lender.more(meter.produced):
+        if not await loan.more(meter.produced):
             x.code, x.detail = "budget_exhausted", f"cut after about {meter.produced} tokens: nobody lends more"
             return False
-        meter.stop_beyond(*_bounds(lender))
+        meter.stop_beyond(*_bounds(loan))
         if events := meter.feed(b""):
             await reply.piece(_concealed(events, secret))
     return True
 
 
-def _bounds(lender: Lender) -> tuple[int, int]:
+def _bounds(loan: StreamLoan) -> tuple[int, int]:
     """(pieces, bytes) beyond which a stream stops: because of the mark, or of the limit."""
-    mark, limit = lender.mark, lender.limit
+    mark, limit = loan.mark, loan.limit
     return min(mark, limit), min(bytes_of(mark), _most_bytes(limit))
 
 
