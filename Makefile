@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 OPA    := .tools/opa-v1.22.2.stamp
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check format lock clean opa
+.PHONY: run test check format lock clean opa redis
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python -m deploy.demo.run
 
 test: $(VENV)/dev.stamp
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory opa || echo "opa could not be built; its tests are skipped"; fi
+	@$(MAKE) --no-print-directory redis || echo "redis-server could not be installed; its tests are skipped"
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp
@@ -45,6 +46,18 @@ $(OPA):
 	@mkdir -p .tools
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/open-policy-agent/opa@$(patsubst .tools/opa-%.stamp,%,$@)
 	@touch $@
+
+# A real Redis, for the tests of a shared state, from the system's package manager. It is not started: tests do that.
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+redis:
+	@command -v redis-server >/dev/null && exit; echo "installing redis-server for the tests ..."; \
+	if command -v apt-get >/dev/null; then \
+	  $(AS_ROOT) apt-get -qq update && \
+	  $(AS_ROOT) env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends redis-server; \
+	elif command -v dnf >/dev/null; then $(AS_ROOT) dnf -q -y install redis; \
+	elif command -v apk >/dev/null; then $(AS_ROOT) apk add -q redis; \
+	elif command -v brew >/dev/null; then brew install -q redis; \
+	else exit 1; fi
 
 # Needs uv; hashes come from the index, its address never enters the files.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build
