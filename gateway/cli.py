@@ -16,6 +16,8 @@ from typing import Any
 
 from config.errors import ConfigError
 from config.load import Loaded
+from config.redis_url import SCHEMES, RedisUrl
+from config.secrets import Secret
 from config.settings import PolicySettings
 from gateway import budget_commands, bundle_commands, policy_commands, trial_commands
 from gateway.carrier import Origin
@@ -24,6 +26,7 @@ from gateway.logs import configure, printable
 from gateway.opa import OpaLine
 from gateway.reader import Reader
 from gateway.records import DECISIONS
+from gateway.state import redis_check
 from gateway.supervise import AddressUnavailable, Supervisor
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from policies import load as policy
@@ -100,6 +103,7 @@ def check(given: argparse.Namespace) -> int:
                 told = [str(problem) for problem in error.problems]
                 mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
+        warnings += asyncio.run(_state(loaded.settings.state))
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
         return MISTAKEN if mistakes else OK
@@ -135,6 +139,12 @@ async def _unreachable(loaded: Loaded) -> list[str]:
 
     answers = await asyncio.gather(*(reach(target.name, target.url) for target in loaded.settings.targets))
     return [answer for answer in answers if answer is not None]
+
+
+async def _state(place: str | Secret) -> list[str]:
+    """What speaks against the place of the state; a file is looked at when it is opened."""
+    url = place if isinstance(place, str) else place.reveal()
+    return await redis_check.complaints(RedisUrl.parse(url)) if url.startswith(SCHEMES) else []
 
 
 def tail(given: argparse.Namespace) -> int:

@@ -158,13 +158,16 @@ class RedisServers:
         """Runs a command on keys of the tenant. Raises StoreUnavailable."""
         return await self._answered(self._wire(tenant), packed(*words))
 
+    async def each(self, command: bytes) -> list[tuple[str, Any]]:
+        """What every server that can be asked answers to a command, with its name; errors left out."""
+        asked = [(wire.name, wire.ask(command)) for wire in self._wires.values() if wire.greeted.is_set()]
+        replies = [(name, await answer) for name, answer in asked]
+        return [(name, reply) for name, reply in replies if not isinstance(reply, Exception)]
+
     async def tell(self) -> None:
         """Asks every server the time: one that is gone without a word is found out, and clocks do not drift apart."""
-        command = self.scripts.tell.call((), {})
-        for answer in [wire.ask(command) for wire in self._wires.values() if wire.greeted.is_set()]:
-            reply = await answer
-            if isinstance(reply, list):
-                self.clock.heard(reply[1])
+        for _, (_, said) in await self.each(self.scripts.tell.call((), {})):
+            self.clock.heard(said)
 
     async def _answered(self, wire: Wire, command: bytes, script: Script | None = None) -> Any:
         answer = wire.ask(command)

@@ -15,8 +15,10 @@ import yaml
 
 from gateway.cli import main
 from gateway.ledger import FILE_NAME, FileLedger
+from gateway.state import redis_check
 from gateway.terminal import MISTAKEN, OK, UNUSABLE
 from tests.support.exchanges import exchange
+from tests.support.redis_server import needs_redis, redis_server
 
 ALLOW = 'package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW", "explanation": "fine"}\n'
 TESTS = "package weighbridge_test\n\nimport rego.v1\n\nimport data.weighbridge\n\n"
@@ -49,6 +51,38 @@ def test_check_passes_a_good_configuration_and_warns_of_what_is_down(
     assert "ok       " in said
     assert "target t: nothing answers at 127.0.0.1:9" in said
     assert "agents-own-key" not in said
+
+
+def kept_at(config: Path, state: str) -> None:
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "state": state}))
+
+
+def test_check_warns_of_a_redis_server_that_is_away_without_its_password(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_check, "REACH", 0.3)
+    kept_at(config, "redis://me:a-long-password@127.0.0.1:9/0")
+    assert main(["check", "--config", str(config)]) == OK
+    said = capsys.readouterr().out
+    assert "state: redis://127.0.0.1:9/0 cannot be used" in said
+    assert "the secret itself stands in the file" in said
+    assert "a-long-password" not in said
+
+
+@needs_redis
+def test_check_warns_of_a_redis_server_that_would_forget_what_was_spent(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with redis_server(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        kept_at(config, server.url)
+        assert main(["check", "--config", str(config)]) == OK
+        said = capsys.readouterr().out
+        assert f"state: 127.0.0.1:{server.port} evicts keys" in said
+        assert "appendonly yes" in said
+        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.command("CONFIG", "SET", "appendonly", "yes")
+        main(["check", "--config", str(config)])
+        assert "state:" not in capsys.readouterr().out
 
 
 def test_check_names_mistakes_with_file_and_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
