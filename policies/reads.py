@@ -159,7 +159,7 @@ def analyse(trees: Sequence[Node]) -> Reads:
 def minimal(reads: Iterable[Read]) -> tuple[Read, ...]:
     """Without those that stand within another, sorted, each path once."""
     found: dict[Path, Read] = {}
-    for read in reads:
+    for read in sorted(reads, key=lambda read: (read.file, read.line)):
         known = found.get(read.path)
         if known is None or (read.whole and not known.whole):
             found[read.path] = read

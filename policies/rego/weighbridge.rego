@@ -246,8 +246,9 @@ fits(given, limit) if {
 
 # --- the daily cost cap: counted in millionths of a dollar, because fractions of it do not add up exactly ----------
 
+# Money is looked at behind the cap and nowhere else: decisions on agents without one are made once and used again.
 too_expensive := message if {
-	cap := envelope.daily_cost_cap_usd
+	cap := data.envelopes[input.agent.name].daily_cost_cap_usd
 	message := over(cap)
 }
 

@@ -172,6 +172,34 @@ test_the_daily_cost_cap_counts_what_is_spent_and_promised if {
 	word(object.union(spending([day(0.1, 0.1)]), {"call": {"estimated_cost_usd": 0.11}})) == "DENY"
 }
 
+# The budgets as they are told: beside the agent's own for the day, those of its tenant and of the month.
+told(posted, pending) := [
+	{"node": "acme", "window": "month", "limit_usd": 500.0, "posted_usd": 499.9, "pending_usd": 0.0, "used_percent": 99, "state": "warning", "mode": "adaptive"},
+	{"node": "acme/saver", "window": "month", "limit_usd": 9.0, "posted_usd": 8.5, "pending_usd": 0.2, "used_percent": 96, "state": "warning", "mode": "soft"},
+	{"node": "acme/saver", "window": "day", "limit_usd": 5.0, "posted_usd": posted, "pending_usd": pending, "used_percent": 6, "state": "ok", "mode": "strict"},
+]
+
+test_the_daily_cost_cap_is_about_the_agents_own_budget_of_the_day if {
+	word(spending(told(0.2, 0.05))) == "ALLOW"
+	word(object.union(spending(told(0.2, 0.05)), {"call": {"estimated_cost_usd": 0.05}})) == "ALLOW"
+	every document in [
+		spending(told(0.2, 0.100001)),
+		object.union(spending(told(0.2, 0.05)), {"call": {"estimated_cost_usd": 0.050001}}),
+		object.union(spending(told(0.30, 0.00)), {"call": {"estimated_cost_usd": 0.0012}}),
+	] {
+		answer := decided(document)
+		answer.decision == "DENY"
+		answer.explanation == "The daily cost cap of 0.3 USD is reached. Continue tomorrow."
+	}
+}
+
+test_money_stops_nobody_without_a_daily_cost_cap if {
+	every pending in [0, 10000] {
+		budgets := [object.union(day(9999.9, pending), {"node": "acme/worker", "used_percent": 100, "state": "exhausted"})]
+		word(object.union(llm("small", {}), {"budgets": budgets, "call": {"estimated_cost_usd": 9000}})) == "ALLOW"
+	}
+}
+
 test_a_daily_cost_cap_that_nothing_measures_is_denied if {
 	every budgets in [
 		[],

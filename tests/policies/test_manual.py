@@ -2,22 +2,30 @@
 
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from policies import data
+from policies.budgets import Balance, Budget, Mode, account
 from policies.build import build
 from policies.builtins import BOUNDED, FORBIDDEN
-from policies.decision import parse
+from policies.decision import Effect, parse
+from policies.document import budgets_document
+from policies.engine import Engine
 from policies.log_mask import apply
 from policies.log_mask import read as read_masks
+from policies.money import nano
 from policies.obligations import Obligations
 from policies.prove import prove
+from policies.reads import KINDS
 from policies.sources import read
 from policies.testing import test
 from tests.policies.support import NOW, ROOT, SHIPPED, llm, sources
+from tests.support.engines import engine_on
+from tests.support.opa import needs_opa, opa_server
 
 _TEXT = (ROOT / "docs" / "policy.md").read_text()
 
@@ -35,14 +43,14 @@ async def test_its_envelopes_are_accepted_by_the_shipped_policy() -> None:
 
 
 async def test_its_policy_is_proven_and_its_test_passes() -> None:
-    _, _, policy, tests = blocks("rego")
+    *_, policy, tests = blocks("rego")
     report = await test(sources(policy, tests=(tests,)), 20)
     await prove(sources(policy), 20)
     assert report.passed, report.text()
 
 
 async def test_its_obligations_and_masks_do_what_it_says() -> None:
-    obliging, masking, *_ = blocks("rego")
+    _, obliging, masking, *_ = blocks("rego")
     await prove(sources(obliging, masking), 20)
     engine = await build(sources(obliging, masking))
     low, high = engine.answer(llm(tier=1), NOW), engine.answer(llm(tier=3), NOW)
@@ -57,13 +65,68 @@ async def test_its_obligations_and_masks_do_what_it_says() -> None:
     assert event["result"] == {"explanation": "(withheld)"}
 
 
+async def asked_for_approval(engine: Engine) -> None:
+    """What the chapter on money says of its example, on this engine."""
+    whole = orjson.loads(blocks("json")[1])
+    decision = await engine.evaluate(orjson.dumps(whole), NOW)
+    assert decision.effect is Effect.NEEDS_APPROVAL
+    assert decision.required_approvals == ("finance",)
+    assert decision.explanation.startswith("acme has used 80 per cent of its budget")
+    approved = {**whole, "approval": {"id": "01A", "roles": ["finance"], "approvers": ["dana"]}}
+    tenants, own = whole["budgets"]
+    for calm in (
+        approved,
+        {**whole, "budgets": [own]},
+        {**whole, "budgets": [{**tenants, "mode": "shadow"}, own]},
+        {**whole, "budgets": [{**tenants, "used_percent": 79}, own]},
+        {name: value for name, value in whole.items() if name != "budgets"},
+    ):
+        assert (await engine.evaluate(orjson.dumps(calm), NOW)).effect is Effect.ALLOW
+
+
+async def test_its_policy_asks_people_before_a_budget_is_used_up_and_its_decisions_are_reused() -> None:
+    policy = sources(blocks("rego")[0])
+    proof = await prove(policy, 20)
+    assert {(proof.reads.of(kind).unstable, proof.reads.of(kind).money) for kind in KINDS} == {((), ())}
+    await asked_for_approval(await build(policy))
+
+
+@needs_opa
+async def test_an_opa_server_asks_them_too(tmp_path: Path) -> None:
+    (tmp_path / "policy.rego").write_text(blocks("rego")[0])
+    with opa_server(tmp_path / "policy.rego") as server:
+        engine = engine_on(server)
+        await engine.begin()
+        await asked_for_approval(engine)
+        await engine.retire()
+
+
+def test_its_budgets_are_told_as_the_gateway_tells_them() -> None:
+    shown = orjson.loads(blocks("json")[1])["budgets"]
+    balances = [
+        Balance(account(Budget(each["node"], each["window"], nano(each["limit_usd"]), Mode(each["mode"])), NOW, None),
+                *(nano(each[name]) for name in ("limit_usd", "posted_usd", "pending_usd")))
+        for each in shown
+    ]  # fmt: skip
+    told = orjson.loads(budgets_document(balances))
+    assert told == shown
+    assert [list(each) for each in told] == [list(each) for each in shown]
+
+
+async def test_it_says_of_the_shipped_policy_when_decisions_are_reused() -> None:
+    reads = (await build(read([SHIPPED]))).reads
+    told = {line for line in reads.text().splitlines() if line.startswith("  decisions are")}
+    assert len(told) == 1
+    assert told.pop() in _TEXT
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(Obligations) if field.name != "unknown"])
 def test_every_obligation_is_explained(name: str) -> None:
     assert f'| `"{name}": ' in _TEXT
 
 
 def test_its_answer_is_a_decision_and_its_input_is_json() -> None:
-    document, answer = blocks("json")
+    document, _, answer = blocks("json")
     assert set(orjson.loads(document)) == {"agent", "call", "time"}
     assert parse(answer, "").risk_level == "high"
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.budgets import Balance, Budget, Mode, Window, account
 from policies.decision import Effect
-from policies.document import agent_fragment, render
+from policies.document import Question, agent_fragment, budgets_document, render
 from policies.errors import Undecided
-from tests.policies.support import ENVELOPES, NOW, SHIPPED, call, llm
+from policies.money import nano
+from tests.policies.support import ENVELOPES, NOW, SHIPPED, Purse, call, llm
 from tests.support.engines import Answering, embedded, on_opa
 from tests.support.opa import needs_opa
 
@@ -135,6 +137,53 @@ def test_a_missing_or_mistyped_field_never_turns_a_no_into_a_yes(
             assert shipped.answer(changed, NOW).effect is not ALLOW
         except Undecided:
             pass
+
+
+# --- money, as a gateway tells it ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("opa", marks=needs_opa)])
+def with_cap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answering]:
+    envelopes = tmp_path_factory.mktemp("data") / "envelopes.json"
+    envelopes.write_bytes(orjson.dumps({"envelopes": {"saver": {"models": {"m": {}}, "daily_cost_cap_usd": 0.3}}}))
+    started = embedded if request.param == "embedded" else on_opa
+    with started(SHIPPED, envelopes) as engine:
+        yield engine
+
+
+def balance(node: str, window: Window, posted: int, pending: int) -> Balance:
+    budget = Budget(node, window, nano(5), Mode.ADAPTIVE)
+    return Balance(account(budget, NOW, None), nano(5), posted, pending)
+
+
+def paying(balances: list[Balance], cost: int | None) -> bytes:
+    agent = agent_fragment("saver", "acme", [], 2, "active")
+    money = Purse(budgets_document(balances), cost)
+    return Question(agent, "llm", "openai", "m", "chat", None, None, b"{}", {}, NOW, money).document()
+
+
+micros = st.integers(0, 400_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(micros, micros, st.none() | micros)
+def test_the_daily_cost_cap_counts_to_the_millionth_of_a_dollar(
+    with_cap: Answering, posted: int, pending: int, cost: int | None
+) -> None:
+    others = [balance("acme", "day", nano(4), 0), balance("acme/saver", "month", nano(4), 0)]
+    own = balance("acme/saver", "day", posted * 1000, pending * 1000)
+    document = paying([*others, own], None if cost is None else cost * 1000)
+    expected = ALLOW if posted + pending + (cost or 0) <= 300_000 else DENY
+    decision = with_cap.answer(document, NOW)
+    assert decision.effect is expected
+    assert expected is ALLOW or decision.explanation == "The daily cost cap of 0.3 USD is reached. Continue tomorrow."
+
+
+def test_a_daily_cost_cap_without_a_budget_that_measures_it_refuses(with_cap: Answering) -> None:
+    for balances in ([], [balance("acme", "day", 0, 0)], [balance("acme/saver", "month", 0, 0)]):
+        decision = with_cap.answer(paying(balances, None), NOW)
+        assert decision.effect is DENY
+        assert "no budget with window day measures this agent" in decision.explanation
 
 
 json = st.recursive(

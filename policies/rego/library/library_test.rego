@@ -109,6 +109,28 @@ test_a_budget_that_is_used_up_or_does_not_say_is_denied if {
 	}
 }
 
+test_a_budget_that_only_warns_asks_people_and_never_refuses if {
+	every percent, roles in {81: ["finance"], 100: ["cfo", "finance"], 250: ["cfo", "finance"]} {
+		soft := object.union(budget(percent), {"mode": "soft", "state": "exhausted"})
+		document := paid_from([object.union(budget(10), {"mode": "strict"}), soft])
+		not data.library.spend.deny with input as document with data.library_settings as spend
+		answer := data.library.spend.hold with input as document with data.library_settings as spend
+		answer.required_approvals == roles
+	}
+}
+
+test_a_budget_that_only_counts_is_not_looked_at if {
+	every percent in [81, 100, 250] {
+		document := paid_from([object.union(budget(percent), {"mode": "shadow", "state": "exhausted"})])
+		not data.library.spend.deny with input as document with data.library_settings as spend
+		not data.library.spend.hold with input as document with data.library_settings as spend
+	}
+	every mode in ["strict", "adaptive", "shado", null] {
+		document := paid_from([object.union(budget(100), {"mode": mode})])
+		data.library.spend.deny.decision == "DENY" with input as document with data.library_settings as spend
+	}
+}
+
 test_without_a_budget_nothing_is_spent_unless_the_settings_say_so if {
 	every document in [llm({}), paid_from([])] {
 		data.library.spend.deny.decision == "DENY" with input as document with data.library_settings as spend

@@ -1,5 +1,6 @@
 # Who has to agree when a budget runs low: above each threshold, in per cent of any budget that the call is paid from,
-# its roles have to approve (docs/policy-library.md). Reads how full a budget is, never the exact money in it.
+# its roles have to approve (docs/policy-library.md). Reads how full a budget is, never the exact money in it. Budgets
+# that only warn never refuse here either, and those that only count are not looked at.
 package library.spend
 
 import rego.v1
@@ -37,6 +38,12 @@ full contains name(i) if {
 	some i
 	is_object(input.budgets[i])
 	not i in with_room
+	not i in lenient
+}
+
+lenient contains i if {
+	some i
+	input.budgets[i].mode in {"soft", "shadow"}
 }
 
 with_room contains i if {
@@ -57,6 +64,7 @@ approvers := sort({role |
 crossings contains [i, threshold.approvals] if {
 	some i
 	is_number(input.budgets[i].used_percent)
+	not input.budgets[i].mode == "shadow"
 	some threshold in thresholds
 	input.budgets[i].used_percent > threshold.above_percent
 }
