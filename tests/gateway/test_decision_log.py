@@ -14,8 +14,11 @@ import pytest
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
 from gateway.records import concluded, event_of, intended
+from policies.build import build
 from policies.decision import Decision, Effect, parse
 from policies.errors import EngineUnavailable, Undecided
+from policies.money import nano
+from tests.policies.support import rego, sources
 from tests.support.collector import collecting
 from tests.support.door import connected, post
 from tests.support.exchanges import ALLOWED, exchange
@@ -248,6 +251,42 @@ async def test_a_call_that_could_not_be_decided_is_erased_where_the_policy_masks
         (decision,) = g.ledger.decisions()
         assert decision["erased"] == ["/input"]
         assert decision["error"]["code"] == "policy_unavailable"
+
+
+BUDGET = {"node": "acme/support-bot", "window": "day", "limit_usd": 5}
+SHORT = b'{"model":"gpt-4o-mini","messages":[],"max_tokens":16}'
+
+
+@pytest.mark.parametrize(
+    ("reading", "budgets", "cost"),
+    [
+        ("input.budgets", True, False),
+        ("[each.state | some each in input.budgets]", True, False),
+        ("input.call.estimated_cost_usd", False, True),
+        ("[input.budgets, input.call.estimated_cost_usd]", True, True),
+        ("input.call.target", False, False),
+        ("[each | data.caps[input.agent.name]; some each in input.budgets]", True, False),
+        ("[each | data.other[input.agent.name]; some each in input.budgets]", False, False),
+    ],
+)
+async def test_money_is_recorded_where_the_policy_could_read_it_and_as_it_read_it(
+    reading: str, budgets: bool, cost: bool
+) -> None:
+    policy = f'decision := {{"decision": "ALLOW", "explanation": json.marshal({reading})}}'
+    engine = await build(sources(rego(policy), data={"caps": {"support-bot": 1}}))
+    async with target() as upstream, gate(target_url=upstream.url, budgets=[BUDGET]) as g, connected(g.port) as client:
+        g.pipeline.engine = engine
+        g.till.posted[g.account(BUDGET).key] = nano(4.2)
+        await client.say(post("/v1/chat/completions", SHORT, AUTHORIZED))
+        assert (await client.answer())[0] == 200
+        await g.ledger.outcome()
+        (decision,) = g.ledger.decisions()
+        told = decision["input"]
+        assert ("budgets" in told, "estimated_cost_usd" in told["call"]) == (budgets, cost)
+        if budgets:
+            assert [each["posted_usd"] for each in told["budgets"]] == [4.2]
+        document = orjson.dumps(told)
+        assert engine.answer(document, told["time"]["unix_ns"]).facts() == decision["result"]
 
 
 REPORTING = ("min_delay_seconds=1", "max_delay_seconds=1")
