@@ -32,7 +32,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from config.redis_url import RedisUrl
@@ -292,7 +292,7 @@ class RedisStore:
         self, tenants: Sequence[str], since: str, until: str, group_by: Sequence[str], where: Mapping[str, str]
     ) -> list[Mapping[str, str | int]]:
         self.begin()
-        today = date.fromtimestamp(self.now_ns() // 1_000_000_000)
+        today = datetime.fromtimestamp(self.now_ns() // 1_000_000_000, UTC).date()
         first = max(date.fromisoformat(since), today - timedelta(days=_LEDGER_KEPT // _DAY + 1))
         last = min(date.fromisoformat(until), today + timedelta(days=1))
         days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
@@ -334,42 +334,49 @@ class RedisStore:
         await self.servers.close()
 
     async def expire(self) -> int:
-        """Posts loans whole that nobody has renewed, of some tenants, others each time. Raises StoreUnavailable."""
+        """Posts loans whole that nobody has renewed, of some tenants, others each time; of those whose servers answer.
+
+        Raises StoreUnavailable when it is not known which tenants there are.
+        """
         tenants = f"{tag('')}tenants"
         most = max(_TENANTS, int(await self.servers.command("", "SCARD", tenants)) // 6)
-        cursor, page = await self.servers.command("", "SSCAN", tenants, self._cursor, "COUNT", most)
-        self._cursor = cursor
+        self._cursor, page = await self.servers.command("", "SSCAN", tenants, self._cursor, "COUNT", most)
         expired = 0
         for tenant in map(bytes.decode, page):
-            key = tag(tenant)
-            wish = {"loans": f"{key}loan:", "most": _MOST_EXPIRED, "kept": _EXPIRED_KEPT}
-            some = _MOST_EXPIRED
-            while some == _MOST_EXPIRED:
-                _, _, some = await self.servers.run(tenant, self._scripts.expire, [f"{key}leases"], wish)
-                expired += some
+            with contextlib.suppress(StoreUnavailable):
+                expired += await self._expire(tenant)
         if expired:
             log.warning("%d loans were posted whole, because no gateway has come back for them", expired)
         return expired
 
+    async def _expire(self, tenant: str) -> int:
+        key = tag(tenant)
+        wish = {"loans": f"{key}loan:", "most": _MOST_EXPIRED, "kept": _EXPIRED_KEPT}
+        expired, some = 0, _MOST_EXPIRED
+        while some == _MOST_EXPIRED:
+            _, _, some = await self.servers.run(tenant, self._scripts.expire, [f"{key}leases"], wish)
+            expired += int(some)
+        return expired
+
     async def renew(self) -> None:
-        """Renews the leases of all that this gateway has lent. Raises StoreUnavailable."""
+        """Renews the leases of all that this gateway has lent, as far as servers answer."""
         of_tenants: dict[str, list[str]] = defaultdict(list)
         for call, lent in self._lent.items():
             of_tenants[lent.tenant].append(call)
         if of_tenants:  # a server that was lost does not know them any more
-            await self.servers.command("", "SADD", f"{tag('')}tenants", *of_tenants)
+            with contextlib.suppress(StoreUnavailable):
+                await self.servers.command("", "SADD", f"{tag('')}tenants", *of_tenants)
         for tenant, calls in of_tenants.items():
-            for start in range(0, len(calls), _MOST_RENEWED):
-                some = calls[start : start + _MOST_RENEWED]
-                _, now, ended = await self.servers.run(
-                    tenant,
-                    self._scripts.renew,
-                    [f"{tag(tenant)}leases"],
-                    {"lease": int(LEASE * _MICRO), "calls": some},
-                )
-                for call in set(some) - set(map(bytes.decode, ended)):
-                    if call in self._lent:
-                        self._lent[call] = _Lent(tenant, now)
+            with contextlib.suppress(StoreUnavailable):
+                for start in range(0, len(calls), _MOST_RENEWED):
+                    await self._renew(tenant, calls[start : start + _MOST_RENEWED])
+
+    async def _renew(self, tenant: str, calls: list[str]) -> None:
+        wish = {"lease": int(LEASE * _MICRO), "calls": calls}
+        _, now, ended = await self.servers.run(tenant, self._scripts.renew, [f"{tag(tenant)}leases"], wish)
+        for call in set(calls) - set(map(bytes.decode, ended)):
+            if call in self._lent:
+                self._lent[call] = _Lent(tenant, now)
 
     async def _tend(self) -> None:
         """Keeps what is lent, expires what is left, and notices servers that are gone without a word."""

@@ -106,23 +106,23 @@ class RedisLimits:
         await self.outbox.close(within)
 
     async def renew(self) -> None:
-        """Renews the passes of all calls that are inside. Raises StoreUnavailable."""
+        """Renews the passes of all calls that are inside, as far as servers answer."""
         of_tenants: dict[str, list[Pass]] = defaultdict(list)
         for held in self._inside.values():
             of_tenants[held.tenant].append(held)
         for tenant, passes in of_tenants.items():
-            for start in range(0, len(passes), _MOST_RENEWED):
-                keys: list[str] = []
-                renewed = [_renewed(held, keys) for held in passes[start : start + _MOST_RENEWED]]
-                ask = {"lease": _LEASE, "pass_kept": _PASS_KEPT, "kept": _KEPT, "passes": renewed}
-                await self._servers.run(tenant, self._scripts.stay, keys, ask)
+            with contextlib.suppress(StoreUnavailable):
+                for start in range(0, len(passes), _MOST_RENEWED):
+                    keys: list[str] = []
+                    renewed = [_renewed(held, keys) for held in passes[start : start + _MOST_RENEWED]]
+                    ask = {"lease": _LEASE, "pass_kept": _PASS_KEPT, "kept": _KEPT, "passes": renewed}
+                    await self._servers.run(tenant, self._scripts.stay, keys, ask)
 
     async def _tend(self) -> None:
         while True:
             await asyncio.sleep(RENEW)
             try:
-                with contextlib.suppress(StoreUnavailable):
-                    await self.renew()
+                await self.renew()
             except Exception as error:
                 log.error("the places of calls were not renewed", exc_info=error)
 

@@ -66,6 +66,7 @@ class Outbox:
         self._waiting: dict[str, deque[Step]] = {}
         self._size = 0
         self._some = asyncio.Event()
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -78,8 +79,8 @@ class Outbox:
 
     def put(self, step: Step) -> None:
         """Takes a step and returns at once."""
-        if self._size >= self._most:
-            self._lose(step, f"{self._size} wait already")
+        if self._closed or self._size >= self._most:
+            self._lose(step, "the gateway stops" if self._closed else f"{self._size} wait already")
             return
         self._size += 1
         if step.tenant in self._waiting or not self._servers.answers(step.tenant):
@@ -96,6 +97,7 @@ class Outbox:
                 async with asyncio.timeout(within):
                     while self._size:
                         await asyncio.sleep(0.005)
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

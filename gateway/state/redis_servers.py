@@ -108,6 +108,7 @@ class RedisServers:
         self._slot_of: dict[str, int] = {}
         self._mapping: asyncio.Task[None] | None = None
         self._remap = asyncio.Event()
+        self._closed = False
 
     @property
     def failure(self) -> str | None:
@@ -124,13 +125,14 @@ class RedisServers:
         return None
 
     def begin(self) -> None:
-        """Begins to connect. Does nothing the second time."""
-        if not self._wires:
+        """Begins to connect. Does nothing the second time, or when it was closed. Needs a running event loop."""
+        if self._mapping is None and not self._closed:
             for address in self.url.servers:
                 self._wire_to(address)
             self._mapping = asyncio.create_task(self._keep_map(), name="map of the state's servers")
 
     async def close(self) -> None:
+        self._closed = True
         if self._mapping is not None:
             self._mapping.cancel()
             await asyncio.wait([self._mapping])
@@ -143,7 +145,7 @@ class RedisServers:
 
     def answers(self, tenant: str) -> bool:
         """Whether there is a use in asking the tenant's server now."""
-        return self._wire(tenant).failure is None
+        return not self._closed and self._wire(tenant).failure is None
 
     async def send(self, tenant: str, command: bytes, script: Script) -> list[Any]:
         """Runs a script's command at the tenant's server. Gives what it returns. Raises StoreUnavailable, Refused."""
@@ -204,6 +206,9 @@ class RedisServers:
         return Refused(f"{wire.name}: {reason}")
 
     def _wire(self, tenant: str) -> Wire:
+        """Raises StoreUnavailable after the end."""
+        if self._closed:
+            raise StoreUnavailable("the gateway stops")
         self.begin()
         if self._slots:
             slot = self._slot_of.get(tenant)

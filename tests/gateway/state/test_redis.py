@@ -417,21 +417,27 @@ async def test_a_loan_that_the_server_has_lost_is_posted_all_the_same(store: Red
     assert await standing(store, ACCOUNTS) == [(15, 0), (15, 0)]
 
 
+@pytest.mark.parametrize("first", ["settle", "post"])
 async def test_what_is_tried_again_after_its_traces_are_gone_is_not_posted_twice(
-    server: RedisServer, place: RedisPlace
+    server: RedisServer, place: RedisPlace, first: str
 ) -> None:
-    """A first attempt whose answer was lost, then an hour without a server, in which it has forgotten the calls."""
+    """A first attempt whose answer was lost, then an hour without a server, in which it has forgotten the call."""
     async with fault_proxy(server) as proxy, opened(proxy.url, place.time, patience=0.05, pause=0.01) as store:
         loan = await store.reserve(ask("c1", ACCOUNTS, 40))
         untold = await store.reserve(ask("c2", ACCOUNTS, 40))
         proxy.plan = lambda words: Fault.DROP_REPLY
-        store.settle(loan, 15, [spent(15)])
+        if first == "settle":
+            store.settle(loan, 15, [spent(15)])
+        else:
+            store.post("c3", "acme", ACCOUNTS, 15, [spent(15)])
         await until(lambda: store.failure is not None)
         proxy.refuse()
+        if first == "post":
+            store.void(loan)
         store.settle(untold, 20, [spent(20)])
-        store.post("c3", "acme", ACCOUNTS, 5, [spent(5)])
-        assert await _told(server, ACCOUNTS) == (15, 40)
-        server.command("DEL", *server.command("KEYS", "*loan:c1"))
+        store.post("c4", "acme", ACCOUNTS, 5, [spent(5)])
+        assert await _told(server, ACCOUNTS) == (15, 40 if first == "settle" else 80)
+        server.command("DEL", *server.command("KEYS", "*loan:c1" if first == "settle" else "*post:c3"))
         place.time.advance(HOUR)
         proxy.restore()
         await settled(store)
@@ -493,6 +499,10 @@ async def test_closing_carries_out_what_was_told_or_says_what_was_not(
             store.post("c2", "acme", ACCOUNTS, 15, [])
             await store.close(within=0.05)
         assert "were lost" in caplog.text
+        lost = store.outbox.lost
+        store.post("c3", "acme", ACCOUNTS, 15, [])
+        assert store.outbox.lost == lost + 1
+        assert await took(store.reserve(ask("c4", ACCOUNTS, 1))) < 0.02
 
 
 # What is known

@@ -21,7 +21,7 @@ from gateway.state.redis import RedisStore
 from gateway.state.redis_limits import RedisLimits
 from gateway.state.redis_scripts import Scripts, packed
 from gateway.state.redis_servers import RedisServers, ServerClock
-from policies.budgets import Account, Ask, Loan, StoreUnavailable, Window
+from policies.budgets import LEASE, Account, Ask, Loan, StoreUnavailable, Window
 from policies.limits import Limit
 from tests.support.redis_places import RedisPlace, reached
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_server
@@ -49,8 +49,13 @@ async def settled(store: RedisStore) -> None:
 
 
 @pytest.fixture
-async def store(cluster: list[RedisServer]) -> AsyncIterator[RedisStore]:
-    opened = await RedisPlace(cluster, NOW).open()
+def place(cluster: list[RedisServer]) -> RedisPlace:
+    return RedisPlace(cluster, NOW)
+
+
+@pytest.fixture
+async def store(place: RedisPlace) -> AsyncIterator[RedisStore]:
+    opened = await place.open()
     yield opened
     await opened.close()
 
@@ -172,6 +177,21 @@ async def test_a_node_that_is_gone_stops_only_the_tenants_that_it_keeps(
     await settled(store)
     everyone = tuple(of(tenant)[0] for tenant in TENANTS)
     assert await standing(store, everyone) == [(15, 0 if tenant in theirs else 5) for tenant in TENANTS]
+
+
+async def test_while_a_node_is_gone_what_others_have_lent_is_renewed(
+    cluster: list[RedisServer], place: RedisPlace, store: RedisStore
+) -> None:
+    for tenant in TENANTS:
+        await store.reserve(asked(tenant, "c1", 40))
+    theirs = [tenant for tenant in TENANTS if cluster[1].command("KEYS", f"wb:{{t:{tenant}}}:loan:*")]
+    cluster[1].freeze()
+    for _ in range(2):
+        place.time.advance(LEASE - 5)
+        await store.renew()
+    cluster[1].thaw()
+    await reached(store.servers)
+    assert await store.expire() == len(theirs)
 
 
 async def test_who_wants_a_cluster_is_not_content_with_less(server: RedisServer) -> None:
