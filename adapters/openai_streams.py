@@ -124,7 +124,7 @@ class _Completions(Meter):
         for line in run.splitlines():
             chunk = json_object(data(line))
             if chunk.get("id"):
-                self._base = {name: chunk[name] for name in _IN_COMMON if name in chunk}
+                self._base = {name: chunk[name] for name in _IN_COMMON if isinstance(chunk.get(name), str | int)}
                 return
 
     def cut(self) -> bytes:
@@ -299,11 +299,18 @@ class ResponsesMeter(Meter):
     def cut(self) -> bytes:
         if self.complete:
             return b""
-        numbers = _SEQUENCE_NUMBER.findall(self._last)
-        number = int(numbers[-1]) + 1 if numbers else 0
+        opened = self._item is not None
+        self._finish_item()
+        try:
+            return self._end(opened)
+        except TypeError:  # nested deeper than what can be written
+            self._items, self._response = [], {}
+            return self._end(False)
+
+    def _end(self, opened: bool) -> bytes:
+        """The last events; where an item was open, it is the last one."""
         ends: list[dict[str, Any]] = []
-        if self._item is not None:
-            self._finish_item()
+        if opened:
             ends.append({"type": "response.output_item.done", "output_index": self._index, "item": self._items[-1]})
         read, written = _counts(self)
         response = {
@@ -322,10 +329,11 @@ class ResponsesMeter(Meter):
             },
         }
         ends.append({"type": "response.incomplete", "response": response})
+        numbers = _SEQUENCE_NUMBER.findall(self._last)
+        following = int(numbers[-1]) + 1 if numbers else 0
         return b"".join(
-            b"event: %b\ndata: %b\n\n"
-            % (end["type"].encode(), orjson.dumps({**end, "sequence_number": number + ahead}))
-            for ahead, end in enumerate(ends)
+            b"event: %b\ndata: %b\n\n" % (end["type"].encode(), orjson.dumps({**end, "sequence_number": number}))
+            for number, end in enumerate(ends, following)
         )
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import anthropic
 import openai
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adapters.registry import ANTHROPIC, OPENAI
 from adapters.sse import data, events
@@ -463,6 +466,59 @@ DELTAS = (
     "response.function_call_arguments.delta",
     "response.reasoning_summary_text.delta",
 )
+
+
+DEEP = "deeper than most JSON writers go"
+STREAMS_OF = {
+    CHAT: [TWO_TOOLS, TWO_ANSWERS, CHATS["words"][0]],
+    COMPLETIONS: [standin_frames(completions, prompt="Hello there", **ASKING)],
+    MESSAGES: [THINKING],
+    RESPONSES: [WHOLE_RESPONSE],
+}
+junk: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, -1, 2**63, 1.5, "", "x", [], ["x"], [None], {}, {"type": 1}, {"": {}}, DEEP]
+)
+
+
+def spoilt(frame: bytes, pick: int, other: Any) -> bytes:
+    """The same event with another value for one of its members, however deep."""
+    if b"[DONE]" in frame or b"[[[" in frame:
+        return frame
+    document = json.loads(data(frame))
+    places: list[tuple[Any, Any]] = []
+    waiting: list[Any] = [document]
+    while waiting:
+        value = waiting.pop()
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, member in inside:
+            places.append((value, key))
+            waiting.append(member)
+    holder, key = places[pick % len(places)]
+    holder[key] = other
+    name = str(document["type"]) if frame.startswith(b"event: ") and "type" in document else ""
+    return event(document, name).replace(orjson.dumps(DEEP), b"[" * 400 + b"]" * 400)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(list(STREAMS_OF)),
+    st.integers(0, 9),
+    st.integers(1, 30),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 99), junk), max_size=4),
+)
+def test_whatever_a_target_has_sent_its_stream_can_be_cut(
+    path: str, pick: int, border: int, mischief: list[tuple[int, int, Any]]
+) -> None:
+    frames = list(STREAMS_OF[path][pick % len(STREAMS_OF[path])])[:border]
+    for place, which, other in mischief:
+        frames[place % len(frames)] = spoilt(frames[place % len(frames)], which, other)
+    meter = (ANTHROPIC if path == MESSAGES else OPENAI).meter(call(path, **ASKING))
+    meter.stop_beyond(HUGE, HUGE)
+    for frame in frames:
+        assert meter.feed(frame) == frame
+    for _, _, said in events(meter.cut()):
+        assert said == b"[DONE]" or isinstance(json.loads(said), dict)
+    assert meter.spent().output_tokens >= 0
 
 
 def test_an_end_is_made_of_whole_events_that_nothing_needs_to_follow() -> None:
