@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -107,11 +108,12 @@ class Lending:
 class Quote:
     """What the policy can ask about a call's money: see `policies.document.Money`."""
 
-    __slots__ = ("_accounts", "_balances", "_budgets", "_lender", "_x")
+    __slots__ = ("_accounts", "_balances", "_budgets", "_lender", "_own", "_x")
 
     def __init__(self, lender: Lender, x: Exchange) -> None:
         self._lender = lender
         self._x = x
+        self._own = x.loan
         self._accounts: tuple[Account, ...] | None = None
         self._balances: Sequence[Balance] | None = None
         self._budgets: bytes | None = None
@@ -120,8 +122,15 @@ class Quote:
         if self._budgets is None:
             if self._balances is None:
                 self._balances = self._lender.store.known(self._lender.payers(self._x).accounts) or ()
-            self._budgets = budgets_document(self._balances)
+            self._budgets = budgets_document(map(self._without_own, self._balances))
         return self._budgets
+
+    def _without_own(self, balance: Balance) -> Balance:
+        """As if the call had borrowed nothing yet: what it costs is told as its estimate, and once is enough."""
+        own = self._own
+        if own is None or balance.account not in own.accounts:
+            return balance
+        return dataclasses.replace(balance, pending=max(balance.pending - own.amount, 0))
 
     def estimated_cost(self) -> int | None:
         found = self._lender.estimated(self._x)

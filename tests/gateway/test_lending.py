@@ -149,6 +149,16 @@ async def test_what_the_policy_forbids_once_it_is_lowered_is_not_sent_and_costs_
         assert set(g.till.pending.values()) == set(g.till.posted.values()) == {0}
 
 
+async def test_what_a_call_has_borrowed_itself_is_nothing_that_others_have_when_the_policy_is_asked_again() -> None:
+    budget = {**DAY, "mode": "strict", "limit_usd": 0.02}
+    async with target() as upstream, budgeted(upstream, budget) as g, connected(g.port) as client:
+        g.till.pending[g.account(budget).key] = nano(0.002)
+        assert (await ask(client, chat(max_tokens=1000)))[0] == 200
+        before, again = [each["budgets"] for each in g.engine.documents]
+        assert before == again
+        assert [each["pending_usd"] for each in again] == [0.002]
+
+
 class Approver:
     async def answer(self, call_id: str, decision: Decision) -> Approval | None:
         return Approval("apr_1", b'{"id":"apr_1"}', "r1")
