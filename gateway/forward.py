@@ -80,6 +80,8 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         kind, encoded = _described(answer.headers)
         x.detail = _unacceptable(call, answer.status, kind, encoded)
         if x.detail:
+            if answer.status == 200 and not call.endpoint.free:
+                x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
             raise TargetFailed("The target's answer cannot be understood.")
         secret = arm.target.secret
         headers = homeward(answer.headers)

@@ -473,6 +473,25 @@ async def test_what_an_answer_has_used_is_known_however_it_ends() -> None:
             assert (x.usage, x.reached) == (usage, Reached.ANSWERED), number
 
 
+@pytest.mark.parametrize(
+    ("script", "usage"),
+    [
+        (says(JSON + b"content-length: 2\r\n\r\n{}"), Usage(estimated=True)),
+        (says(SSE.replace(b"connection: close", b"content-encoding: gzip"), Wire.close), Usage(estimated=True)),
+        (says(b"HTTP/1.1 307 Go\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n"), None),
+    ],
+    ids=["no stream", "encoded", "redirect"],
+)
+async def test_an_answer_that_nobody_may_read_has_used_something_all_the_same(
+    script: Script, usage: Usage | None
+) -> None:
+    async with scripted(script) as (app, client, _):
+        await client.say(STREAMED)
+        assert (await client.answer())[0] == 502
+        x = await app.ended()
+        assert (x.usage, x.reached) == (usage, Reached.ANSWERED)
+
+
 async def test_an_agent_that_leaves_before_its_answer_is_whole_has_used_what_came() -> None:
     waits = asyncio.Event()
 
