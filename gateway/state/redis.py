@@ -33,10 +33,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from config.redis_url import RedisUrl
-from gateway.state.redis_outbox import CLOSING, Outbox, Step
+from gateway.state.redis_outbox import CLOSING, Outbox, Step, Words
 from gateway.state.redis_scripts import Scripts, packed
 from gateway.state.redis_servers import RedisServers, tag
 from gateway.state.redis_wire import PATIENCE, PAUSE
@@ -73,7 +74,7 @@ _ENDED_KEPT: Final = (_HOUR + 600) * 1000
 _EXPIRED_KEPT: Final = 25 * _HOUR * 1000
 """Milliseconds for which it is known that a loan has ended; longer where its truth may still come."""
 _SURELY_KNOWN: Final = 23 * _HOUR * _MICRO
-"""Microseconds after its last renewal within which a loan that the server does not know is one that it has lost."""
+"""Microseconds after it was lent within which a loan that the server does not know is one that it has lost."""
 
 _KEPT: Final[dict[Window, int]] = {"session": 35 * _DAY, "day": 35 * _DAY, "month": 70 * _DAY}
 """Seconds for which an account is kept after it was last used."""
@@ -98,10 +99,10 @@ _GROUPED: Final = DIMENSIONS[2:]
 
 @dataclass(frozen=True, slots=True)
 class _Lent:
-    """A loan of this gateway. `known_at` is when the server has last told to know it, by its clock, in microseconds."""
+    """A loan of this gateway. `at` is when it was lent, by the server's clock, in microseconds."""
 
     tenant: str
-    known_at: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +216,16 @@ class RedisStore:
         return True
 
     def settle(self, loan: Loan, cost: int, spent: Sequence[Spent]) -> None:
-        key = tag(loan.tenant)
-        keys = [f"{key}loan:{loan.call}", f"{key}leases", *_keys(key, loan.accounts)]
-        wish = {"call": loan.call, **_costs(key, loan.accounts, cost, spent, keys)}
-        self._put(Step(loan.tenant, self._scripts.settle, keys, wish, loan.accounts, self._forget(loan)))
+        words = partial(_settling, loan, cost, spent)
+        self._put(Step(loan.tenant, self._scripts.settle, loan.accounts, self._forget(loan), words))
 
     def void(self, loan: Loan) -> None:
-        key = tag(loan.tenant)
-        keys = [f"{key}loan:{loan.call}", f"{key}leases", *_keys(key, loan.accounts)]
-        wish = {"call": loan.call, "kept": _ENDED_KEPT}
-        self._put(Step(loan.tenant, self._scripts.void, keys, wish, loan.accounts, self._forget(loan)))
+        words = partial(_voiding, loan)
+        self._put(Step(loan.tenant, self._scripts.void, loan.accounts, self._forget(loan), words))
 
     def post(self, call: str, tenant: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent]) -> None:
-        key = tag(tenant)
-        keys = [f"{key}post:{call}", *_keys(key, accounts)]
-        wish = _costs(key, accounts, cost, spent, keys)
-        self._put(Step(tenant, self._scripts.post, keys, wish, accounts, MOST))
+        words = partial(_posting, call, tenant, accounts, cost, spent)
+        self._put(Step(tenant, self._scripts.post, accounts, MOST, words))
 
     def _put(self, step: Step) -> None:
         self.begin()
@@ -369,14 +364,8 @@ class RedisStore:
         for tenant, calls in of_tenants.items():
             with contextlib.suppress(StoreUnavailable):
                 for start in range(0, len(calls), _MOST_RENEWED):
-                    await self._renew(tenant, calls[start : start + _MOST_RENEWED])
-
-    async def _renew(self, tenant: str, calls: list[str]) -> None:
-        wish = {"lease": int(LEASE * _MICRO), "calls": calls}
-        _, now, ended = await self.servers.run(tenant, self._scripts.renew, [f"{tag(tenant)}leases"], wish)
-        for call in set(calls) - set(map(bytes.decode, ended)):
-            if call in self._lent:
-                self._lent[call] = _Lent(tenant, now)
+                    wish = {"lease": int(LEASE * _MICRO), "calls": calls[start : start + _MOST_RENEWED]}
+                    await self.servers.run(tenant, self._scripts.renew, [f"{tag(tenant)}leases"], wish)
 
     async def _tend(self) -> None:
         """Keeps what is lent, expires what is left, and notices servers that are gone without a word."""
@@ -408,7 +397,7 @@ class RedisStore:
     def _forget(self, loan: Loan) -> int:
         """Renews a loan no more. Gives until when the server must know what has become of it."""
         lent = self._lent.pop(loan.call, None)
-        return (lent.known_at if lent is not None else self.now_ns() // 1000) + _SURELY_KNOWN
+        return (lent.at if lent is not None else self.now_ns() // 1000) + _SURELY_KNOWN
 
     def _heard(self, step: Step, reply: list[Any]) -> None:
         """Takes note of what a settlement says."""
@@ -462,6 +451,24 @@ def _facts(key: str, accounts: Sequence[Account], keys: list[str] | None = None)
             fact["list"] = len(keys)
         facts.append(fact)
     return facts
+
+
+def _settling(loan: Loan, cost: int, spent: Sequence[Spent]) -> Words:
+    key = tag(loan.tenant)
+    keys = [f"{key}loan:{loan.call}", f"{key}leases", *_keys(key, loan.accounts)]
+    return keys, {"call": loan.call, **_costs(key, loan.accounts, cost, spent, keys)}
+
+
+def _voiding(loan: Loan) -> Words:
+    key = tag(loan.tenant)
+    keys = [f"{key}loan:{loan.call}", f"{key}leases", *_keys(key, loan.accounts)]
+    return keys, {"call": loan.call, "kept": _ENDED_KEPT}
+
+
+def _posting(call: str, tenant: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent]) -> Words:
+    key = tag(tenant)
+    keys = [f"{key}post:{call}", *_keys(key, accounts)]
+    return keys, _costs(key, accounts, cost, spent, keys)
 
 
 def _costs(key: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent], keys: list[str]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
-from gateway.state.redis_outbox import CLOSING, Outbox, Step
+from gateway.state.redis_outbox import CLOSING, Outbox, Step, Words
 from gateway.state.redis_servers import RedisServers, tag
 from policies.budgets import LEASE, RENEW, StoreUnavailable
 from policies.limits import COME_AGAIN, SESSION_KEPT, Limit, LimitReached, Pass, Standing, remaining
@@ -95,8 +96,8 @@ class RedisLimits:
         self._inside.pop(held.call, None)
         if held.limits:
             self.begin()
-            ask = {"call": held.call, "tokens": min(tokens, MOST), "kept": _KEPT, "limits": _facts(held.limits)}
-            self.outbox.put(Step(held.tenant, self._scripts.leave, _keys(held), ask, (), MOST))
+            words = partial(_leaving, held, min(tokens, MOST))
+            self.outbox.put(Step(held.tenant, self._scripts.leave, (), MOST, words))
 
     async def close(self, within: float = CLOSING) -> None:
         """Lets out who has left, as far as that is possible `within` so many seconds."""
@@ -125,6 +126,10 @@ class RedisLimits:
                 await self.renew()
             except Exception as error:
                 log.error("the places of calls were not renewed", exc_info=error)
+
+
+def _leaving(held: Pass, tokens: int) -> Words:
+    return _keys(held), {"call": held.call, "tokens": tokens, "kept": _KEPT, "limits": _facts(held.limits)}
 
 
 def _keys(held: Pass) -> list[str]:

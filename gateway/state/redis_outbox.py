@@ -37,17 +37,22 @@ _LOST_FOR_SURE: Final = 50 * 60 * 1_000_000
 by as much as clocks and patience may differ."""
 
 
+Words = tuple[Sequence[str], dict[str, Any]]
+"""Keys of a script, and what it is asked."""
+
+
 @dataclass(slots=True)
 class Step:
-    """Something that has to be carried out once. `ask` lacks `lost_until`, which is known when it is sent."""
+    """Something that has to be carried out once. `words` makes what the script is given, but for `lost_until`, which is
+    known when it is sent: a hundred thousand that wait should not be large.
+    """
 
     tenant: str
     script: Script
-    keys: Sequence[str]
-    ask: dict[str, Any]
     accounts: Sequence[Account]
     certain_until: int
     """Until when a server that knows nothing of the call can only have lost it, as far as nobody has tried yet."""
+    words: Callable[[], Words]
     tried_at: int | None = None
     refusals: int = 0
 
@@ -86,7 +91,12 @@ class Outbox:
         if step.tenant in self._waiting or not self._servers.answers(step.tenant):
             self._keep(step)
             return
-        sent = self._servers.ask(step.tenant, self._command(step))
+        try:
+            sent = self._servers.ask(step.tenant, self._command(step))
+        except Exception as error:
+            log.error("a step of the state failed", exc_info=error)
+            self._keep(step)
+            return
         self._sent.add(sent)
         sent.add_done_callback(lambda sent: self._answered(step, sent))
 
@@ -112,7 +122,8 @@ class Outbox:
             step.tried_at = now
         else:
             lost_until = min(lost_until, step.tried_at + _LOST_FOR_SURE)
-        return step.script.call(step.keys, {**step.ask, "lost_until": lost_until})
+        keys, ask = step.words()
+        return step.script.call(keys, {**ask, "lost_until": lost_until})
 
     def _answered(self, step: Step, sent: asyncio.Future[Reply]) -> None:
         self._sent.discard(sent)

@@ -464,6 +464,7 @@ async def test_how_a_call_has_ended_is_known_for_an_hour_and_accounts_stay_for_w
     for key in ("loan:c1", "loan:c2", "post:c3"):
         assert HOUR < kept[key] < 2 * HOUR
     assert kept["loan:c4"] == kept["leases"] == -1, "what is lent must not be forgotten"
+    assert server.command("ZRANGE", "wb:{t:acme}:leases", 0, -1) == ["c4"]
     assert kept[f"account:{ACCOUNTS[0].key}"] > 30 * 86_400
     assert kept[f"ledger:{DAY}"] > 399 * 86_400
 
