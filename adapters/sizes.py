@@ -36,6 +36,10 @@ ANTHROPIC_IMAGE: Final = 5000
 SEARCHES: Final = 10
 """Searches that a target may make where the call does not say: Anthropic's servers pause a turn after ten rounds."""
 
+_MOST: Final = 2**53
+"""More answers, or tokens of one, than this nobody can mean; texts of numbers with thousands of digits take their time,
+and some are refused."""
+
 _SHORT: Final = 16 * 1024
 """Bytes of a body in which it is cheaper to count everywhere than to write the tools."""
 
@@ -299,12 +303,12 @@ def _is_more_than_text(texts: Any) -> bool:
 def _number(value: object) -> int:
     """How many answers are asked for. Some servers read numbers from texts, and take 2.0 for 2."""
     if type(value) is int:
-        return max(value, 1)
+        return min(max(value, 1), _MOST)
     try:
         number = float(value) if isinstance(value, str | float) else 1.0
     except ValueError:
         return 1
-    return max(math.ceil(number), 1) if math.isfinite(number) else 1
+    return min(max(math.ceil(number), 1), _MOST) if math.isfinite(number) else 1
 
 
 def _cap(arguments: Mapping[str, Any], members: Sequence[str], least: int) -> int | None:
@@ -320,4 +324,4 @@ def _cap(arguments: Mapping[str, Any], members: Sequence[str], least: int) -> in
         if type(value) is not int or value < least:
             return None
         found = value if found is None else max(found, value)
-    return found
+    return None if found is None else min(found, _MOST)

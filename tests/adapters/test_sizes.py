@@ -281,6 +281,7 @@ def test_tools_count_with_the_words_around_them_and_the_spaces_that_templates_pu
         (CHAT, {"n": "9" * 400}, 1),
         (CHAT, {"n": None}, 1),
         (CHAT, {"n": [3]}, 1),
+        (CHAT, {"n": 1e300}, 2**53),
         (COMPLETIONS, {"prompt": ["a", "b"], "n": 2}, 4),
         (COMPLETIONS, {"prompt": ["a", "b"], "n": 2, "best_of": 5}, 10),
         (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
@@ -326,6 +327,13 @@ def test_the_cap_of_an_answer_is_what_the_target_may_go_by(
     path: str, changes: dict[str, Any], most: int | None
 ) -> None:
     assert size(path, **changes).output_tokens == most
+
+
+@pytest.mark.parametrize("name", ["n", "max_tokens", "max_completion_tokens"])
+def test_numbers_that_nobody_can_mean_are_cut_to_what_can_be_reckoned_with(name: str) -> None:
+    body = b'{"model": "m", "messages": [], "%b": %b}' % (name.encode(), b"9" * 4000)
+    found = OPENAI.size(OPENAI.read(endpoint(OPENAI, "POST", CHAT)[0], body, ""))
+    assert (found.answers, found.output_tokens) == ((2**53, None) if name == "n" else (1, 2**53))
 
 
 def test_to_count_tokens_is_free() -> None:
