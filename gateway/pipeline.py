@@ -224,7 +224,9 @@ class Pipeline:
             raise Denied(x.decision)
 
     async def reserve(self, x: Exchange) -> None:
-        """The money, before it is spent; a call that can be paid for only in part is lowered, and decided again.
+        """The money, before it is spent; a call that can be paid for only in part is lowered.
+
+        Where that changes what the call says itself, the policy is asked again.
 
         Raises RateLimited, BudgetExhausted, BudgetContended, BudgetsUnavailable, UnpricedModel, Denied.
         """
@@ -238,7 +240,10 @@ class Pipeline:
             raise MalformedCall(f"Its answer cannot be limited to {most} tokens: {error}.") from None
         if lowered is x.call:
             return
+        said = any(x.call.arguments.get(name) is not None for name in x.adapter.token_caps(x.call))
         x.call, x.clamped = lowered, most
+        if not said:  # the policy has allowed an answer of any length, and a limit of our own makes it no other call
+            return
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
         if x.call is not lowered or x.decision.effect is not Effect.ALLOW:

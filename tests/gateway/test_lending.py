@@ -183,6 +183,16 @@ async def test_a_call_that_asks_for_no_limit_gets_one_where_a_budget_has_to_know
         assert orjson.loads(upstream.received[0].body)["max_completion_tokens"] == 4096
 
 
+async def test_a_policy_that_allows_an_answer_of_any_length_is_not_asked_about_a_limit_that_is_ours() -> None:
+    def brief(document: Any) -> Decision:
+        return ALLOWED if document["call"]["arguments"].get("max_completion_tokens", 0) <= 256 else DENIED
+
+    async with target() as upstream, budgeted(upstream, DAY, script=brief) as g, connected(g.port) as client:
+        status, headers, _ = await ask(client, chat())
+        assert (status, headers[b"x-weighbridge-max-tokens-clamped"]) == (200, b"4096")
+        assert len(g.engine.documents) == 1
+
+
 @pytest.mark.parametrize("path", ["/reset", "/garbage", "/short-body", "/redirect"])
 async def test_a_call_that_may_have_run_is_paid_as_it_probably_was(path: str) -> None:
     async with target() as upstream, budgeted(upstream, DAY, target={"url": f"{upstream.url}{path}"}) as g:
