@@ -21,7 +21,7 @@ from gateway.state.redis import RedisStore
 from gateway.state.redis_limits import RedisLimits
 from gateway.state.redis_scripts import Scripts, packed
 from gateway.state.redis_servers import RedisServers, ServerClock
-from policies.budgets import LEASE, Account, Ask, Loan, StoreUnavailable, Window
+from policies.budgets import LEASE, Account, Ask, Loan, Raised, StoreUnavailable, Window
 from policies.limits import Limit
 from tests.support.redis_places import RedisPlace, reached
 from tests.support.redis_server import RedisServer, free_port, needs_redis, redis_server
@@ -131,6 +131,9 @@ async def test_calls_go_on_while_a_slot_moves_to_another_node(cluster: list[Redi
             await store.balances(of(tenant))
     for key in owner.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
         owner.command("MIGRATE", "127.0.0.1", other.port, key, 0, 1000)
+    raised = Raised(f"{tenant}/bot", "day", 200, 100, "dana", NOW)
+    await store.raise_limit(raised)
+    assert await store.raised(tenant) == [raised], "what is in one place can be asked for there"
     for node in (other, owner, *cluster):
         node.command("CLUSTER", "SETSLOT", slot, "NODE", names[other.port])
     await settled(store)
