@@ -188,6 +188,10 @@ def _own_problems(interpreter: Interpreter, file: str, data_files: Mapping[str, 
 
 _WHEN: Final = 1_763_700_000_000_000_000
 _BODY: Final = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}],"max_tokens":100,"stream":false}'
+_BUDGET: Final = (
+    b'{"node":%b,"window":"day","limit_usd":5.00,"posted_usd":4.10,"pending_usd":0.05,"used_percent":83,'
+    b'"state":"warning","mode":"adaptive"}'
+)
 _CALLS: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
     ("chat completion", ("llm", "openai", "gpt-4o-mini", "chat", False, _BODY)),
     ("message to a model", ("llm", "anthropic", "claude-sonnet", "messages", True, _BODY)),
@@ -203,7 +207,8 @@ _CALLS: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
 
 
 def samples(data: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Inputs that a policy will meet: none at all, and each kind of call by some agents that the data names."""
+    """Inputs that a policy will meet: none at all, and each kind of call, one with money, by some agents that the data
+    names."""
     yield "no input", b"{}"
     envelopes = data.get("envelopes")
     named = list(envelopes)[:3] if isinstance(envelopes, dict) else []
@@ -212,3 +217,9 @@ def samples(data: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         for title, (kind, protocol, target, operation, stream, arguments) in _CALLS:
             text = render(agent, kind, protocol, target, operation, stream, arguments, "s-1", _WHEN)
             yield f"{title} by {name}", text
+        title, (kind, protocol, target, operation, stream, arguments) = _CALLS[0]
+        budgets = b"[%b]" % (_BUDGET % orjson.dumps(f"acme/{name}"))
+        text = render(
+            agent, kind, protocol, target, operation, stream, arguments, "s-1", _WHEN, budgets, estimated_cost=b"0.0012"
+        )
+        yield f"paid {title} by {name}", text

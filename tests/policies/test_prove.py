@@ -13,7 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policies.budgets import Balance, Budget, Mode, account
+from policies.document import budgets_document
 from policies.errors import PolicyError, Problem
+from policies.money import nano
 from policies.prove import prove, samples
 from policies.sources import Module, Sources, read
 from tests.policies.support import rego, sources
@@ -49,6 +52,22 @@ async def test_a_proof_that_cannot_be_started_is_told_and_nothing_is_proven(monk
 def test_the_samples_speak_of_agents_that_the_data_names() -> None:
     names = [name for name, _ in samples({"envelopes": {"ann": {}, "bob": {}}})]
     assert {"tool call by ann", "tool call by bob"} < set(names)
+
+
+async def test_a_policy_that_fails_on_money_is_told_before_there_is_any() -> None:
+    policy = rego(f"{_ALLOW} if {{ some budget in input.budgets; 1 / (budget.limit_usd - 5) < budget.posted_usd }}")
+    (problem,) = await refused(sources(policy))
+    assert (problem.line, problem.message) == (5, "divide by zero")
+    assert "failed on the sample `paid chat completion by an-agent-nobody-knows`" in problem.remedy
+
+
+def test_the_sample_with_money_has_it_as_calls_have() -> None:
+    told = {name: orjson.loads(document) for name, document in samples({"envelopes": {"ann": {}}})}
+    paid = told["paid chat completion by ann"]
+    budget = Budget("acme/ann", "day", nano(5), Mode.ADAPTIVE)
+    balance = Balance(account(budget, 0, None), nano(5), nano(4.1), nano(0.05))
+    assert paid["budgets"] == orjson.loads(budgets_document([balance]))
+    assert paid["call"] == {**told["chat completion by ann"]["call"], "estimated_cost_usd": 0.0012}
 
 
 @pytest.mark.parametrize(
