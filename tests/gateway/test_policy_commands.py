@@ -119,6 +119,42 @@ def test_eval_shows_an_input_as_it_would_be_recorded(config: Path, said: Said) -
         assert "hunter2" not in out + err
 
 
+CAPPING = """package weighbridge
+
+import rego.v1
+
+decision := {"decision": "DENY"} if dear else := {"decision": "ALLOW"}
+
+dear if {
+	cap := data.caps[input.agent.name]
+	some budget in input.budgets
+	budget.posted_usd > cap
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("document", "reused"),
+    [
+        ({"agent": {"name": "a"}, "budgets": [{"posted_usd": 1}]}, False),
+        ({"agent": {"name": "a"}, "call": {"kind": "llm", "estimated_cost_usd": 1}}, False),
+        ({"agent": {"name": "a"}}, True),
+        ({"agent": {"name": "b"}, "budgets": [{"posted_usd": 1}]}, True),
+        ({"budgets": [{"posted_usd": 1}]}, True),
+    ],
+)
+def test_eval_says_whether_the_money_of_a_call_keeps_its_decision_from_being_reused(
+    tmp_path: Path, said: Said, document: dict[str, Any], reused: bool
+) -> None:
+    (tmp_path / "main.rego").write_text(CAPPING)
+    (tmp_path / "caps.yaml").write_text("caps: {a: 5}\n")
+    (tmp_path / "input.json").write_text(json.dumps({"call": {"kind": "llm"}, **document}))
+    assert main(["policy", "eval", str(tmp_path / "input.json"), "--policy", str(tmp_path)]) == OK
+    assert ("not reused" in said()[0]) is not reused
+    assert main(["policy", "explain", "--policy", str(tmp_path)]) == OK
+    assert "decisions are reused for agents without `data.caps[input.agent.name]`, and for calls without" in said()[0]
+
+
 def test_eval_of_a_policy_that_does_not_decide_says_so(config: Path, said: Said) -> None:
     rules = config.parent / "odd.rego"
     rules.write_text('package weighbridge\n\nimport rego.v1\n\ndecision := {"decision": "ALLOW"} if input.never\n')
