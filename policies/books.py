@@ -393,16 +393,23 @@ class Books:
     def _short(self, ask: Ask, pages: Sequence[Page]) -> Short:
         contended = True
         tightest: tuple[int, Balance] | None = None
+        used_up: tuple[int, Balance] | None = None
         for account, page in zip(ask.accounts, pages, strict=True):
             if account.hard:
                 limit = self.limit(account.budget)
-                left = limit - page.posted - page.pending
-                contended = contended and max(limit - page.posted, 0) >= ask.least
+                unspent = limit - page.posted
+                left = unspent - page.pending
+                balance = Balance(account, limit, page.posted, page.pending)
+                if max(unspent, 0) < ask.least:
+                    contended = False
                 if tightest is None or left < tightest[0]:
-                    tightest = left, Balance(account, limit, page.posted, page.pending)
+                    tightest = left, balance
+                if used_up is None or unspent < used_up[0]:
+                    used_up = unspent, balance
         assert tightest is not None, "only hard accounts are ever short"
+        assert used_up is not None, "as above"
         self.sweep(2 * len(pages))
-        return Short(tightest[1], contended)
+        return Short((tightest if contended else used_up)[1], contended)
 
     def _fetched(self, key: str) -> Page:
         page = self._pages[key] = self._find(key)

@@ -135,9 +135,10 @@ class Loan:
 
 
 class Short(Exception):
-    """There is not enough money. `balance` is of the account that has the least left.
+    """There is not enough money.
 
-    `contended` says that it would be enough if what other calls have borrowed came back.
+    `contended` says that it would be enough if what other calls have borrowed came back. `balance` is then of the
+    account that has the least left, else of the one that has the least that is not spent.
     """
 
     def __init__(self, balance: Balance, contended: bool) -> None:

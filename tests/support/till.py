@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from policies.budgets import (
@@ -56,8 +57,10 @@ class Till:
         left = [(self._limit(each) - self.posted[each.key] - self.pending[each.key], each) for each in ask.accounts]
         tight = [(room, each) for room, each in left if each.hard and room < ask.least]
         if tight:
-            _, least = min(tight, key=lambda pair: pair[0])
-            raise Short(self._balance(least), all(self._limit(e) - self.posted[e.key] >= ask.least for _, e in tight))
+            unspent = [(self._limit(each) - self.posted[each.key], each) for each in ask.accounts if each.hard]
+            contended = all(amount >= ask.least for amount, _ in unspent)
+            _, least = min(tight if contended else unspent, key=itemgetter(0))
+            raise Short(self._balance(least), contended)
         amount = min([ask.want, *(room for room, each in left if each.hard)])
         loan = Loan(ask.call, ask.tenant, ask.accounts, 0)
         self._lend(loan, amount)
