@@ -59,6 +59,7 @@ NEVER_TOLD = {
     "gateway.state.errors.StateUnusable": "stops the start",
     "gateway.state.redis_wire.Unanswered": "is an answer, and becomes StoreUnavailable",
     "gateway.state.redis_wire._Unfit": "ends a connection, of which calls see only that it is not there",
+    "gateway.state.redis_servers.NotAsked": "is StoreUnavailable to all but the outbox",
     "gateway.state.redis_servers.Refused": "is StoreUnavailable to all but the outbox",
     "gateway.remote.Refused": "is told by a command, at a terminal",
     "gateway.spend.SpendRefused": "is told to a person, by the admin API",

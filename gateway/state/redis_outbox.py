@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any, Final
 
 from gateway.state.redis_scripts import Script
-from gateway.state.redis_servers import RedisServers, Refused
-from gateway.state.redis_wire import Reply
+from gateway.state.redis_servers import NotAsked, RedisServers, Refused
+from gateway.state.redis_wire import Reply, Unanswered
 from policies.budgets import Account, StoreUnavailable
 
 log = logging.getLogger("weighbridge.state")
@@ -129,6 +129,8 @@ class Outbox:
         self._sent.discard(sent)
         reply = sent.result()
         if isinstance(reply, Exception):
+            if isinstance(reply, Unanswered) and not reply.sent:
+                step.tried_at = None
             self._keep(step)
         else:
             self._finish(step, reply)
@@ -172,10 +174,13 @@ class Outbox:
 
     async def _attempt(self, step: Step) -> list[Any] | None:
         """What the script has returned; None where it failed. Whatever goes wrong, the step is tried again."""
+        tried_at = step.tried_at
         try:
             return await self._servers.send(step.tenant, self._command(step), step.script)
         except Refused:
             step.refusals += 1
+        except NotAsked:
+            step.tried_at = tried_at
         except StoreUnavailable:
             pass
         except Exception as error:

@@ -53,6 +53,10 @@ _CANNOT_WORDS: Final = ("MISCONF", "NOREPLICAS")
 """Errors of a server that cannot do its work now, whatever it is asked."""
 
 
+class NotAsked(StoreUnavailable):
+    """The server was not asked at all, so that nothing has happened."""
+
+
 class Refused(StoreUnavailable):
     """The server is there and refuses what it is asked: somebody has made a mistake."""
 
@@ -179,7 +183,7 @@ class RedisServers:
                 return reply
             if isinstance(reply, Unanswered):
                 self._remap.set()
-                raise StoreUnavailable(f"{wire.name}: {reply}")
+                raise (StoreUnavailable if reply.sent else NotAsked)(f"{wire.name}: {reply}")
             if isinstance(reply, NoScriptError) and script is not None:
                 wire.ask(script.load())
             elif isinstance(reply, TryAgainError):
@@ -208,7 +212,7 @@ class RedisServers:
     def _wire(self, tenant: str) -> Wire:
         """Raises StoreUnavailable after the end."""
         if self._closed:
-            raise StoreUnavailable("the gateway stops")
+            raise NotAsked("the gateway stops")
         self.begin()
         if self._slots:
             slot = self._slot_of.get(tenant)

@@ -41,7 +41,11 @@ _HELLO: Final = packed("HELLO")
 
 
 class Unanswered(Exception):
-    """The server did not answer, or not in time: what it was asked may or may not have happened."""
+    """The server did not answer, or not in time: what it was asked may or may not have happened, if it was `sent`."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
 
 
 Reply = Any
@@ -93,7 +97,7 @@ class Wire:
         """Sends a command. The future's result is a Reply, it never has an exception."""
         answer: asyncio.Future[Reply] = self._loop.create_future()
         if self.failure is not None:
-            answer.set_result(Unanswered(self.failure))
+            answer.set_result(Unanswered(self.failure, sent=False))
             return answer
         now = self._loop.time()
         self._asked.append((answer, now))
@@ -232,11 +236,12 @@ class Wire:
     def _lose(self, reason: str) -> None:
         """Tells everybody who waits that there will be no answer."""
         self._late = False
+        sent = len(self._asked) - len(self._outgoing)
         self._outgoing.clear()
         lost, self._asked = self._asked, deque()
-        for answer, _ in lost:
+        for number, (answer, _) in enumerate(lost):
             if not answer.done():
-                answer.set_result(Unanswered(reason))
+                answer.set_result(Unanswered(reason, sent=number < sent))
 
 
 class _Unfit(Exception):

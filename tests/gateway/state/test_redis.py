@@ -445,6 +445,21 @@ async def test_what_is_tried_again_after_its_traces_are_gone_is_not_posted_twice
         assert [row["cost"] for row in await store.spend(["acme"], DAY, DAY, [], {})] == [40]
 
 
+async def test_what_was_never_sent_is_posted_however_long_it_has_waited(tmp_path: Path) -> None:
+    """Told while a connection is made, which then cannot be made for an hour."""
+    server_time = ServerTime(NOW)
+    with redis_server(tmp_path) as server:
+        server.freeze()
+        store = RedisStore(RedisUrl.parse(server.url), scripts=server_time.scripts(), patience=0.05, pause=0.01)
+        store.post("c1", "acme", ACCOUNTS, 5, [])
+        await until(lambda: store.failure != "not reached yet")
+        server_time.advance(HOUR)
+        server.thaw()
+        await settled(store)
+        assert await standing(store, ACCOUNTS) == [(5, 0), (5, 0)]
+        await store.close()
+
+
 async def _told(server: RedisServer, accounts: tuple[Account, ...]) -> tuple[int, int]:
     """What the server has of the first account, asked past every gateway."""
     key = f"wb:{{t:acme}}:account:{accounts[0].key}"
