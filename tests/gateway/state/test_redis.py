@@ -450,7 +450,8 @@ async def test_what_was_never_sent_is_posted_however_long_it_has_waited(tmp_path
     server_time = ServerTime(NOW)
     with redis_server(tmp_path) as server:
         server.freeze()
-        store = RedisStore(RedisUrl.parse(server.url), scripts=server_time.scripts(), patience=0.05, pause=0.01)
+        told: dict[str, Any] = {"clock": server_time.now_ns, "scripts": server_time.scripts()}
+        store = RedisStore(RedisUrl.parse(server.url), **told, patience=0.05, pause=0.01)
         store.post("c1", "acme", ACCOUNTS, 5, [])
         await until(lambda: store.failure != "not reached yet")
         server_time.advance(HOUR)
