@@ -19,17 +19,18 @@ from tests.support.stores import DAY, NOW, Place, ask, budget, paying, spent, st
 
 T = TypeVar("T")
 
-TENANT = budget("acme", 100)
-AGENT = budget("acme/bot", 60, mode=Mode.ADAPTIVE)
+TENANT = budget("acme", 300)
+AGENT = budget("acme/bot", 200, mode=Mode.ADAPTIVE)
 SOFT = budget("acme/team", 30, mode=Mode.SOFT)
 EVERY = paying(TENANT, AGENT, SOFT)
 HARD = EVERY[:2]
 PAYERS = {"all": EVERY, "hard": HARD, "tenant": EVERY[:1]}
 """The tenant always pays: what it has posted is what the cost ledger has."""
 
-calls = st.sampled_from([f"call-{number}" for number in range(12)])
+calls = st.sampled_from([f"call-{number}" for number in range(30)])
 payers = st.sampled_from(list(PAYERS))
 amounts = st.integers(0, 70)
+which = st.integers(0, 29)
 
 
 @dataclass
@@ -150,6 +151,11 @@ class History(RuleBasedStateMachine):
         self.run(given_up())
         self.model.void(call)
 
+    @rule(which=which, more=st.integers(-5, 10))
+    def a_loan_that_is_there_grows(self, which: int, more: int) -> None:
+        for call in self.one_that_is("lent", which):
+            self.a_loan_grows(call, max(0, self.model.calls[call].lent + more), 1)
+
     @rule(call=calls, amount=amounts, times=st.integers(1, 2))
     def a_loan_grows(self, call: str, amount: int, times: int) -> None:
         expected = self.model.extend(call, amount)
@@ -163,11 +169,15 @@ class History(RuleBasedStateMachine):
         for _ in range(times):
             self.settle(call, PAYERS[who], cost)
 
-    @rule(call=calls, cost=st.integers(0, 5))
-    def a_call_is_settled_within_its_loan(self, call: str, cost: int) -> None:
-        known = self.model.calls.get(call)
-        if known is not None and known.state == "lent":
-            self.settle(call, known.accounts, min(cost, known.lent))
+    @rule(which=which, cost=st.integers(0, 5))
+    def a_loan_that_is_there_is_settled(self, which: int, cost: int) -> None:
+        for call in self.one_that_is("lent", which):
+            self.settle(call, self.model.calls[call].accounts, min(cost, self.model.calls[call].lent))
+
+    @rule(which=which, cost=amounts)
+    def the_truth_comes_late(self, which: int, cost: int) -> None:
+        for call in self.one_that_is("expired", which):
+            self.settle(call, self.model.calls[call].accounts, cost)
 
     @rule(call=calls, times=st.integers(1, 2))
     def a_loan_is_paid_back(self, call: str, times: int) -> None:
@@ -175,13 +185,13 @@ class History(RuleBasedStateMachine):
             self.in_loop(lambda: self.store.void(unseen(call, EVERY)))
             self.model.void(call)
 
-    @rule(call=calls, who=payers, cost=amounts, times=st.integers(1, 2))
+    @rule(call=calls, who=payers, cost=st.integers(0, 10), times=st.integers(1, 2))
     def a_cost_is_posted(self, call: str, who: str, cost: int, times: int) -> None:
         for _ in range(times):
             self.in_loop(lambda: self.store.post(call, "acme", PAYERS[who], cost, [spent(cost)]))
             self.model.post(call, PAYERS[who], cost)
 
-    @rule(account=st.sampled_from(HARD), limit=st.integers(0, 150))
+    @rule(account=st.sampled_from(HARD), limit=st.integers(0, 400))
     def a_limit_is_set(self, account: Account, limit: int) -> None:
         budget = account.budget
         raised = Raised(budget.node, budget.window, limit, budget.limit, "dana", NOW)
@@ -238,6 +248,11 @@ class History(RuleBasedStateMachine):
             self.run(self.loop.shutdown_default_executor())
             self.loop.close()
 
+    def one_that_is(self, state: str, which: int) -> list[str]:
+        """One call in this state, if there are any."""
+        found = [name for name, call in self.model.calls.items() if call.state == state]
+        return found[which % len(found) :][:1] if found else []
+
     def settle(self, call: str, accounts: tuple[Account, ...], cost: int) -> None:
         self.in_loop(lambda: self.store.settle(unseen(call, accounts), cost, [spent(cost)]))
         self.model.settle(call, accounts, cost)
@@ -257,7 +272,7 @@ class History(RuleBasedStateMachine):
             return "contended" if short.contended else "exhausted"
 
 
-def agree(where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 30) -> None:
+def agree(where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 100) -> None:
     """Raises AssertionError for a history, as short as it can be found, in which store and model differ."""
     run_state_machine_as_test(
         type("HistoryThere", (History,), {"where": staticmethod(where)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from gateway.state import journal
 from gateway.state.embedded import FOLD_EVERY, EmbeddedStore
+from policies import books
 from policies.budgets import Account, Ask, Budget, Loan, Mode, Spent, Store, Window, account
 from policies.money import NANO
 
@@ -52,9 +54,12 @@ class EmbeddedPlace:
         await store.close()
 
 
+_copies = itertools.count()
+
+
 def copied(path: Path) -> Path:
     """The files of a database, in use or not, as a kill would leave them here and now."""
-    copy = path.with_name(f"{path.stem}-{len(list(path.parent.glob('*.db')))}.db")
+    copy = path.with_name(f"copy-{next(_copies)}.db")
     for suffix in ("", "-wal"):
         if path.with_name(path.name + suffix).exists():
             shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
@@ -77,10 +82,11 @@ async def embedded(folder: Path) -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def embedded_folding(folder: Path) -> AsyncIterator[Place]:
-    """What has changed is folded after each turn, a row at a time."""
+    """What has changed is folded after each turn, a row at a time, and leaves memory."""
     with in_memory(folder) as quick, pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal, "FOLDED_AT_ONCE", 1)
         patch.setattr(journal, "DROPPED_AT_ONCE", 1)
+        patch.setattr(books, "KEPT", 1)
         yield EmbeddedPlace(quick, 0.0)
 
 

@@ -12,6 +12,7 @@ from tests.support.histories import EVERY, HARD, PAYERS, agree
 from tests.support.stores import DAY, PLACES, ask, spent, standing, unseen
 
 
+@pytest.mark.timeout(300)  # a history that fails is made short first
 @pytest.mark.parametrize("where", PLACES)
 def test_a_store_agrees_with_the_model_in_any_history(where: str) -> None:
     agree(PLACES[where])
