@@ -584,6 +584,17 @@ async def test_the_places_of_a_gateway_that_is_gone_are_free_after_a_minute(
     await here.close()
 
 
+async def test_a_renewal_that_comes_late_takes_no_place(store: RedisStore) -> None:
+    limits = (Limit("acme", "concurrent", 1),)
+    gate = RedisLimits(store.servers)
+    held = await gate.enter("c1", "acme", limits, None, 0)
+    gate.leave(held, 0)
+    gate._inside["c1"] = held  # as one knows it that was under way when the call left
+    await gate.renew()
+    await gate.enter("c2", "acme", limits, None, 0)
+    await gate.close()
+
+
 async def test_a_loan_given_up_while_it_is_waited_for_is_paid_back(store: RedisStore) -> None:
     """Whoever is cancelled there cannot do it."""
     waiting = asyncio.ensure_future(store.reserve(ask("c1", ACCOUNTS, 40)))
