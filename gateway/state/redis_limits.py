@@ -52,7 +52,8 @@ class RedisLimits:
         self.outbox = Outbox(servers, lambda step, reply: None, MOST_LEAVING)
         self._servers = servers
         self._scripts = servers.scripts
-        self._inside: dict[str, Pass] = {}
+        self.inside: dict[str, Pass] = {}
+        """The calls that this gateway has let in and that have not left."""
         self._tending: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -89,11 +90,11 @@ class RedisLimits:
             longest = -1 if -1 in waits else max(waits)
             retry_after = longest / _MICRO if longest >= 0 else None
             raise LimitReached(limits[waits.index(longest)], retry_after, held.standings)
-        self._inside[call] = held
+        self.inside[call] = held
         return held
 
     def leave(self, held: Pass, tokens: int) -> None:
-        self._inside.pop(held.call, None)
+        self.inside.pop(held.call, None)
         if held.limits:
             self.begin()
             words = partial(_leaving, held, min(tokens, MOST))
@@ -109,7 +110,7 @@ class RedisLimits:
     async def renew(self) -> None:
         """Renews the passes of all calls that are inside, as far as servers answer."""
         of_tenants: dict[str, list[Pass]] = defaultdict(list)
-        for held in self._inside.values():
+        for held in self.inside.values():
             of_tenants[held.tenant].append(held)
         for tenant, passes in of_tenants.items():
             with contextlib.suppress(StoreUnavailable):

@@ -589,7 +589,7 @@ async def test_a_renewal_that_comes_late_takes_no_place(store: RedisStore) -> No
     gate = RedisLimits(store.servers)
     held = await gate.enter("c1", "acme", limits, None, 0)
     gate.leave(held, 0)
-    gate._inside["c1"] = held  # as one knows it that was under way when the call left
+    gate.inside["c1"] = held  # as one knows it that was under way when the call left
     await gate.renew()
     await gate.enter("c2", "acme", limits, None, 0)
     await gate.close()

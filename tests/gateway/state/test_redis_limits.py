@@ -1,4 +1,4 @@
-"""Limits on a real Redis server and on a cluster, whose time is moved on by the tests."""
+"""Limits on a real Redis server, whose time is moved on by the tests."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class RedisStage:
 
     async def advance(self, seconds: float) -> None:
         while seconds > 0:
-            self._time.advance(min(seconds, LEASE / 2))
-            seconds -= LEASE / 2
+            step = min(seconds, LEASE / 2) if self.store.inside else seconds
+            self._time.advance(step)
+            seconds -= step
             await self.store.renew()  # in real time it is done more often
 
     async def settled(self) -> None:
@@ -44,13 +45,10 @@ class RedisStage:
         await self.servers.close()
 
 
-@pytest.fixture(params=["server", "cluster"])
-async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    found = request.getfixturevalue(request.param)
-    servers = found if isinstance(found, list) else [found]
-    for each in servers:
-        each.command("FLUSHALL")
-    opened = RedisStage(servers[0], ServerTime())
+@pytest.fixture
+async def stage(server: RedisServer) -> AsyncIterator[Stage]:
+    server.command("FLUSHALL")
+    opened = RedisStage(server, ServerTime())
     await reached(opened.servers)
     yield opened
     await opened.close()
