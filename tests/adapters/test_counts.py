@@ -231,7 +231,7 @@ def bounded_pass(watching: StreamMeter, pieces: list[bytes], bounds: tuple[int, 
 
 
 @settings(max_examples=300)
-@given(calls, any_streams, cuts, st.integers(0, 5), st.integers(0, 40))
+@given(calls, any_streams, cuts, st.integers(0, 5) | st.just(HUGE), st.integers(0, 40) | st.just(HUGE))
 def test_a_stream_stops_behind_the_event_that_goes_too_far_wherever_it_was_cut(
     asked: AgentCall, stream: bytes, at: list[int], pieces: int, said: int
 ) -> None:
@@ -261,6 +261,14 @@ def test_a_stream_that_has_stopped_notes_nothing_of_what_waits() -> None:
     assert (watching.stopped, watching.complete, watching.usage) == (False, True, Usage(9, 12))
 
 
+def test_what_the_model_has_not_said_here_is_not_counted() -> None:
+    for path, silent in SILENT.items():
+        for each in silent:
+            watching = meter(path, **ASKING)
+            watching.feed(each)
+            assert (watching.pieces, watching.said) == (0, 0), each
+
+
 def test_the_same_text_under_two_names_counts_once() -> None:
     twice = chat({"reasoning": "hmm", "reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]})
     watching = meter(CHAT)
@@ -269,10 +277,11 @@ def test_the_same_text_under_two_names_counts_once() -> None:
 
 
 def test_several_answers_in_one_chunk_are_one_event_with_all_their_text() -> None:
-    two = {"choices": [{"index": i, "delta": {"content": text}} for i, text in enumerate(["abc", "de"])]}
     watching = meter(CHAT, n=2)
-    watching.feed(event(two))
-    assert (watching.pieces, watching.said) == (1, 5)
+    for first in ("abc", "abcdef", "a", "b", "c"):
+        two = {"choices": [{"index": i, "delta": {"content": text}} for i, text in enumerate([first, "de"])]}
+        watching.feed(event(two))
+    assert (watching.pieces, watching.said) == (5, 22)
 
 
 def test_a_prompt_that_is_repeated_is_not_produced() -> None:
@@ -368,7 +377,9 @@ def test_an_event_that_differs_in_anything_else_is_not_like_the_others(other: by
 def test_nothing_is_learnt_from_an_event_whose_text_stands_elsewhere_too(text: str) -> None:
     like = Likeness()
     like.learn(event(chunk(text)), text.encode())
-    assert like.follow(event(chunk("a")), 0) == (0, 0, 0)
+    elsewhere = event(chunk(text)).replace(b'"%b"' % text.encode(), b'"other"', 1)
+    for other in (event(chunk("a")), elsewhere):
+        assert like.follow(other, 0) == (0, 0, 0)
 
 
 def test_a_stream_whose_events_are_all_different_is_no_longer_compared() -> None:

@@ -232,7 +232,7 @@ async def test_nothing_behind_the_event_that_crosses_the_mark_passes_before_more
         await upstream.all_gone()
 
 
-async def test_the_target_is_left_at_once_when_nobody_lends_more_even_if_the_agent_does_not_read() -> None:
+async def test_a_target_that_floods_is_left_when_nobody_lends_more() -> None:
     flood = chunk("x" * 1000) * 100
 
     async def forever(wire: Wire) -> None:
