@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import add
 from typing import Final
 
 from policies.budgets import Account, Ask, Balance, Budget, Conflict, Mode, Raised, Short, Spent
@@ -391,25 +392,15 @@ class Books:
         return debt.amount
 
     def _short(self, ask: Ask, pages: Sequence[Page]) -> Short:
-        contended = True
-        tightest: tuple[int, Balance] | None = None
-        used_up: tuple[int, Balance] | None = None
-        for account, page in zip(ask.accounts, pages, strict=True):
-            if account.hard:
-                limit = self.limit(account.budget)
-                unspent = limit - page.posted
-                left = unspent - page.pending
-                balance = Balance(account, limit, page.posted, page.pending)
-                if max(unspent, 0) < ask.least:
-                    contended = False
-                if tightest is None or left < tightest[0]:
-                    tightest = left, balance
-                if used_up is None or unspent < used_up[0]:
-                    used_up = unspent, balance
-        assert tightest is not None, "only hard accounts are ever short"
-        assert used_up is not None, "as above"
+        hard = [
+            Balance(account, self.limit(account.budget), page.posted, page.pending)
+            for account, page in zip(ask.accounts, pages, strict=True)
+            if account.hard
+        ]
         self.sweep(2 * len(pages))
-        return Short((tightest if contended else used_up)[1], contended)
+        if all(max(each.limit - each.posted, 0) >= ask.least for each in hard):
+            return Short(min(hard, key=lambda each: each.limit - each.posted - each.pending), True)
+        return Short(min(hard, key=lambda each: each.limit - each.posted), False)
 
     def _fetched(self, key: str) -> Page:
         page = self._pages[key] = self._find(key)
@@ -457,18 +448,10 @@ class Books:
     def _noted(self, spent: Sequence[Spent]) -> list[tuple[Line, Sums]]:
         noted: list[tuple[Line, Sums]] = []
         for each in spent:
-            sums: Sums = (
-                each.calls,
-                each.input_tokens,
-                each.output_tokens,
-                each.cached_tokens,
-                each.cost,
-                each.tool_cost,
-                each.unpriced,
-            )
+            line: Line = each[:8]  # DIMENSIONS, and METRICS after them
+            sums: Sums = each[8:]
             if max(sums) > MOST:
                 sums = tuple(map(_possible, sums))
-            line = (each.day, each.tenant, each.team, each.agent, each.session, each.model, each.target, each.tool)
             noted.append((self._sum(line, sums), sums))
         return noted
 
@@ -477,8 +460,7 @@ class Books:
         if found is None:
             line = tuple(map(_text, line))
             self._lines[line] = found = self._lines.get(line) or [0] * len(sums)
-        for index, number in enumerate(sums):
-            found[index] += number
+        found[:] = map(add, found, sums)
         return line
 
 

@@ -272,7 +272,7 @@ class History(RuleBasedStateMachine):
             return "contended" if short.contended else "exhausted"
 
 
-def agree(where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 100) -> None:
+def agree(where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 60) -> None:
     """Raises AssertionError for a history, as short as it can be found, in which store and model differ."""
     run_state_machine_as_test(
         type("HistoryThere", (History,), {"where": staticmethod(where)}),
