@@ -29,7 +29,7 @@ Guards = frozenset[Guard]
 OPEN: Final[Guards] = frozenset()
 
 _MOST_WAYS: Final = 8
-"""Ways that are told apart. What is reached in more is taken to be open."""
+"""Ways that are told apart. Of more, only the guards count that stand in all of them."""
 
 
 def opened(ways: set[Guards], way: Guards) -> Guards | None:
@@ -43,9 +43,10 @@ def opened(ways: set[Guards], way: Guards) -> Guards | None:
     ways.add(way)
     if len(ways) <= _MOST_WAYS:
         return way
+    common = frozenset.intersection(*ways)
     ways.clear()
-    ways.add(OPEN)
-    return OPEN
+    ways.add(common)
+    return common
 
 
 def shut_with(ways: set[Guards], others: set[Guards]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 from policies.builtins import NONDETERMINISTIC
@@ -27,6 +28,8 @@ MOST: Final = 200
 """Places that are told apart for one kind of call."""
 
 _MOST_REASONS: Final = 20
+_MOST_VISITS: Final = 8
+"""How often rules are looked at, on average, each time behind other guards."""
 COARSE_MONEY: Final = frozenset({"node", "window", "limit_usd", "mode", "state", "used_percent"})
 """What of a budget stays the same from call to call, or nearly: the rest is exact money, new after every call."""
 
@@ -188,7 +191,7 @@ class _Found:
     """What one part of a rule reads: places of the input, other rules, and what changes from call to call."""
 
     reads: list[tuple[Read, Guards]] = field(default_factory=list)
-    rules: set[tuple[Names, Guards]] = field(default_factory=set)
+    rules: dict[tuple[Names, Guards], None] = field(default_factory=dict)
     changing: list[Reason] = field(default_factory=list)
     """Both with the guards that stand before them within the part; what changes is told as if there were none."""
 
@@ -240,7 +243,7 @@ class _Policy:
         self._rules: list[_Rule] = []
         self._at: dict[Names, list[int]] = {}
         self._below: dict[Names, list[int]] = {}
-        self._standing: dict[Guard, bool] = {}
+        self._known: dict[Names, frozenset[int]] = {}
         for tree in trees:
             source = _Source(tree)
             name = source.static(tree["ast"]["package"]["refr"])
@@ -253,60 +256,83 @@ class _Policy:
                 self._below.setdefault(path[:length], []).append(number)
 
     def reads(self, kind: str) -> KindReads:
-        reads, changing = self._followed(_ENTRY, kind)
+        reads, changing = self._followed(kind, guarded=True)
         kept = _coarse(minimal(reads))
         told = KindReads(kept, (*changing, *_time(kept))[:_MOST_REASONS], tuple(_money(kept))[:_MOST_REASONS])
         return replace(told, **_shut(reads)) if told.money else told
 
-    def _followed(self, start: Names, kind: str | None) -> tuple[dict[Read, set[Guards]], dict[Reason, None]]:
-        """What is read from there on, with the ways that lead to it, and what changes from call to call.
+    def _followed(self, kind: str, *, guarded: bool) -> tuple[dict[Read, set[Guards]], dict[Reason, None]]:
+        """What calls of a kind read, with the ways that lead to it, and what changes from call to call.
 
-        None for `kind` is what calls of any kind read, past all guards.
+        Unless `guarded`, all guards are taken to be open; so they are where rules are reached by too many ways.
         """
         reads: dict[Read, set[Guards]] = {}
         changing: dict[Reason, None] = {}
-        asked: dict[Names, set[Guards]] = {start: {OPEN}}
+        asked: dict[Names, set[Guards]] = {_ENTRY: {OPEN}}
         reached: dict[int, set[Guards]] = {}
-        todo = [(start, OPEN)]
+        todo = [(_ENTRY, OPEN)]
+        visits = _MOST_VISITS * len(self._rules)
         while todo:
             names, arrived = todo.pop()
             for number in self._touched(names):
                 way = opened(reached.setdefault(number, set()), arrived)
                 if way is None:
                     continue
+                visits -= 1
+                if visits < 0:
+                    return self._followed(kind, guarded=False)
                 for part in self._rules[number].parts:
-                    if kind is not None and not part.runs_for(kind):
+                    if not part.runs_for(kind):
                         continue
                     changing |= dict.fromkeys(part.found.changing)
                     for read, behind in part.found.reads:
-                        opened(reads.setdefault(read, set()), self._past(way, part.behind, behind, kind))
+                        past = self._past(way, part.behind | behind) if guarded else OPEN
+                        opened(reads.setdefault(read, set()), past)
                     for other, behind in part.found.rules:
-                        on = opened(asked.setdefault(other, set()), self._past(way, part.behind, behind, kind))
+                        past = self._past(way, part.behind | behind) if guarded else OPEN
+                        on = opened(asked.setdefault(other, set()), past)
                         if on is not None:
                             todo.append((other, on))
         return reads, changing
 
-    def _past(self, way: Guards, part: Guards, behind: Guards, kind: str | None) -> Guards:
-        return OPEN if kind is None else way | {guard for guard in part | behind if self._stands(guard)}
+    def _past(self, way: Guards, behind: Guards) -> Guards:
+        """The same way further on, past those guards whose value follows from the data and the call's agent, be it
+        through other rules."""
+        varying = self._varying
+        return way | {
+            guard for guard in behind if all(varying.isdisjoint(self._touched(names)) for names in guard.asks)
+        }
 
-    def _stands(self, guard: Guard) -> bool:
-        """Whether the value of a guard follows from the data and the call's agent, be it through other rules."""
-        stands = self._standing.get(guard)
-        if stands is None:
-            found = [self._followed(names, None) for names in guard.asks]
-            stands = not any(changing for _, changing in found) and all(
-                read.path[:1] == ("agent",) for reads, _ in found for read in reads
-            )
-            self._standing[guard] = stands
-        return stands
+    @cached_property
+    def _varying(self) -> set[int]:
+        """The rules that look at more than the data and the call's agent, or at others that do."""
+        asking: dict[int, set[int]] = {}
+        todo = []
+        for number, rule in enumerate(self._rules):
+            for part in rule.parts:
+                if part.found.changing or any(read.path[:1] != ("agent",) for read, _ in part.found.reads):
+                    todo.append(number)
+                for names, _ in part.found.rules:
+                    for other in self._touched(names):
+                        asking.setdefault(other, set()).add(number)
+        found: set[int] = set()
+        while todo:
+            number = todo.pop()
+            if number not in found:
+                found.add(number)
+                todo += asking.get(number, ())
+        return found
 
-    def _touched(self, asked: Names) -> set[int]:
+    def _touched(self, asked: Names) -> frozenset[int]:
         """The rules that one looks at by looking up what stands there: those below it, and those that it is within."""
-        path = _parted(asked)
-        touched = set(self._below.get(path, ()))
-        for length in range(len(path) + 1):
-            touched.update(self._at.get(path[:length], ()))
-        return touched
+        known = self._known.get(asked)
+        if known is None:
+            path = _parted(asked)
+            touched = set(self._below.get(path, ()))
+            for length in range(len(path) + 1):
+                touched.update(self._at.get(path[:length], ()))
+            known = self._known[asked] = frozenset(touched)
+        return known
 
 
 def _parted(names: Names) -> Names:
@@ -731,7 +757,7 @@ class _Walk:
         return any(each in self._functions for each in meant)
 
     def _ask(self, names: Names) -> None:
-        self.found.rules.add((names, self._behind))
+        self.found.rules[names, self._behind] = None
 
     def _read(self, path: Path, whole: bool) -> None:
         # Whatever is looked up by a computed name in the input itself may be any of its parts.

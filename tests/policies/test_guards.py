@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,6 +176,25 @@ def test_what_is_read_behind_shut_guards_has_no_money_in_it() -> None:
         "input.call.session",
     } - ({"input.call.kind"} if "input.call.kind" not in map(str, found.reads) else set())
     assert {"input.budgets.*.posted_usd", "input.call.estimated_cost_usd"} <= set(map(str, found.reads))
+
+
+def test_of_more_ways_than_are_told_apart_the_guards_of_all_of_them_count() -> None:
+    rules = [f"dear if {{ {CAP}; data.on.c{n}; spent > 1 }}" for n in range(20)]
+    assert guards_of("\n".join(rules)) == ((CAP,),)
+
+
+def test_ways_without_number_take_no_time_and_hide_nothing() -> None:
+    steps = [f"r{n} if {{ data.{name}.c{n}; r{n + 1} }}" for n in range(200) for name in ("caps", "on")]
+    rules = "\n".join([f"dear if {{ {CAP}; r0 }}", *steps, "r200 if { spent > 1; input.call.target }"])
+    began = time.process_time()
+    found = analysed(rego(f'decision := {{"decision": "DENY"}} if dear\n{SPENT}\n{rules}')).of("llm")
+    assert time.process_time() - began < 5
+    assert found.guards == ()
+    assert {str(each).partition(" ")[0] for each in found.reads} == {
+        "input.agent.name",
+        "input.budgets.*.posted_usd",
+        "input.call.target",
+    }
 
 
 def test_people_are_told_which_guards_there_are() -> None:
