@@ -21,12 +21,13 @@ from config.secrets import Secret
 from config.settings import OpaSettings, PolicySettings
 from gateway.opa import OpaLine
 from policies.decision import Effect
+from policies.document import Question
 from policies.errors import EngineUnavailable, InputRefused, PolicyError, Undecided
 from policies.interpreter import Clock, create
 from policies.load import load
 from policies.opa import DECISION, MASK, NOBODY, POLICIES, PROBLEMS, OpaEngine, Reply, fit
 from tests.gateway.test_carrier_tls import LOOPBACK, Authority
-from tests.policies.support import NOW, ROOT, llm, rego
+from tests.policies.support import NOW, ROOT, Purse, llm, rego
 from tests.support.lying_opa import ALLOW, LISTING, LyingOpa, answers, breaks_off, of_bundle, reply
 from tests.support.misbehaving import HEAD, Script, Wire, falls_silent, floods, never_answers, says
 from tests.support.opa import OpaServer, needs_opa, opa_server
@@ -80,6 +81,17 @@ async def test_a_decision_is_what_opa_says(opa: LyingOpa) -> None:
     assert (decision.effect, decision.explanation, decision.risk_level) == (Effect.DENY, "Not today.", "high")
     assert decision.revision == engine.revision != NOBODY
     assert len(decision.revision) == 64
+
+
+async def test_it_is_told_all_there_is_to_know_of_a_calls_money(opa: LyingOpa) -> None:
+    purse = Purse(b'[{"state":"ok"}]', 1_200_000)
+    call = Question(b"{}", "llm", "openai", "m", "chat", None, None, b"{}", {}, NOW, purse)
+    async with asking(opa) as engine:
+        await engine.decide(call)
+        await engine.decide(call)
+    told = orjson.loads(opa.asked[-1])["input"]
+    assert (told["budgets"], told["call"]["estimated_cost_usd"]) == ([{"state": "ok"}], 0.0012)
+    assert purse.asked == ["budgets", "estimated_cost"]
 
 
 def test_the_manuals_example_is_a_configuration() -> None:
