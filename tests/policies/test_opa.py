@@ -86,10 +86,17 @@ async def test_a_decision_is_what_opa_says(opa: LyingOpa) -> None:
 async def test_it_is_told_all_there_is_to_know_of_a_calls_money(opa: LyingOpa) -> None:
     purse = Purse(b'[{"state":"ok"}]', 1_200_000)
     call = Question(b"{}", "llm", "openai", "m", "chat", None, None, b"{}", {}, NOW, purse)
+    heard: list[bytes] = []
+
+    async def listens(wire: Wire) -> None:
+        heard.append(await wire.body())
+        await wire.send(reply(ALLOW))
+
+    opa.decides(listens)
     async with asking(opa) as engine:
         await engine.decide(call)
         await engine.decide(call)
-    told = orjson.loads(opa.asked[-1])["input"]
+    told = orjson.loads(heard[-1])["input"]
     assert (told["budgets"], told["call"]["estimated_cost_usd"]) == ([{"state": "ok"}], 0.0012)
     assert purse.asked == ["budgets", "estimated_cost"]
 

@@ -43,11 +43,10 @@ def answers(answer: Any, status: bytes = b"200 OK") -> Script:
 
 
 class LyingOpa(Misbehaving):
-    """`asked` holds the bodies of the questions for a decision, `shown` what came as `authorization` with any."""
+    """`shown` holds what came as `authorization` with any question."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, at: Path | None = None, base: str = "") -> None:
         super().__init__(tls, at)
-        self.asked: list[bytes] = []
         self.shown: list[str | None] = []
         self._base = base
         self.decides(answers(ALLOW))
