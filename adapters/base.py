@@ -92,10 +92,12 @@ class Usage:
 class Size:
     """What a call can grow to, in tokens.
 
-    `input_tokens` is an upper bound of what its body holds; `open_ended` says that more can be read than that: a stored
-    conversation, a document behind a URL, what a tool of the target's own finds. `answers` are made side by side, each
-    of at most `output_tokens`: None where the call sets no limit, 0 where answers are not made of tokens. `searches`
-    is how many the target itself may make; `tier` are the terms that the call asks for, empty for the usual ones.
+    `input_tokens` is an upper bound of what its body holds, of which `unwritten` are for what does not stand in it as a
+    text, images for example; `open_ended` says that more can be read than that: a stored conversation, a document
+    behind a URL, what a tool of the target's own finds. `answers` are made side by side, each of at most
+    `output_tokens`: None where the call sets no limit, 0 where answers are not made of tokens. `searches` is how many
+    the target itself may make; `tier` are the terms that the call asks for, empty for the usual ones. A call that
+    `outlasts` its connection is worked on when nobody waits for it any more.
     """
 
     input_tokens: int
@@ -104,6 +106,8 @@ class Size:
     output_tokens: int | None
     searches: int = 0
     tier: str = ""
+    unwritten: int = 0
+    outlasts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

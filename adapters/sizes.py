@@ -126,6 +126,8 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
         _cap(arguments, caps, 1),
         found.searches,
         tier if isinstance(tier, str) and tier not in _USUAL_TIERS else "",
+        found.tokens,
+        call.operation == "responses" and bool(arguments.get("background")),
     )
 
 
@@ -151,6 +153,7 @@ def of_anthropic(call: AgentCall, caps: Sequence[str]) -> Size:
         _cap(arguments, caps, 0),
         found.searches,
         "fast" if arguments.get("speed") == "fast" else "",
+        found.tokens,
     )
 
 

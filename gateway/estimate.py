@@ -16,18 +16,26 @@ _ANY_CONTEXT: Final = 200_000
 """Tokens that a call can make a model read beyond its body, where nobody knows the model's context."""
 
 
+def context(prices: Prices, target: str, model: str) -> int:
+    """The most tokens that a target's model can read: what is taken for it where nobody knows."""
+    return prices.context(target, model) or _ANY_CONTEXT
+
+
 class Tariff:
     """What the arms that can get a call charge, and how long their models' answers can be.
 
-    `longest` is 0 where nobody knows, `context` never.
+    `longest` is what is configured for all of them, `possible` what fits into their models' contexts; both are 0 where
+    nobody knows it of one of them. `context` is never 0.
     """
 
-    __slots__ = ("context", "longest", "price", "prices", "unpriced")
+    __slots__ = ("context", "longest", "possible", "price", "prices", "unpriced")
 
     def __init__(self, route: Route, call: AgentCall, prices: Prices) -> None:
         found: list[Price] = []
+        longest: list[int | None] = []
+        possible: list[int | None] = []
         self.unpriced = False
-        self.context = self.longest = 0
+        self.context = 0
         for arm in route.able(call.protocol, call.operation):
             model = arm.model or call.target
             price = prices.of(arm.target.name, model)
@@ -35,11 +43,20 @@ class Tariff:
                 self.unpriced = True
                 continue
             found.append(price)
-            self.context = max(self.context, prices.context(arm.target.name, model) or _ANY_CONTEXT)
-            self.longest = max(self.longest, prices.longest(arm.target.name, model) or 0)
+            self.context = max(self.context, context(prices, arm.target.name, model))
+            longest.append(prices.longest(arm.target.name, model))
+            possible.append(longest[-1] or prices.context(arm.target.name, model))
+        self.longest = _largest(longest)
+        self.possible = _largest(possible)
         self.prices = tuple(found)
         self.price = found[0] if len(found) == 1 else None
         self.unpriced = self.unpriced or not found
+
+
+def _largest(numbers: Sequence[int | None]) -> int:
+    """0 where one of them is not known."""
+    known = [number for number in numbers if number]
+    return max(known) if known and len(known) == len(numbers) else 0
 
 
 class Estimate:
@@ -47,7 +64,7 @@ class Estimate:
 
     `input_tokens` bounds what is read. Each of `answers` has at most `longest` tokens: `asked`, where the call says so
     itself, else what the model can or what is usual; no answer can be longer where that is `known`. `chunk` is what is
-    lent for each answer at a time.
+    lent for each answer at a time. `outlasts` says that the target goes on with it when nobody listens any more.
     """
 
     __slots__ = (
@@ -59,6 +76,7 @@ class Estimate:
         "input_tokens",
         "known",
         "longest",
+        "outlasts",
         "searches",
         "unpriced",
     )
@@ -70,14 +88,15 @@ class Estimate:
         self.input_tokens = max(size.input_tokens, tariff.context) if size.open_ended else size.input_tokens
         self.answers = size.answers or 1
         self.searches = size.searches
+        self.outlasts = size.outlasts
         self._tier = size.tier
         self.asked = asked = size.output_tokens
-        longest = tariff.longest
         if asked is None:
-            self.longest = longest or max(_ROOM, 4 * usual)
-            self.known = longest > 0
+            self.longest = tariff.longest or max(_ROOM, 4 * usual)
+            self.known = tariff.longest > 0
         else:
-            self.longest = asked if not longest or asked < longest else longest
+            possible = tariff.possible
+            self.longest = asked if not possible or asked < possible else possible
             self.known = True
         self.chunk = usual if usual < self.longest else self.longest
 

@@ -104,6 +104,8 @@ class Exchange:
     """For the operator's record only: what went wrong, without anything secret."""
     reached: Reached = Reached.NO
     target_status: int | None = None
+    whole: bool = False
+    """Whether the target's answer came to its end, be it one that tells of an error."""
     usage: Usage | None = None
     cost: int | None = None
     """Nano-dollars; None where nothing was sent."""

@@ -80,19 +80,24 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
         kind, encoded = _described(answer.headers)
         x.detail = _unacceptable(call, answer.status, kind, encoded)
         if x.detail:
-            if answer.status == 200 and not call.endpoint.free:
+            if _succeeded(answer.status) and not call.endpoint.free:
                 x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
             raise TargetFailed("The target's answer cannot be understood.")
         secret = arm.target.secret
         headers = homeward(answer.headers)
         if secret in b"\n".join([value for _, value in headers]):
             headers = [(name, _concealed(value, secret)) for name, value in headers]
-        if kind == _EVENTS and answer.status == 200:
+        if kind == _EVENTS and _succeeded(answer.status):
             await _stream(x, call, answer, headers, reply, secret)
         else:
             await _body(x, call, answer, headers, reply, lifeline, secret)
     finally:
         answer.close()
+
+
+def _succeeded(status: int) -> bool:
+    """Whether the target has done what it was asked for: some say so in other words than 200."""
+    return 200 <= status <= 299
 
 
 def _described(headers: Headers) -> tuple[bytes, bool]:
@@ -114,7 +119,7 @@ def _unacceptable(call: AgentCall, status: int, kind: bytes, encoded: bool) -> s
         return f"status {status}: an agent that followed a redirect would walk around the gate"
     if encoded:
         return "the target encoded its answer although it was asked not to"
-    if call.stream and status == 200 and kind != _EVENTS:
+    if call.stream and _succeeded(status) and kind != _EVENTS:
         return "a streamed call was answered without a stream, which clients take for an empty one"
     return ""
 
@@ -157,6 +162,7 @@ async def _stream(
             await reply.end(rest)
     finally:
         x.usage = meter.spent()
+        x.whole = meter.complete or meter.failed
     if meter.failed and x.code == "ok":
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
 
@@ -225,7 +231,8 @@ async def _body(
         lifeline.abort()
         return
     finally:
-        if answer.status == 200 and not call.endpoint.free:
+        x.whole = ended
+        if _succeeded(answer.status) and not call.endpoint.free:
             x.usage = _used(x, call, body if ended else b"", size)
     if size <= _HELD_BACK:
         headers = [line for line in headers if line[0] != b"content-length"]

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from adapters.base import AgentCall, Usage
-from gateway.estimate import Estimate, Tariff
+from gateway.estimate import Estimate, Tariff, context
 from gateway.exchange import Exchange, Reached
 from policies.budgets import (
     Account,
@@ -41,11 +41,12 @@ from policies.chunks import Chunks
 from policies.document import budgets_document
 from policies.errors import BudgetContended, BudgetExhausted, BudgetsUnavailable, RateLimited, UnpricedModel
 from policies.limits import LimitReached, LimitStore, Pass, session_of
-from policies.money import usd_text
+from policies.money import MOST, usd_text
 from routing.errors import NoRoute
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
+    from policies.prices import Price
 
 log = logging.getLogger("weighbridge.budgets")
 
@@ -164,11 +165,15 @@ class _Payers:
 
 
 class _Queue:
-    """Calls that wait for money of one account, first come, first served."""
+    """Calls that wait for money of one account, first come, first served.
 
-    __slots__ = ("returned", "turn", "waiting")
+    `least` is what the first one needs.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("least", "returned", "turn", "waiting")
+
+    def __init__(self, least: int) -> None:
+        self.least = least
         self.turn = asyncio.Lock()
         self.returned = asyncio.Event()
         self.waiting = 0
@@ -268,6 +273,8 @@ class Lender:
         key = (route.name, call.operation, call.target)
         found = self._tariffs.get(key)
         if found is None:
+            if not route.able(call.protocol, call.operation):
+                raise NoRoute(f"Route {route.name!r} has no target that serves {call.operation}.")
             found = self._tariffs[key] = Tariff(route, call, x.assembly.prices)
         return found
 
@@ -296,7 +303,8 @@ class Lender:
             return None
         if found.unpriced:
             raise UnpricedModel(f"The price of {call.target[:200]!r} is not known, and a budget has to pay for it.")
-        grows = bool(call.stream) and not payers.strict and (found.longest > found.chunk or not found.known)
+        grows = bool(call.stream) and not (payers.strict or found.outlasts)
+        grows = grows and (found.longest > found.chunk or not found.known)
         # People have approved these very bytes; and some calls are not answered in tokens.
         lowers = x.approval is None and found.longest > 0 and bool(x.adapter.token_caps(call))
         first = found.chunk if grows else found.longest
@@ -314,9 +322,13 @@ class Lender:
 
     def settle(self, x: Exchange) -> None:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
-        if x.admitted is not None:
-            self._leave(x, x.admitted)
-        loan = x.loan
+        try:
+            self._settle(x, x.loan)
+        finally:
+            if x.admitted is not None:
+                self._leave(x, x.admitted)
+
+    def _settle(self, x: Exchange, loan: Loan | None) -> None:
         if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
             if loan is not None:
                 self.store.void(loan)
@@ -350,18 +362,12 @@ class Lender:
         price = x.assembly.prices.of(arm.target.name, arm.model or call.target)
         usage = x.usage
         if usage is None and x.reached is Reached.MAYBE:
-            usage = x.usage = self._unseen(x)
-        if usage is not None and usage.estimated:
-            usage.input_tokens = usage.input_tokens or _probable_input(x)
-            usage.tier = usage.tier or x.adapter.size(call).tier
+            usage = x.usage = Usage(estimated=True)
         cost = 0
         if price is None:
             x.unpriced = True
         elif usage is not None:
-            cost = price.cost(usage)
-            if x.reached is Reached.MAYBE and x.loan is not None:
-                strict = any(each.budget.mode is Mode.STRICT for each in x.loan.accounts)
-                cost = x.loan.amount if strict else min(cost, x.loan.amount)
+            cost = min(self._estimated_cost(x, price, usage) if usage.estimated else price.cost(usage), MOST)
         x.cost = cost
         if usage is None:
             return Spent(
@@ -387,49 +393,89 @@ class Lender:
             int(x.unpriced),
         )
 
-    def _unseen(self, x: Exchange) -> Usage:
-        """What a target may have done with a call that it took, and answered to nobody."""
-        call, agent = x.call, x.agent
+    def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
+        """What a call has cost of which the target has not said what it has used; notes in `usage` what is likely.
+
+        Of a whole answer, and of a stream as far as it came, the output was seen. Where it was not, the target may have
+        done anything that the loan was made for: that much is charged where a budget is strict, else what is usual.
+        """
+        call, agent, arm, loan = x.call, x.agent, x.arm, x.loan
         assert call is not None, "only calls that were read reach a target"
         assert agent is not None, "only calls that were identified reach a target"
-        answer = self._chunks.usual(agent.name, call.target) if x.adapter.token_caps(call) else 0
-        return Usage(_probable_input(x), answer, estimated=True)
+        assert arm is not None, "only calls for which a target was chosen reach one"
+        size = x.adapter.size(call)
+        usage.tier = usage.tier or size.tier
+        if not usage.input_tokens:
+            usage.input_tokens = _probable_input(x) + size.unwritten
+            if size.open_ended and not x.whole:
+                read = context(x.assembly.prices, arm.target.name, arm.model or call.target)
+                usage.input_tokens = max(size.input_tokens, read)
+        if not x.whole and not usage.web_searches:
+            usage.web_searches = size.searches
+        seen = price.cost(usage)
+        if size.outlasts:
+            return max(seen, loan.amount) if loan is not None else seen
+        if x.whole or (call.stream and usage.output_tokens):
+            return seen
+        if x.adapter.token_caps(call):
+            usage.output_tokens = max(usage.output_tokens, self._chunks.usual(agent.name, call.target))
+        if loan is None:
+            return price.cost(usage)
+        strict = any(each.budget.mode is Mode.STRICT for each in loan.accounts)
+        return max(seen, loan.amount if strict else min(price.cost(usage), loan.amount))
 
     async def _lend(self, ask: Ask) -> Loan:
-        """Borrows, waiting for a while for what others may give back."""
-        key = next((each.key for each in ask.accounts if each.key in self._queues), None) if self._queues else None
-        short: Short | None = None
+        """Borrows, waiting for a while for what others may give back.
+
+        Calls wait in the order in which they came, but a call that needs less than the first one does not wait for it.
+        """
+        key = self._behind(ask) if self._queues else None
         if key is None:
             try:
                 return await self._borrow(ask)
-            except Short as error:
-                short = error
-            if not short.contended:
-                raise _exhausted(short, ask)
-            key = short.balance.account.key
+            except Short as short:
+                if not short.contended:
+                    raise _exhausted(short, ask) from None
+                key = short.balance.account.key
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue()
+            queue = self._queues[key] = _Queue(ask.least)
         queue.waiting += 1
+        short_of: Short | None = None
         try:
             async with asyncio.timeout(self._patience), queue.turn:
+                queue.least = ask.least
                 while True:
                     queue.returned.clear()
                     try:
                         return await self._borrow(ask)
-                    except Short as error:
-                        short = error
-                    if not short.contended:
-                        raise _exhausted(short, ask)
+                    except Short as short:
+                        short_of = short
+                    if not short_of.contended:
+                        raise _exhausted(short_of, ask)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_GLANCE):
                             await queue.returned.wait()
         except TimeoutError:
-            raise _contended(short, ask) from None
+            pass
         finally:
             queue.waiting -= 1
             if not queue.waiting:
                 self._queues.pop(key, None)
+        if short_of is None:  # its turn never came, and what it waited for may be there
+            try:
+                return await self._borrow(ask)
+            except Short as short:
+                short_of = short
+        raise _contended(short_of, ask) if short_of.contended else _exhausted(short_of, ask)
+
+    def _behind(self, ask: Ask) -> str | None:
+        """The account whose queue a call has to join."""
+        for each in ask.accounts:
+            queue = self._queues.get(each.key)
+            if queue is not None and ask.least >= queue.least:
+                return each.key
+        return None
 
     async def _borrow(self, ask: Ask) -> Loan:
         """Raises Short, BudgetsUnavailable."""
@@ -566,9 +612,7 @@ def _exhausted(short: Short, ask: Ask) -> BudgetExhausted:
     )
 
 
-def _contended(short: Short | None, ask: Ask) -> BudgetContended:
-    if short is None:
-        return BudgetContended("Other calls are waiting for money of the same budget.", {})
+def _contended(short: Short, ask: Ask) -> BudgetContended:
     balance = short.balance
     return BudgetContended(
         f"The budget of {balance.account.budget.node} for {_when(balance.account)} is lent to other calls for now: "

@@ -41,6 +41,7 @@ from policies.engine import Engine
 from policies.errors import Denied, EngineUnavailable, Undecided
 from policies.obligations import NONE
 from routing.errors import NoRoute
+from routing.table import Route
 
 log = logging.getLogger("weighbridge.pipeline")
 
@@ -244,10 +245,14 @@ class Pipeline:
         x.call, x.clamped = lowered, most
         if not said:  # the policy has allowed an answer of any length, and a limit of our own makes it no other call
             return
+        route = _forced(x)
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
         if x.call is not lowered or x.decision.effect is not Effect.ALLOW:
             x.decision = unmet(x.decision, f"a budget pays for {most} tokens of its answer, and it wants another call")
+            raise Denied(x.decision)
+        if _forced(x) is not route:
+            x.decision = unmet(x.decision, "a budget pays for the call on one route, and it wants another one")
             raise Denied(x.decision)
 
     async def claim(self, x: Exchange) -> None:
@@ -259,8 +264,7 @@ class Pipeline:
         """Route and arm. Raises NoRoute."""
         call = x.call
         assert call is not None, "a call is read before it is routed"
-        forced = x.fulfilled.route if x.fulfilled is not None else None
-        x.route = forced or x.assembly.table.match(call.target)
+        x.route = _forced(x) or x.assembly.table.match(call.target)
         x.arm = x.route.choose(call.protocol, call.operation, self._chance())
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
@@ -338,6 +342,11 @@ def _length(value: bytes) -> int:
     """A content-length, which the server has found to be digits; how many zeros lead them is nobody's business."""
     digits = value.strip().lstrip(b"0")[:19]
     return int(digits) if digits else 0
+
+
+def _forced(x: Exchange) -> Route | None:
+    """The route that the policy demands, if any."""
+    return x.fulfilled.route if x.fulfilled is not None else None
 
 
 def unmet(decision: Decision, why: str) -> Decision:
