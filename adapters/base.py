@@ -243,12 +243,13 @@ def refusal_headers(refusal: Refusal) -> Headers:
     return headers if refusal.retry else [*headers, (b"x-should-retry", b"false")]
 
 
-_MOST_TOKENS = 2**53
-"""What every JSON reader keeps exact. Sums of a few still fit the 64 bits that a record can hold."""
+_MOST_TOKENS = 10**9
+"""No call has as many. A target that reports more makes no sense, and must not use a budget up beyond all that can be
+made good again; sums of billions of such numbers still fit the 64 bits that a record can hold."""
 
 
 def whole(value: object) -> int:
-    """A token count as targets report it, at most 2**53: anything but a non-negative integer counts as none."""
+    """A token count as targets report it, at most 10**9: anything but a non-negative integer counts as none."""
     return min(value, _MOST_TOKENS) if type(value) is int and value > 0 else 0
 
 

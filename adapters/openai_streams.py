@@ -245,6 +245,8 @@ class ResponsesMeter(Meter):
     def note(self, said: bytes) -> bool:
         event = json_object(said)
         kind = event.get("type")
+        if type(kind) is not str:
+            kind = ""
         if kind in _TERMINAL:
             self.complete = True
             self.failed = kind == "response.failed"
@@ -256,7 +258,7 @@ class ResponsesMeter(Meter):
             self._keep_track(kind, event)
         return False
 
-    def _keep_track(self, kind: object, event: Mapping[str, Any]) -> None:
+    def _keep_track(self, kind: str, event: Mapping[str, Any]) -> None:
         """Keeps what the output is made of so far. Items, and parts of them, are written one after the other."""
         if kind in _LIFECYCLE:
             self._response = member(event, "response")

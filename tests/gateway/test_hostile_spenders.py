@@ -281,8 +281,10 @@ async def test_a_stream_is_cut_for_its_money_whatever_success_is_called() -> Non
 
 
 async def test_what_a_target_says_of_its_cost_is_no_more_than_can_be_kept() -> None:
+    dear = {"price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 1_000_000}}
     answer = orjson.dumps({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2**63}})
-    async with behaving(says(JSON + b"content-length: %d\r\n\r\n" % len(answer) + answer), DAY) as g:
+    script = says(JSON + b"content-length: %d\r\n\r\n" % len(answer) + answer)
+    async with behaving(script, {**DAY, "limit_usd": 9_000_000}, target=dear) as g:
         async with connected(g.port) as client:
             await ask(client, chat())
         assert round((await g.ledger.outcome())["cost_usd"] * 1e9) == MOST
