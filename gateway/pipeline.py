@@ -189,6 +189,8 @@ class Pipeline:
         if engine is None:
             raise EngineUnavailable("No policy is loaded, so every call is refused.")
         money = None if call.endpoint.free else await self.lender.quote(x)
+        if money is not None and self.trial is not None:
+            money.budgets()  # as they stand now: the policy on trial is asked when the call is paid for
         question = Question(
             agent.fragment,
             call.kind,

@@ -2,14 +2,16 @@
 
 import asyncio
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 
+from gateway.exchange import Exchange
 from policies.approvals import Approval
 from policies.decision import Decision, Effect
 from policies.money import nano
+from tests.policies.support import engine
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import ALLOWED
 from tests.support.gate import AUTHORIZED, gate
@@ -157,6 +159,29 @@ async def test_what_a_call_has_borrowed_itself_is_nothing_that_others_have_when_
         before, again = [each["budgets"] for each in g.engine.documents]
         assert before == again
         assert [each["pending_usd"] for each in again] == [0.002]
+
+
+class Onlooker:
+    """In the place of a trial: what its policy is told of the money of calls that are over."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def consider(self, x: Exchange) -> None:
+        self.told += [orjson.loads(asked.question.budgets() or b"[]") for asked in x.asked]
+
+
+async def test_a_policy_on_trial_is_told_how_budgets_stood_and_the_record_nothing_that_the_other_did_not_read() -> None:
+    onlooker = Onlooker()
+    async with target() as upstream, budgeted(upstream, DAY) as g, connected(g.port) as client:
+        g.pipeline.engine = await engine('decision := {"decision": "ALLOW"} if input.agent.name')
+        g.pipeline.trial = cast(Any, onlooker)
+        assert (await ask(client, chat(max_tokens=50)))[0] == 200
+        await g.ledger.outcome()
+        assert set(g.till.posted.values()) == {REPORTED}
+        assert [(each["posted_usd"], each["pending_usd"]) for (each,) in onlooker.told] == [(0.0, 0.0)]
+        (decision,) = g.ledger.decisions()
+        assert "budgets" not in decision["input"]
 
 
 class Approver:
