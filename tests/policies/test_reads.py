@@ -487,5 +487,7 @@ def test_the_random_policies_are_worth_trying() -> None:
     assert figures.narrow > 60
     assert figures.decided > figures.calls / 3
     assert figures.reused > 200
+    assert figures.guarded > 5
+    assert figures.shut > 40
     assert figures.outside > 300
     assert figures.changed > 100
