@@ -108,8 +108,10 @@ class Wire:
         return answer
 
     def doubt(self, reason: str) -> None:
-        """Gives the server up for now, because it says that it cannot do its work."""
-        self._give_up(reason)
+        """Gives the server up for now, because it does not answer, or says that it cannot do its work."""
+        if self._limit is not None:
+            self._reason = reason
+            self._limit.reschedule(self._loop.time())
 
     async def close(self) -> None:
         self._task.cancel()
@@ -211,13 +213,7 @@ class Wire:
             self._late = True
             self._alarm = self._loop.call_later(_GRACE, self._watch)
         else:
-            self._give_up(f"did not answer in {self._patience + _GRACE:.2g} s")
-
-    def _give_up(self, reason: str) -> None:
-        self._reason = reason
-        self._fail(reason)
-        if self._limit is not None:
-            self._limit.reschedule(self._loop.time())
+            self.doubt(f"did not answer in {self._patience + _GRACE:.2g} s")
 
     def _fail(self, reason: str) -> None:
         """From now on, whoever asks is told at once."""

@@ -111,7 +111,9 @@ async def test_a_cluster_may_be_named_by_any_of_its_nodes_or_by_several_of_which
         await servers.close()
 
 
-async def test_calls_go_on_while_a_slot_moves_to_another_node(cluster: list[RedisServer], store: RedisStore) -> None:
+async def test_calls_go_on_while_a_slot_moves_to_another_node(
+    cluster: list[RedisServer], store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """Key by key, as it is done to a cluster in use; at last the new owner is known to all."""
     tenant = TENANTS[0]
     slot = int(cluster[0].command("CLUSTER", "KEYSLOT", f"{{t:{tenant}}}"))
@@ -141,6 +143,7 @@ async def test_calls_go_on_while_a_slot_moves_to_another_node(cluster: list[Redi
     assert await standing(store, of(tenant)) == [(15 + len(keys), 0)] * 3
     assert _counts(other, slot)
     assert not _counts(owner, slot)
+    assert "refuses" not in caplog.text, "that keys are moving is no mistake of anybody's"
     # Back, so that the next test finds a cluster like the first.
     for node in cluster:
         node.command("FLUSHALL")
