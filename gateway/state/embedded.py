@@ -12,8 +12,8 @@ changed is folded into the file's tables now and then, a little at a time, and t
     before the journal is begun anew       turns that no row lacks any more, and none is given again
     during a checkpoint                    SQLite's log, which is still whole
 
-The operating system has every turn before the calls go on, and the disk has it after the next checkpoint: a power cut
-can take what happened in the last seconds, and nothing before that.
+The operating system has every turn before its calls go on, and the disk after the next checkpoint: a power cut can take
+what happened in the last seconds, and nothing before that.
 """
 
 from __future__ import annotations
@@ -29,17 +29,7 @@ from typing import Final
 from gateway.state.journal import FOLDED_AT_ONCE, Journal
 from gateway.state.spending import Spending
 from policies.books import Books, Changes, Page, State
-from policies.budgets import (
-    Account,
-    Ask,
-    Balance,
-    Budget,
-    Loan,
-    Raised,
-    Spent,
-    StoreUnavailable,
-    Window,
-)
+from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, StoreUnavailable, Window
 
 log = logging.getLogger("weighbridge.state")
 
@@ -68,6 +58,8 @@ class EmbeddedStore:
     that has ended: they expire.
 
     While the file cannot be written, nobody is lent anything, and what is settled is kept in memory until it can.
+
+    What has become of a call is known for an hour, of the last hundred thousand.
     """
 
     shared: Final = False
@@ -123,17 +115,15 @@ class EmbeddedStore:
         try:
             amount = self._books.reserve(ask, self.now_ns())
         except sqlite3.Error as error:
-            self._failed(error, lambda: self._stands(ask.accounts))
+            self._unreadable(error, ask.accounts)
             raise StoreUnavailable(self.failure) from None
-        loan = Loan(ask.call, ask.tenant, ask.accounts, amount)
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         if not self._scheduled:
             self._flush_soon()
         if not await waiting:
-            self.void(loan)
             raise StoreUnavailable(self.failure)
-        return loan
+        return Loan(ask.call, ask.tenant, ask.accounts, amount)
 
     async def extend(self, loan: Loan, amount: int) -> bool:
         if self.failure is not None:
@@ -155,7 +145,8 @@ class EmbeddedStore:
         try:
             self._books.settle(loan.call, loan.accounts, cost, spent, now)
         except sqlite3.Error as error:
-            self._failed(error, lambda: self._books.settle(loan.call, loan.accounts, cost, spent, now))
+            self._unread.append(lambda: self._books.settle(loan.call, loan.accounts, cost, spent, now))
+            self._failed(error)
         if not self._scheduled:
             self._flush_soon()
 
@@ -169,7 +160,8 @@ class EmbeddedStore:
         try:
             self._books.post(call, accounts, cost, spent, now)
         except sqlite3.Error as error:
-            self._failed(error, lambda: self._books.post(call, accounts, cost, spent, now))
+            self._unread.append(lambda: self._books.post(call, accounts, cost, spent, now))
+            self._failed(error)
         if not self._scheduled:
             self._flush_soon()
 
@@ -183,7 +175,7 @@ class EmbeddedStore:
         try:
             return self._stands(accounts)
         except sqlite3.Error as error:
-            self._failed(error, lambda: self._stands(accounts))
+            self._unreadable(error, accounts)
             return None
 
     def _stands(self, accounts: Sequence[Account]) -> list[Balance]:
@@ -246,9 +238,13 @@ class EmbeddedStore:
         if self._next_fold is not None:
             self._next_fold.cancel()
         try:
+            self._read_again()
+        except sqlite3.Error as error:
+            log.error("%s: %d settlements are lost: %s", self.path, len(self._unread), error)
+        try:
             self._fold_all()
         except sqlite3.Error as error:
-            log.error("%s: what was settled last could not be written: %s", self.path, error)
+            log.error("%s: what was settled last is lost: %s", self.path, error)
         self._closed = True
         self.failure = "The state is closed."
         if self._checkpoint is not None and not self._checkpoint.done():
@@ -272,7 +268,7 @@ class EmbeddedStore:
             if written:
                 try:
                     self._size += self._journal.append(self.now_ns(), self._steps)
-                except sqlite3.Error as error:
+                except Exception as error:  # whatever it is, calls wait for an answer
                     self._failed(error)
                     written = False
             elif self._closed:
@@ -291,28 +287,36 @@ class EmbeddedStore:
 
     # Where the file fails
 
-    def _failed(self, error: sqlite3.Error | str, again: Callable[[], object] | None = None) -> None:
-        """From now on nobody is lent anything, until `again` and everything else could be done."""
+    def _failed(self, error: Exception | str) -> None:
+        """From now on nobody is lent anything, until `_mend` succeeds."""
         if self.failure is None:
             self.failure = f"{self.path} cannot be used: {error}."
             log.error("%s", self.failure)
-        if again is not None and not self._closed:
-            self._unread.append(again)
         if self._next_fold is None:
             self._fold_in(self._fold_every)
 
+    def _unreadable(self, error: sqlite3.Error, accounts: Sequence[Account]) -> None:
+        if self.failure is None:
+            self._unread.append(lambda: self._stands(accounts))
+        self._failed(error)
+
     def _mend(self) -> None:
-        """Writes everything that could not be, if it can be now. Raises sqlite3.Error."""
-        while self._unread:
-            self._unread[0]()
-            del self._unread[0]
+        """Does everything that could not be done. Raises sqlite3.Error where it still cannot be."""
+        self._read_again()
         self._fold_all()
         self.failure = None
         log.warning("%s can be used again", self.path)
 
+    def _read_again(self) -> None:
+        while self._unread:
+            self._unread[0]()
+            del self._unread[0]
+
     def _fold_all(self) -> None:
         """Writes all that has changed, at once, whether or not it is in the journal."""
         now = self.now_ns()
+        for each in self._taken:
+            each.debts.clear()  # those that are still owed are taken again
         changes = self._books.take(now)
         if changes:
             self._taken.append(changes)
@@ -336,14 +340,15 @@ class EmbeddedStore:
             return
         more = False
         try:
-            if not self._taken and self._journal.moved:
+            if (self.failure is not None or not self._taken) and self._journal.moved:
                 self._failed("it was moved or deleted")
             elif self.failure is not None:
                 self._mend()
             else:
                 self._flush()
-                more = self._fold_part()
-        except sqlite3.Error as error:
+                # What could not be written just now is on pages that a part of a fold would write without others.
+                more = self.failure is None and self._fold_part()
+        except Exception as error:
             self._failed(error)
         if more:
             self._fold_in(self._fold_pause)

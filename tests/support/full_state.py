@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
 import signal
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from gateway.state.embedded import EmbeddedStore
 from policies.budgets import StoreUnavailable
-from tests.support.stores import DAY, ask, budget, copied, paying, spent, standing
+from tests.support.stores import DAY, ask, budget, copied, paying, spent, standing, unseen
 
 ACCOUNTS = paying(budget("acme", 10**6))
 
@@ -34,11 +33,14 @@ async def main(folder: Path) -> None:
     await store.reserve(ask("first", ACCOUNTS, 100))
     posted = 0
     leave_room(max(log.stat().st_size, 40_000) + 20_000)
-    with contextlib.suppress(StoreUnavailable):
-        for number in range(10_000):
+    for number in range(10_000):
+        try:
             loan = await store.reserve(ask(f"c-{number}", ACCOUNTS, 2))
-            store.settle(loan, 1, [spent(1, model="m" * 500)])
-            posted += 1
+        except StoreUnavailable:
+            store.void(unseen(f"c-{number}", ACCOUNTS))
+            break
+        store.settle(loan, 1, [spent(1, model="m" * 500)])
+        posted += 1
     assert store.failure is not None
     sys.stdout.write("refused\n")
     for number in range(20):

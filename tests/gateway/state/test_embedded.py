@@ -282,6 +282,7 @@ async def test_while_the_file_cannot_be_written_nobody_is_lent_anything_and_noth
     for call in ("c3", "c4"):  # the first one finds it out
         with pytest.raises(StoreUnavailable, match="readonly"):
             await store.reserve(ask(call, ACCOUNTS, 5))
+        store.void(unseen(call, ACCOUNTS))
     with pytest.raises(StoreUnavailable):
         await store.extend(other, 60)
     with pytest.raises(StoreUnavailable):
