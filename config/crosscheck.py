@@ -109,9 +109,9 @@ def each(data: Any, section: Path) -> list[tuple[Path, dict[str, Any]]]:
     return [((*section, index), item) for index, item in enumerate(data) if isinstance(item, dict)]
 
 
-def nearest(word: object, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
-    matches = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6) if isinstance(word, str) else []
+def nearest(word: object, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """The known word that was probably meant. Where another word would do great harm, ask for more than `likeness`."""
+    matches = difflib.get_close_matches(word, sorted(known), n=1, cutoff=likeness) if isinstance(word, str) else []
     return matches[0] if matches else None
 
 

@@ -170,18 +170,18 @@ def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[s
     kind: str = detail["type"]
     bounds: dict[str, Any] = detail.get("ctx", {})
     value = detail["input"]
-    number = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "this"
+    number = _plain(value) if isinstance(value, int | float) and not isinstance(value, bool) else "this"
     if kind == "mistake":
         return bounds["message"], (bounds["message"] == _NO_TEXT and _for_a_boolean(boolean)) or bounds["remedy"]
     if kind == "missing":
         return "is missing", "Add it."
     if kind == "literal_error":
         allowed = str(bounds["expected"]).replace("'", "")
-        guess = crosscheck.nearest(value, allowed.replace(" or ", ", ").split(", "))
+        guess = crosscheck.nearest(value, allowed.replace(" or ", ", ").split(", "), likeness=0.7)
         return "is not one of the possible words", f"Did you mean {guess}?" if guess else f"Write {allowed}."
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]
-        return f"{number} is {relation} {bounds[bound]:g}", _range(path)
+        return f"{number} is {relation} {_plain(bounds[bound])}", _range(path)
     if kind in ("too_short", "string_too_short"):
         return "is empty", "Write at least one."
     if kind in _EXPECTED:
@@ -222,10 +222,15 @@ def _range(path: document.Path) -> str:
         for name in ("gt", "ge", "lt", "le"):
             bounds |= {name: value} if (value := getattr(constraint, name, None)) is not None else {}
     if "ge" in bounds and "le" in bounds:
-        return f"Write a number from {bounds['ge']:g} to {bounds['le']:g}."
+        return f"Write a number from {_plain(bounds['ge'])} to {_plain(bounds['le'])}."
     if "gt" in bounds:
-        return f"Write a number above {bounds['gt']:g}."
-    return f"Write {bounds.get('ge', 0):g} or more."
+        return f"Write a number above {_plain(bounds['gt'])}."
+    return f"Write {_plain(bounds.get('ge', 0))} or more."
+
+
+def _plain(number: float) -> str:
+    """A number as people write it: a limit of 9000000 is not 9e+06."""
+    return f"{number:.15g}"
 
 
 def _secrets(data: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[document.Path, Secret]]:
@@ -310,6 +315,11 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
         if len(weights) > 1 and all(isinstance(weight, int | float) for weight in weights) and sum(weights) != 100:
             message = f"the weights add up to {sum(weights):g}, not 100; each is a share of that sum"
             yield (*path, "arms"), message, "Make them add up to 100."
+    for path, budget in crosscheck.each(data, ("budgets",)):
+        share = budget.get("warn_at", 0)
+        if isinstance(share, int | float) and 0 < share < 1:
+            message = f"{_plain(share)} is less than one per cent of the limit"
+            yield (*path, "warn_at"), message, f"Write {_plain(share * 100)} for {_plain(share * 100)} per cent."
 
 
 def _content(path: Path) -> bytes:

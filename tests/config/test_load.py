@@ -397,6 +397,21 @@ def test_a_mistake_reads_as_one_sentence_and_its_remedy(tmp_path: Path) -> None:
     assert mistake.column == GOOD.splitlines()[line - 1].index("90") + 1
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("limit_usd: -1", "-1 is less than 0. Write a number from 0 to 9000000."),
+        ("limit_usd: 1e10", "10000000000 is more than 9000000. Write a number from 0 to 9000000."),
+        ("limit_usd: 1, mode: hard", "is not one of the possible words. Write strict, adaptive, soft or shadow."),
+    ],
+)
+def test_a_mistake_in_a_budget_is_told_in_plain_numbers_and_guesses_nothing_that_would_not_refuse(
+    budget: str, said: str, tmp_path: Path
+) -> None:
+    [mistake] = mistakes_of(tmp_path, GOOD + f"budgets: [{{node: acme, window: day, {budget}}}]\n")
+    assert str(mistake).endswith(f": {said}")
+
+
 def test_all_mistakes_are_named_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = GOOD
     for old, new in (
@@ -631,6 +646,14 @@ def test_weights_that_do_not_add_up_are_warned_of(tmp_path: Path) -> None:
     [warning] = loaded(tmp_path, edited("weight: 90", "weight: 80")).warnings
     assert (warning.path, warning.line) == ("routes[0].arms", line_of(GOOD, "arms:"))
     assert "90" in warning.message
+
+
+def test_a_warning_below_one_per_cent_of_a_limit_is_warned_of(tmp_path: Path) -> None:
+    budgets = "budgets:\n  - {node: acme, window: day, limit_usd: 1, warn_at: 0.85}\n"
+    [warning] = loaded(tmp_path, GOOD + budgets).warnings
+    assert (warning.path, warning.remedy) == ("budgets[0].warn_at", "Write 85 for 85 per cent.")
+    assert loaded(tmp_path, GOOD + budgets.replace("0.85", "0")).warnings == []
+    assert loaded(tmp_path, GOOD + budgets.replace("0.85", "1")).warnings == []
 
 
 def test_no_policy_is_warned_of(tmp_path: Path) -> None:
