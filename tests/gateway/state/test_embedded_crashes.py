@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import itertools
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from gateway.state import journal
 from gateway.state.embedded import EmbeddedStore
 from policies import books
 from policies.books import State
-from policies.budgets import Spent
+from policies.budgets import Spent, StoreUnavailable
 from tests.support import lender
 from tests.support.histories import EVERY, PAYERS, Model
 from tests.support.process import ROOT
@@ -39,46 +43,63 @@ class Killed:
 
 
 class Life:
-    """Random steps, one after the other, each done to a store and to a model, and a kill before every statement."""
+    """Random steps, one after the other, each done to a store and to a model, by two processes.
 
-    def __init__(self, path: Path, seed: int) -> None:
+    With each statement that changes the file `at` is called before it is carried out.
+    """
+
+    def __init__(self, path: Path, seed: int, at: Callable[[Life, str], None]) -> None:
         self.path = path
         self.chance = random.Random(seed)
         self.before = self.model = Model()
-        self.kills: list[Killed] = []
+        self.at = at
 
     async def lived(self, steps: int) -> None:
         kinds = [self.lend, self.lend, self.more, self.more, self.settle, self.void, self.post, self.post, self.late]
         for life in range(2):  # the second one begins with what the first has left
             self.store = EmbeddedStore(self.path, fold_every=0.0)
             self.model.expire()
-            self.before = copy.deepcopy(self.model)
-            self.store._journal._db.set_trace_callback(self.killed)
+            self.done()
+            self.database.set_trace_callback(self.traced)
             for number in range(steps):
                 step = self.chance.choice(kinds)
                 await step(f"call-{life}-{number}")
                 for _ in range(self.chance.choice([0, 0, 0, 1, 3, 40])):
                     await asyncio.sleep(0)
-            self.store._journal._db.set_trace_callback(None)
+            async with asyncio.timeout(20):
+                while self.store.failure is not None:
+                    await asyncio.sleep(0)
+            self.database.set_trace_callback(None)
+            assert await state(self.store) == expected(self.model)
             self.path = copied(self.path)
             await self.store.close()
 
-    def killed(self, statement: str) -> None:
+    @property
+    def database(self) -> sqlite3.Connection:
+        return self.store._journal._db
+
+    def traced(self, statement: str) -> None:
         if not statement.startswith(("SELECT", "--")):
-            self.kills.append(Killed(statement, copied(self.path), self.before, copy.deepcopy(self.model)))
+            self.at(self, statement)
 
     async def lend(self, name: str) -> None:
         accounts = PAYERS[self.chance.choice(list(PAYERS))]
         asked = ask(name, accounts, self.chance.randint(0, 5))
         self.model.reserve(asked)
-        await self.store.reserve(asked)
+        try:
+            await self.store.reserve(asked)
+        except StoreUnavailable:
+            self.model.void(name)
+            self.store.void(unseen(name, accounts))
         self.done()
 
     async def more(self, _: str) -> None:
         for name in self.some("lent"):
             amount = self.model.calls[name].lent + self.chance.randint(1, 3)
-            self.model.extend(name, amount)
-            await self.store.extend(unseen(name, ()), amount)
+            if self.store.failure is None:  # else it is not even tried
+                self.model.extend(name, amount)
+            with contextlib.suppress(StoreUnavailable):
+                await self.store.extend(unseen(name, ()), amount)
             self.done()
 
     async def settle(self, _: str) -> None:
@@ -156,19 +177,59 @@ async def audit(killed: Killed) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
-async def test_whichever_statement_a_process_is_killed_at_every_account_is_exact(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where every fold goes a row at a time, and nothing stays in memory that need not."""
     monkeypatch.setattr(journal, "FOLDED_AT_ONCE", 1)
     monkeypatch.setattr(journal, "DROPPED_AT_ONCE", 1)
     monkeypatch.setattr(books, "KEPT", 1)
     with in_memory(tmp_path) as quick:
-        life = Life(quick / "state.db", seed)
-        await life.lived(30)
-        assert len({each.statement[:24] for each in life.kills}) > 8, "all kinds of statements"
-        for killed in life.kills:
-            await audit(killed)
+        yield quick
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whichever_statement_a_process_is_killed_at_every_account_is_exact(folder: Path, seed: int) -> None:
+    kills: list[Killed] = []
+
+    def kill(life: Life, statement: str) -> None:
+        kills.append(Killed(statement, copied(life.path), life.before, copy.deepcopy(life.model)))
+
+    await Life(folder / "state.db", seed, kill).lived(30)
+    assert len({each.statement[:24] for each in kills}) > 8, "all kinds of statements"
+    for killed in kills:
+        await audit(killed)
+
+
+async def test_whichever_statement_fails_every_account_is_exact_when_the_file_can_be_written_again(
+    folder: Path,
+) -> None:
+    statements, failures = 0, 0
+
+    def fail(life: Life, statement: str) -> None:
+        nonlocal statements
+        if statements == failing:
+            life.database.set_progress_handler(interrupt, 1)
+            interrupted.append(life)
+        statements += 1
+
+    def interrupt() -> bool:
+        nonlocal failures
+        interrupted[-1].database.set_progress_handler(None, 1)
+        failures += 1
+        return True
+
+    interrupted: list[Life] = []
+    for failing in itertools.count(0, 3):
+        statements = 0
+        life = Life(folder / f"{failing}.db", 7, fail)
+        await life.lived(25)
+        store = EmbeddedStore(life.path)
+        life.model.expire()
+        assert await state(store) == expected(life.model)
+        await store.close()
+        if failing >= statements:
+            break
+    assert failures > 50
 
 
 def run_until_killed(path: Path, generation: str, lines: int, *at: str) -> list[list[str]]:
