@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(given: argparse.Namespace) -> int:
     if given.workers != 1:
-        complain("--workers: several workers need shared state, which this version does not have; run one.")
+        complain("--workers: this version has one; start several gateways and let a Redis server keep their `state`.")
         return UNUSABLE
     loaded = configuration(given.config)
     configure(loaded.settings.log.level, loaded.settings.log.format)
@@ -182,25 +183,27 @@ def _row(record: dict[str, Any]) -> str:
         record = _decided(record)
     at = _time_of_day(record.get("at"))
     if record.get("record") not in (*DECISIONS, "outcome"):
-        facts = " ".join(f"{key}={_cell(value)}" for key, value in record.items() if key not in ("record", "at"))
+        facts = " ".join(f"{key}={_fact(value)}" for key, value in record.items() if key not in ("record", "at"))
         return printable(f"{at}  {_cell(record.get('record', '?')):<7} {facts}")
     seconds, usage = record.get("seconds"), record.get("usage")
     tokens = ""
     if isinstance(usage, dict):
         tokens = f"{_cell(usage.get('input_tokens', 0))}+{_cell(usage.get('output_tokens', 0))}"
+    cost = "unpriced" if record.get("unpriced") is True else _dollars(record.get("cost_usd"))
     columns = (
-        (at, 10),
-        (_cell(record.get("call")), 28),
-        (_cell(record.get("agent")), 18),
-        (_cell(record.get("operation") or record.get("path")), 14),
-        (_cell(record.get("model")), 22),
-        (_cell(record.get("decision")), 16),
-        (_cell(record.get("code", record.get("record"))), 20),
-        (_cell(record.get("target")), 14),
-        (f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "", 10),
-        (tokens, 0),
+        (at, 8),
+        (_cell(record.get("call")), 26),
+        (_cell(record.get("agent")), 16),
+        (_cell(record.get("operation") or record.get("path")), 12),
+        (_cell(record.get("model")), 20),
+        (_cell(record.get("decision")), 14),
+        (_cell(record.get("code", record.get("record"))), 18),
+        (_cell(record.get("target")), 16),
+        (f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "", 9),
+        (tokens, 10),
+        (cost, 0),
     )
-    return "".join(f"{printable(text):<{width}}" for text, width in columns).rstrip()
+    return "  ".join(f"{printable(text):<{width}}" for text, width in columns).rstrip()
 
 
 def _decided(event: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +226,16 @@ def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
     return value if isinstance(value, str) else _as_json(value)
+
+
+def _fact(value: object) -> str:
+    """A cell that is told from the next fact, whatever people have written."""
+    cell = _cell(value)
+    return cell if cell != value or re.fullmatch(r"[^\s\"=]+", cell) else _as_json(cell)
+
+
+def _dollars(amount: object) -> str:
+    return f"${amount:.6f}" if isinstance(amount, int | float) else ""
 
 
 def _as_json(value: object) -> str:
