@@ -13,6 +13,12 @@ identity   a presented key becomes an agent, or a person
 door       one agent's connection, with limits on what it may cost
 cycle      one request of a connection and its answer, as the application sees them
 lifeline   what may end a call before its time
+lending    the money of one call: borrowed before it runs, settled when it is over
+estimate   what a call can cost at most
+quote      what the policy can ask about that
+queues     where calls wait for money that others have borrowed
+shortage   what an agent is told where money or a limit stands in its way
+state      budgets and limits, kept in one process's file or on a server for several
 forward    to the target and back
 carrier    our HTTP/1.1 client: bytes to one origin, and its answer
 headers    which headers pass the gate

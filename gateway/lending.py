@@ -9,39 +9,34 @@ Nothing here waits while a person thinks, and settling never waits at all: the s
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import dataclasses
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from adapters.base import AgentCall, Usage
 from gateway.estimate import Estimate, Tariff, context
 from gateway.exchange import Exchange, Reached
+from gateway.queues import PATIENCE, Queues
+from gateway.quote import Quote
+from gateway.shortage import limited, when
 from policies.budgets import (
     Account,
     Ask,
     Balance,
-    Conflict,
     Loan,
     Mode,
     Plan,
-    Short,
     Spent,
     Store,
     StoreUnavailable,
     account,
-    resets_at,
     window_id,
 )
 from policies.chunks import Chunks
-from policies.document import budgets_document
-from policies.errors import BudgetContended, BudgetExhausted, BudgetsUnavailable, RateLimited, UnpricedModel
+from policies.errors import UnpricedModel
 from policies.limits import LimitReached, LimitStore, Pass, session_of
-from policies.money import MOST, usd_text
+from policies.money import MOST
 from routing.errors import NoRoute
 
 if TYPE_CHECKING:
@@ -49,11 +44,6 @@ if TYPE_CHECKING:
     from policies.prices import Price
 
 log = logging.getLogger("weighbridge.budgets")
-
-PATIENCE: Final = 2.0
-"""Seconds for which a call waits for money that others have borrowed."""
-_GLANCE: Final = 0.25
-"""Seconds between two looks at a store where money comes back from other processes, too."""
 
 FEWEST: Final = 16
 """Tokens of an answer below which lowering its limit would be no better than a refusal."""
@@ -106,51 +96,6 @@ class Lending:
         return not self.cut
 
 
-class Quote:
-    """What the policy can ask about a call's money: see `policies.document.Money`."""
-
-    __slots__ = ("_accounts", "_balances", "_budgets", "_lender", "_own", "_x")
-
-    def __init__(self, lender: Lender, x: Exchange) -> None:
-        self._lender = lender
-        self._x = x
-        self._own = x.loan
-        self._accounts: tuple[Account, ...] | None = None
-        self._balances: Sequence[Balance] | None = None
-        self._budgets: bytes | None = None
-
-    def budgets(self) -> bytes:
-        if self._budgets is None:
-            if self._balances is None:
-                self._balances = self._lender.store.known(self._lender.payers(self._x).accounts) or ()
-            self._budgets = budgets_document(map(self._without_own, self._balances))
-        return self._budgets
-
-    def _without_own(self, balance: Balance) -> Balance:
-        """As if the call had borrowed nothing yet: what it costs is told as its estimate, and once is enough."""
-        own = self._own
-        if own is None or balance.account not in own.accounts:
-            return balance
-        return dataclasses.replace(balance, pending=max(balance.pending - own.amount, 0))
-
-    def estimated_cost(self) -> int | None:
-        found = self._lender.estimated(self._x)
-        if found is None or found.unpriced:
-            return None
-        return found.bound((found.longest if found.asked is not None else found.chunk) * found.answers)
-
-    async def look(self) -> None:
-        """Brings the balances up to date, where that takes asking. Raises BudgetsUnavailable."""
-        store, accounts = self._lender.store, self._lender.payers(self._x).accounts
-        if not accounts or store.known(accounts) is not None:
-            return
-        try:
-            self._balances = await store.balances(accounts)
-        except StoreUnavailable:
-            if any(each.hard for each in accounts):
-                raise BudgetsUnavailable("How the budgets stand cannot be found out now.") from None
-
-
 class _Payers:
     """The accounts that pay for an agent's calls, and what their budgets demand of a loan."""
 
@@ -164,31 +109,15 @@ class _Payers:
         self.watched = Mode.SOFT in modes or Mode.SHADOW in modes
 
 
-class _Queue:
-    """Calls that wait for money of one account, first come, first served.
-
-    `least` is what the first one needs.
-    """
-
-    __slots__ = ("least", "returned", "turn", "waiting")
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-        self.turn = asyncio.Lock()
-        self.returned = asyncio.Event()
-        self.waiting = 0
-
-
 class Lender:
     """Lends to all calls of this process."""
 
     def __init__(self, store: Store, limits: LimitStore, patience: float = PATIENCE) -> None:
         """`patience` is in seconds."""
         self.store = store
-        self._patience = patience
         self._limits = limits
         self._chunks = Chunks()
-        self._queues: dict[str, _Queue] = {}
+        self.queues = Queues(store, patience)
         self._payers: dict[tuple[str, str | None], _Payers] = {}
         self._tariffs: dict[tuple[str, str, str], Tariff] = {}
         self._assembly: Assembly | None = None
@@ -203,11 +132,6 @@ class Lender:
         """Calls let in because the limits' counts could not be had."""
         self.shadow_refusals: dict[tuple[str, str], int] = {}
         """What shadow budgets would have refused, by node and window."""
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for money now."""
-        return sum(queue.waiting for queue in self._queues.values())
 
     async def quote(self, x: Exchange) -> Quote:
         """For the policy. Raises BudgetsUnavailable."""
@@ -310,7 +234,7 @@ class Lender:
         first = found.chunk if grows else found.longest
         want = found.bound(first * found.answers)
         least = found.bound(min(FEWEST, first) * found.answers) if grows or lowers else want
-        x.loan = loan = await self._lend(Ask(x.id, agent.tenant, accounts, want, least))
+        x.loan = loan = await self.queues.lend(Ask(x.id, agent.tenant, accounts, want, least))
         if payers.watched:
             self._look_at_soft(x, accounts, found)
         granted = first if loan.amount >= want else max(1, min(first, found.affords(loan.amount)))
@@ -332,7 +256,7 @@ class Lender:
         if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
             if loan is not None:
                 self.store.void(loan)
-                self._returned(loan.accounts)
+                self.queues.returned(loan.accounts)
             return
         try:
             spent = self._spent(x)
@@ -351,7 +275,7 @@ class Lender:
         if x.lending is not None and x.lending.cut:
             self.cut_streams += 1
         if loan is not None:
-            self._returned(loan.accounts)
+            self.queues.returned(loan.accounts)
 
     def _spent(self, x: Exchange) -> Spent:
         """What the call has cost, and whom; notes it on the exchange, too."""
@@ -424,82 +348,6 @@ class Lender:
         strict = any(each.budget.mode is Mode.STRICT for each in loan.accounts)
         return max(seen, loan.amount if strict else min(price.cost(usage), loan.amount))
 
-    async def _lend(self, ask: Ask) -> Loan:
-        """Borrows, waiting for a while for what others may give back.
-
-        Calls wait in the order in which they came, but a call that needs less than the first one does not wait for it.
-        """
-        key = self._behind(ask) if self._queues else None
-        if key is None:
-            try:
-                return await self._borrow(ask)
-            except Short as short:
-                if not short.contended:
-                    raise _exhausted(short, ask) from None
-                key = short.balance.account.key
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = _Queue(ask.least)
-        queue.waiting += 1
-        short_of: Short | None = None
-        try:
-            async with asyncio.timeout(self._patience), queue.turn:
-                queue.least = ask.least
-                while True:
-                    queue.returned.clear()
-                    try:
-                        return await self._borrow(ask)
-                    except Short as short:
-                        short_of = short
-                    if not short_of.contended:
-                        raise _exhausted(short_of, ask)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_GLANCE):
-                            await queue.returned.wait()
-        except TimeoutError:
-            pass
-        finally:
-            queue.waiting -= 1
-            if not queue.waiting:
-                self._queues.pop(key, None)
-        if short_of is None:  # its turn never came, and what it waited for may be there
-            try:
-                return await self._borrow(ask)
-            except Short as short:
-                short_of = short
-        raise _contended(short_of, ask) if short_of.contended else _exhausted(short_of, ask)
-
-    def _behind(self, ask: Ask) -> str | None:
-        """The account whose queue a call has to join."""
-        for each in ask.accounts:
-            queue = self._queues.get(each.key)
-            if queue is not None and ask.least >= queue.least:
-                return each.key
-        return None
-
-    async def _borrow(self, ask: Ask) -> Loan:
-        """Raises Short, BudgetsUnavailable."""
-        try:
-            return await self.store.reserve(ask)
-        except Short:
-            raise
-        except (StoreUnavailable, Conflict) as error:
-            self.store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
-            log.log(logging.ERROR if isinstance(error, Conflict) else logging.DEBUG, "call %s: %r", ask.call, error)
-            raise BudgetsUnavailable("Whether a budget can pay for this call cannot be found out now.") from None
-        except BaseException:  # whoever leaves now may have been lent something
-            self.store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
-            self._returned(ask.accounts)
-            raise
-
-    def _returned(self, accounts: Sequence[Account]) -> None:
-        """Money came back: whoever waits for it looks again."""
-        if self._queues:
-            for each in accounts:
-                queue = self._queues.get(each.key)
-                if queue is not None:
-                    queue.returned.set()
-
     async def _enter(self, x: Exchange) -> None:
         call, agent = x.call, x.agent
         assert call is not None, "a call is read before it is let in"
@@ -516,7 +364,7 @@ class Lender:
             x.standings = x.admitted.standings
         except LimitReached as reached:
             x.standings = reached.standings
-            raise _limited(reached) from None
+            raise limited(reached) from None
         except StoreUnavailable:
             self.unlimited += 1
             self._tell("limits", "calls are let in without their limits: the counts cannot be had")
@@ -553,7 +401,7 @@ class Lender:
                 if balance.state == "exhausted":
                     self._tell(
                         balance.account.key,
-                        f"the soft budget of {budget.node} for {_when(balance.account)} is used up, and calls go on",
+                        f"the soft budget of {budget.node} for {when(balance.account)} is used up, and calls go on",
                     )
 
     def _tell(self, key: str, text: str) -> None:
@@ -571,69 +419,3 @@ def _probable_input(x: Exchange) -> int:
     """Tokens that a call's body probably is: for what is counted before, or without, the target's own word."""
     assert x.call is not None, "a call is read before its tokens are counted"
     return len(x.call.body) // 4 + 1
-
-
-def _when(paying: Account) -> str:
-    match paying.budget.window:
-        case "session":
-            return "this session"
-        case window:
-            return f"the {window} {paying.window_id} (UTC)"
-
-
-def _facts(balance: Balance) -> Mapping[str, Any]:
-    facts = {
-        "node": balance.account.budget.node,
-        "window": balance.account.budget.window,
-        "limit_usd": usd_text(balance.limit),
-        "posted_usd": usd_text(balance.posted),
-        "pending_usd": usd_text(balance.pending),
-    }
-    if (begins_anew := resets_at(balance.account)) is not None:
-        facts["resets_at"] = begins_anew
-    return {"budget": facts}
-
-
-def _described(balance: Balance) -> str:
-    return (
-        f"{usd_text(balance.limit)} USD, of which {usd_text(balance.posted)} are spent and {usd_text(balance.pending)} "
-        "lent to calls under way"
-    )
-
-
-def _exhausted(short: Short, ask: Ask) -> BudgetExhausted:
-    balance = short.balance
-    begins_anew = resets_at(balance.account)
-    until = f" It begins anew at {begins_anew}." if begins_anew is not None else ""
-    return BudgetExhausted(
-        f"The budget of {balance.account.budget.node} for {_when(balance.account)} does not pay for this call: "
-        f"{_described(balance)}; the call needs {usd_text(ask.least)}.{until}",
-        _facts(balance),
-    )
-
-
-def _contended(short: Short, ask: Ask) -> BudgetContended:
-    balance = short.balance
-    return BudgetContended(
-        f"The budget of {balance.account.budget.node} for {_when(balance.account)} is lent to other calls for now: "
-        f"{_described(balance)}; the call needs {usd_text(ask.least)}.",
-        _facts(balance),
-    )
-
-
-_LIMITS: Final[Mapping[str, str]] = {
-    "calls_per_minute": "{node} may make {most} calls a minute.",
-    "tokens_per_minute": "{node} may use {most} tokens a minute.",
-    "concurrent": "{node} may have {most} calls under way at once.",
-    "calls_per_session": "{node} may make {most} calls in one session. Stop here; a new task is a new session.",
-}
-
-
-def _limited(reached: LimitReached) -> RateLimited:
-    limit = reached.limit
-    message = _LIMITS[limit.what].format(node=limit.node, most=limit.most)
-    if reached.retry_after is not None:
-        message = f"{message} Repeat the call in {math.ceil(reached.retry_after)} s."
-    return RateLimited(
-        message, reached.retry_after, {"limit": {"node": limit.node, "what": limit.what, "most": limit.most}}
-    )

@@ -190,7 +190,7 @@ async def test_a_route_that_the_policy_wants_only_after_the_loan_was_made_is_not
 
 async def waiting(g: Gate, count: int) -> None:
     async with asyncio.timeout(10):
-        while g.pipeline.lender.waiting < count:
+        while g.pipeline.lender.queues.waiting < count:
             await asyncio.sleep(0)
 
 
@@ -213,7 +213,7 @@ async def test_a_call_that_needs_little_does_not_wait_behind_one_that_needs_much
             await waiting(g, 1)
             await embed(little, 500)
             assert (await asyncio.wait_for(little.answer(), 10))[0] == 200
-            assert g.pipeline.lender.waiting == 1
+            assert g.pipeline.lender.queues.waiting == 1
 
 
 async def test_a_call_that_needs_as_much_as_those_who_wait_waits_behind_them() -> None:

@@ -106,7 +106,7 @@ async def test_a_call_waits_for_money_that_others_have_borrowed() -> None:
             key = g.account(budget).key
             g.till.pending[key] += nano(0.025)  # and another call has borrowed the rest
             await second.say(post(CHAT, body, AUTHORIZED))
-            while g.telemetry.in_flight < 2 or not g.pipeline.lender.waiting:
+            while g.telemetry.in_flight < 2 or not g.pipeline.lender.queues.waiting:
                 await asyncio.sleep(0)
             upstream.arrived.clear()
             g.till.pending[key] -= nano(0.025)

@@ -13,8 +13,9 @@ from gateway.carrier import Carrier
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
 from gateway.ledger import LedgerUnavailable
-from gateway.lending import PATIENCE, Lender
+from gateway.lending import Lender
 from gateway.pipeline import Pipeline
+from gateway.queues import PATIENCE
 from gateway.telemetry import Telemetry
 from policies.approvals import Approvals, NobodyToAsk
 from policies.budgets import Account, account
