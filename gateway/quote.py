@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ class Quote:
         own = self._own
         if own is None or balance.account not in own.accounts:
             return balance
-        return dataclasses.replace(balance, pending=max(balance.pending - own.amount, 0))
+        return balance._replace(pending=max(balance.pending - own.amount, 0))
 
     def estimated_cost(self) -> int | None:
         found = self._lender.estimated(self._x)

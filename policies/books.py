@@ -309,7 +309,8 @@ class Books:
         page = self._pages.get(key)
         if page is None:
             page = self._fetched(key) if len(self._pages) < KEPT else self._find(key)
-        return Balance(account, self.limit(account.budget), page.posted, page.pending)
+        limit = self.limit(account.budget) if self.limits else account.budget.limit
+        return Balance(account, limit, page.posted, page.pending)
 
     def state(self, call: str) -> State | None:
         debt = self._debts.get(call)

@@ -87,8 +87,7 @@ class Raised:
     comment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """How an account stands. `limit` is the one in force."""
 
     account: Account
