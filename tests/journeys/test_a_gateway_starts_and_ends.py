@@ -289,8 +289,8 @@ def test_a_gateway_without_a_usable_policy_says_it_is_not_ready_and_refuses(stan
         assert ask(gateway.url) == 200
 
 
-def test_several_workers_are_refused_until_state_is_shared(tmp_path: Path) -> None:
+def test_several_workers_are_refused_with_what_to_do_instead(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text("admin: {listen: {port: 0}}\nlisten: {port: 0}\n")
     done = run("serve", "--config", "w.yaml", "--workers", "2", cwd=tmp_path)
     assert done.returncode == 2
-    assert "shared state" in done.stderr
+    assert "several gateways" in done.stderr
