@@ -179,6 +179,11 @@ class StreamMeter(Protocol):
         ...
 
 
+OVERRIDES = ("n_predict",)
+"""Members of which a protocol knows nothing, and by which a server of it goes in place of those that cap an answer's
+tokens: llama.cpp's."""
+
+
 class Adapter(Protocol):
     """One protocol: how its calls are read, and how it says no. No I/O."""
 
@@ -198,7 +203,7 @@ class Adapter(Protocol):
 
     def token_caps(self, call: AgentCall) -> Sequence[str]:
         """The members of the arguments that can cap an answer's tokens, the one to add where there is none first;
-        empty for a call that is not answered in tokens."""
+        empty for a call that is not answered in tokens. OVERRIDES are not among them."""
         ...
 
     def size(self, call: AgentCall) -> Size:

@@ -58,7 +58,7 @@ MEMBERS = frozenset(
     access_programs audio background background_options best_of chat_template_kwargs context_management conversation
     dimensions echo encoding_format frequency_penalty function_call functions image include input instructions
     logit_bias logprobs max_completion_tokens max_output_tokens max_tokens max_tool_calls messages metadata
-    modalities model moderation n parallel_tool_calls prediction presence_penalty previous_response_id prompt
+    modalities model moderation n n_predict parallel_tool_calls prediction presence_penalty previous_response_id prompt
     prompt_cache_key prompt_cache_options prompt_cache_retention reasoning reasoning_effort response_format
     safety_identifier seed service_tier stop store stream stream_options suffix temperature text tool_choice tools
     top_k top_logprobs top_p truncation user verbosity web_search_options

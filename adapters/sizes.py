@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.base import AgentCall, Size, whole
+from adapters.base import OVERRIDES, AgentCall, Size, whole
 
 TEMPLATE: Final = 512
 """Tokens that a server puts around messages. The longest default system prompts of open models' chat templates have
@@ -327,4 +327,11 @@ def _cap(arguments: Mapping[str, Any], members: Sequence[str], least: int) -> in
         if type(value) is not int or value < least:
             return None
         found = value if found is None else max(found, value)
-    return None if found is None else min(found, _MOST)
+    if found is None:
+        return None
+    for name in OVERRIDES if members else ():
+        value = arguments.get(name, found)
+        if type(value) is not int or value < least:
+            return None
+        found = max(found, value)
+    return min(found, _MOST)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.base import Adapter, AgentCall, Headers
+from adapters.base import OVERRIDES, Adapter, AgentCall, Headers
 from adapters.body import EVERY, places, put_first, replace, splice
 from adapters.errors import MalformedCall
 from gateway import trace
@@ -158,7 +158,7 @@ async def _edited(
 def _capped(
     body: bytes, arguments: Mapping[str, Any], most: int, members: Sequence[str]
 ) -> tuple[bytes, Sequence[str]]:
-    """The body with no more than `most` in any of `members`, and those of them that said more."""
+    """The body with no more than `most` in any of `members` and OVERRIDES, and those of them that said more."""
     over = _over(arguments, most, members)
     for name in over:
         body = replace(body, name, b"%d" % most)
@@ -166,9 +166,12 @@ def _capped(
 
 
 def _over(arguments: Mapping[str, Any], most: int, members: Sequence[str]) -> Sequence[str]:
-    """The members that allow more than `most`; the first of all where none says anything."""
+    """The members that allow more than `most`, and the first of all where none of `members` says anything."""
     said = [name for name in members if arguments.get(name) is not None]
-    return [name for name in said if not _within(arguments[name], most)] if said else members[:1]
+    over = [name for name in said if not _within(arguments[name], most)] if said else list(members[:1])
+    if members:
+        over += [name for name in OVERRIDES if name in arguments and not _within(arguments[name], most)]
+    return over
 
 
 def _within(limit: object, most: int) -> bool:

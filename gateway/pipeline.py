@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from adapters import registry
-from adapters.base import Headers
+from adapters.base import OVERRIDES, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import obligations
 from gateway.assembly import Assembly
@@ -243,7 +243,7 @@ class Pipeline:
             raise MalformedCall(f"Its answer cannot be limited to {most} tokens: {error}.") from None
         if lowered is x.call:
             return
-        said = any(x.call.arguments.get(name) is not None for name in x.adapter.token_caps(x.call))
+        said = any(x.call.arguments.get(name) is not None for name in (*x.adapter.token_caps(x.call), *OVERRIDES))
         x.call, x.clamped = lowered, most
         if not said:  # the policy has allowed an answer of any length, and a limit of our own makes it no other call
             return

@@ -305,6 +305,12 @@ def test_answers_are_counted_as_they_are_made(path: str, changes: dict[str, Any]
         (CHAT, {"max_completion_tokens": 7, "max_tokens": 9}, 9),
         (CHAT, {"max_completion_tokens": 9, "max_tokens": 7}, 9),
         (CHAT, {"max_completion_tokens": None, "max_tokens": 7}, 7),
+        # llama.cpp goes by this one, others do not know it.
+        (CHAT, {"max_tokens": 7, "n_predict": 9}, 9),
+        (CHAT, {"max_tokens": 9, "n_predict": 7}, 9),
+        (CHAT, {"max_tokens": 9, "n_predict": -1}, None),
+        (CHAT, {"max_tokens": 9, "n_predict": None}, None),
+        (CHAT, {"n_predict": 9}, None),
         # Some servers take these for no limit, or read a number in them.
         (CHAT, {"max_tokens": 0}, None),
         (CHAT, {"max_tokens": -1}, None),
