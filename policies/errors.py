@@ -54,7 +54,15 @@ class EngineUnavailable(_Unanswered):
     """Nobody could be asked: no engine, or not one of this thread."""
 
 
-class BudgetShort(Exception):
+class _Short(Exception):
+    """Money or room is short. The text is fit for the agent, and for the record: it says what ran out."""
+
+    @property
+    def recorded(self) -> str:
+        return str(self)
+
+
+class BudgetShort(_Short):
     """A budget cannot pay for the call. Its text is fit for the agent; `details` says the same to programs."""
 
     details: Mapping[str, Any] = MappingProxyType({})
@@ -76,11 +84,11 @@ class BudgetsUnavailable(Exception):
     """Whether a budget can pay cannot be found out now, so the call is refused."""
 
 
-class UnpricedModel(Exception):
+class UnpricedModel(_Short):
     """A budget would have to pay for a call whose price nobody knows."""
 
 
-class RateLimited(Exception):
+class RateLimited(_Short):
     """Too many calls or tokens. `retry_after` is in seconds; None where waiting does not help."""
 
     retry_after: float | None = None

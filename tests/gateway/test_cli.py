@@ -216,6 +216,40 @@ def test_ledger_tail_keeps_a_long_kind_of_record_apart_from_its_facts(
     ]
 
 
+def test_ledger_tail_keeps_columns_apart_and_says_what_calls_have_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"record": "outcome", "at": 1, "call": "c" * 26, "agent": "a" * 40, "operation": "chat", "model": "m" * 40}
+    call |= {"decision": "NEEDS_APPROVAL", "code": "ledger_unavailable", "target": "t" * 40, "seconds": 12345.6}
+    call |= {"usage": {"input_tokens": 1234567, "output_tokens": 1234567}}
+    written(tmp_path, orjson.dumps(call | {"cost_usd": 0.0000125}), orjson.dumps(call | {"unpriced": True}))
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == OK
+    priced, unpriced = capsys.readouterr().out.splitlines()
+    assert priced.split()[1:] == [
+        "c" * 26,
+        "a" * 40,
+        "chat",
+        "m" * 40,
+        "NEEDS_APPROVAL",
+        "ledger_unavailable",
+        "t" * 40,
+        "12345600.0ms",
+        "1234567+1234567",
+        "$0.000013",
+    ]
+    assert unpriced.split()[-1] == "unpriced"
+
+
+def test_ledger_tail_keeps_what_people_write_in_its_own_fact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"record": "budget", "at": 1, "who": "dana", "comment": "due who=sam", "node": "acme/bot", "old_usd": "1"}
+    written(tmp_path, orjson.dumps(record))
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == OK
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith('budget  who=dana comment="due who=sam" node=acme/bot old_usd=1')
+
+
 def test_ledger_tail_without_a_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ledger", "tail", "--path", str(tmp_path / "none")]) == UNUSABLE
     assert "there is no ledger here yet" in capsys.readouterr().err
@@ -245,7 +279,9 @@ def test_a_path_cannot_write_to_the_operators_terminal(tmp_path: Path, capsys: p
         b'{"record":"outcome","call":[],"at":1}',
         b'{"record":"outcome","call":"c","usage":"x"}',
         b'{"record":"outcome","call":"c","usage":{"input_tokens":[]},"seconds":[],"path":{},"code":null}',
-        b'{"record":"outcome","call":"c","seconds":1e308}',
+        b'{"record":"outcome","call":"c","seconds":1e308,"cost_usd":-1e308}',
+        b'{"record":"outcome","call":"c","cost_usd":' + b"9" * 400 + b"}",
+        b'{"record":"outcome","call":"c","cost_usd":[true],"unpriced":"x"}',
         b'{"record":[],"at":[]}',
         b'{"record":"x","at":"y"}',
         b'{"record":"x","at":1e300}',

@@ -90,6 +90,9 @@ async def test_an_exhausted_budget_refuses_and_says_which_how_much_and_until_whe
         assert body["error"]["budget"]["limit_usd"] == "0.0001"
         assert body["error"]["budget"]["resets_at"].endswith("T00:00:00Z")
         assert upstream.received == []
+        outcome = await g.ledger.outcome()
+        assert "The budget of acme/support-bot for the day " in outcome["detail"]
+        assert outcome["detail"] in body["error"]["message"]
 
 
 async def test_a_call_waits_for_money_that_others_have_borrowed() -> None:

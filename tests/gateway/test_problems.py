@@ -16,6 +16,10 @@ CONTRACT = {
     "target_failed": 502,
     "body_too_large": 413,
     "ledger_unavailable": 503,
+    "budget_exhausted": 429,
+    "budget_contended": 429,
+    "unpriced_model": 403,
+    "rate_limited": 429,
 }
 
 
@@ -25,7 +29,8 @@ def test_codes_have_the_contracts_status(code: str, status: int) -> None:
 
 
 def test_what_cannot_succeed_by_repetition_is_not_to_be_retried() -> None:
-    assert all(not problem.retry for problem in PROBLEMS.values() if problem.status < 500)
+    repeated = {problem.code for problem in PROBLEMS.values() if problem.retry and problem.status < 500}
+    assert repeated == {"budget_contended", "rate_limited"}
 
 
 def test_a_refusal_says_what_happened_and_what_to_do() -> None:
