@@ -42,6 +42,9 @@ class StreamLoan(Protocol):
         """The most that the call was granted at all; an honest target produces no more tokens than that."""
         ...
 
+    passed: int
+    """To be told how many there were when the stream is over."""
+
     async def more(self, produced: int) -> bool:
         """Borrows for what comes after so many tokens and raises the mark; False where nobody lends that."""
         ...
@@ -163,6 +166,8 @@ async def _stream(
     finally:
         x.usage = meter.spent()
         x.whole = meter.complete or meter.failed
+        if loan is not None:
+            loan.passed = meter.produced
     if meter.failed and x.code == "ok":
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
 

@@ -61,10 +61,11 @@ _NEVER: Final = 2**62
 class Lending:
     """A loan while its answer streams by: see `gateway.forward`.
 
-    `mark` is how many tokens may pass before `more` has to be asked; `limit` how many the call was granted at all.
+    `mark` is how many tokens may pass before `more` has to be asked; `limit` how many the call was granted at all;
+    `passed` how many have passed in the end.
     """
 
-    __slots__ = ("_chunk", "_estimate", "_granted", "_most", "_store", "cut", "limit", "loan", "mark")
+    __slots__ = ("_chunk", "_estimate", "_granted", "_most", "_store", "cut", "limit", "loan", "mark", "passed")
 
     def __init__(self, store: Store, loan: Loan, found: Estimate, granted: int, *, grows: bool) -> None:
         """`granted` are the tokens, of all answers together, that the loan pays for; it can be raised if it `grows`."""
@@ -78,6 +79,7 @@ class Lending:
         self.limit = self._most if grows else granted
         self.mark = granted - self._chunk // 2 if grows and granted < self._most else _NEVER
         self.cut = False
+        self.passed = 0
 
     async def more(self, produced: int) -> bool:
         """Borrows the next piece when half of the last one is used. False where the answer has to end here."""
@@ -298,7 +300,8 @@ class Lender:
                 x.day, agent.tenant, agent.team or "", agent.name, x.session or "", call.target, arm.target.name, ""
             )
         if not usage.estimated:
-            self._chunks.saw(agent.name, call.target, usage.output_tokens)
+            unseen = max(usage.output_tokens - x.lending.passed, 0) if x.lending is not None and x.whole else 0
+            self._chunks.saw(agent.name, call.target, usage.output_tokens, unseen)
         return Spent(
             x.day,
             agent.tenant,

@@ -8,10 +8,15 @@ SMALLEST: Final = 512
 LARGEST: Final = 4096
 """Tokens that are lent at a time: enough that most answers need one loan, and little enough to be spared."""
 
+MOST_UNSEEN: Final = 128 * 1024
+"""Tokens that are lent at most beside those of the answer, for what a model thinks and does not show."""
+
 _BUCKETS: Final = 24
 """Lengths are told apart by powers of two."""
 _MEMORY: Final = 128
 """Answers that count: older ones fade."""
+_FADES: Final = 16
+"""Of what was not seen, this part is forgotten with every answer that shows all it is made of."""
 _MOST: Final = 8192
 """Agents and models that are told apart; models are callers' text."""
 
@@ -22,17 +27,20 @@ class Chunks:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], _Lengths] = {}
 
-    def saw(self, agent: str, model: str, tokens: int) -> None:
-        """An answer of so many tokens was made."""
+    def saw(self, agent: str, model: str, tokens: int, unseen: int = 0) -> None:
+        """An answer of so many tokens was made, of which so many did not pass while it was streamed."""
         lengths = self._seen.get((agent, model))
         if lengths is None:
             if len(self._seen) >= _MOST:
                 self._seen.clear()
             lengths = self._seen[agent, model] = _Lengths()
-        lengths.saw(tokens)
+        lengths.saw(tokens - unseen, min(unseen, MOST_UNSEEN))
 
     def usual(self, agent: str, model: str) -> int:
-        """Tokens that nine answers out of ten stay below, from SMALLEST to LARGEST; SMALLEST where nothing is known."""
+        """Tokens that nine answers out of ten stay below, from SMALLEST to LARGEST; SMALLEST where nothing is known.
+
+        To these come as many as lately were not seen: nobody can borrow for them as they pass.
+        """
         lengths = self._seen.get((agent, model))
         return SMALLEST if lengths is None else lengths.usual
 
@@ -40,16 +48,18 @@ class Chunks:
 class _Lengths:
     """Of the answers to one agent by one model. What is usual is worked out now and then, not for every answer."""
 
-    __slots__ = ("_counts", "_due", "_total", "usual")
+    __slots__ = ("_counts", "_due", "_seen", "_total", "_unseen", "usual")
 
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
         """How many were shorter than 2**index, and not than half of that."""
         self._total = 0
         self._due = 1
+        self._seen = SMALLEST
+        self._unseen = 0
         self.usual = SMALLEST
 
-    def saw(self, tokens: int) -> None:
+    def saw(self, tokens: int, unseen: int) -> None:
         self._counts[min(tokens.bit_length(), _BUCKETS - 1)] += 1
         self._total += 1
         if self._total >= self._due:
@@ -57,7 +67,9 @@ class _Lengths:
                 self._counts = [count // 2 for count in self._counts]
                 self._total = sum(self._counts)
             self._due = self._total + max(1, self._total // 8)
-            self.usual = self._worked_out()
+            self._seen = self._worked_out()
+        self._unseen = max(unseen, self._unseen - -(-self._unseen // _FADES))
+        self.usual = self._seen + self._unseen
 
     def _worked_out(self) -> int:
         longer = self._total // 10

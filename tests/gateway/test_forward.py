@@ -40,6 +40,7 @@ class Loan:
     def __init__(self, *marks: int, limit: int = NEVER) -> None:
         self.mark, *self._marks = marks or (NEVER,)
         self.limit = limit
+        self.passed = 0
         self.asked: list[int] = []
         self.waits: asyncio.Event | None = None
         """What `more` waits for, if anything."""

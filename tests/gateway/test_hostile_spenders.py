@@ -292,6 +292,23 @@ async def test_what_a_target_says_of_its_cost_is_no_more_than_can_be_kept() -> N
         assert set(g.till.over.values()) == {MOST}
 
 
+async def test_what_a_model_thinks_unseen_is_lent_before_the_next_stream() -> None:
+    """Else a thousand streams at once would each borrow for the few words that pass."""
+    usage = orjson.dumps({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 20_003}})
+    stream = SSE + HELLO * 3 + b"data: " + usage + b"\n\ndata: [DONE]\n\n"
+    async with behaving(says(stream, Wire.close), {**DAY, "limit_usd": 50}) as g, connected(g.port) as client:
+        for _ in range(2):
+            await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+            await client.answer()
+        async with asyncio.timeout(10):
+            while len(g.till.over) < 2:
+                await asyncio.sleep(0)
+        first, second = g.till.asked
+        assert first.want < 1000 * OUTPUT
+        assert second.want > 20_000 * OUTPUT
+        assert g.pipeline.lender.overruns == 1
+
+
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
