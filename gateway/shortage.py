@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from policies.budgets import Account, Ask, Balance, Short, resets_at
+from policies.budgets import Account, Ask, Balance, Short, resets_at, unnamed
 from policies.errors import BudgetContended, BudgetExhausted, RateLimited
 from policies.limits import LimitReached
 from policies.money import usd_text
@@ -14,11 +14,11 @@ from policies.money import usd_text
 
 def when(paying: Account) -> str:
     """A window in words."""
-    match paying.budget.window:
-        case "session":
-            return "this session"
-        case window:
-            return f"the {window} {paying.window_id} (UTC)"
+    if (day := unnamed(paying)) is not None:
+        return f"all calls without an x-weighbridge-session on {day} (UTC)"
+    if paying.budget.window == "session":
+        return "this session"
+    return f"the {paying.budget.window} {paying.window_id} (UTC)"
 
 
 def _facts(balance: Balance) -> Mapping[str, Any]:
@@ -41,6 +41,10 @@ def _described(balance: Balance) -> str:
     )
 
 
+def _needed(ask: Ask) -> str:
+    return f"the call needs {'at least ' if ask.least < ask.want else ''}{usd_text(ask.least)}"
+
+
 def exhausted(short: Short, ask: Ask) -> BudgetExhausted:
     """No money, and none that comes back."""
     balance = short.balance
@@ -48,7 +52,7 @@ def exhausted(short: Short, ask: Ask) -> BudgetExhausted:
     until = f" It begins anew at {begins_anew}." if begins_anew is not None else ""
     return BudgetExhausted(
         f"The budget of {balance.account.budget.node} for {when(balance.account)} does not pay for this call: "
-        f"{_described(balance)}; the call needs {usd_text(ask.least)}.{until}",
+        f"{_described(balance)}; {_needed(ask)}.{until}",
         _facts(balance),
     )
 
@@ -58,7 +62,7 @@ def contended(short: Short, ask: Ask) -> BudgetContended:
     balance = short.balance
     return BudgetContended(
         f"The budget of {balance.account.budget.node} for {when(balance.account)} is lent to other calls for now: "
-        f"{_described(balance)}; the call needs {usd_text(ask.least)}.",
+        f"{_described(balance)}; {_needed(ask)}.",
         _facts(balance),
     )
 

@@ -276,6 +276,10 @@ class Store(Protocol):
         ...
 
 
+_NONE: Final = "none-"
+"""Stands before the day in the window's id of what is called without a session; a name has `=` before it."""
+
+
 def window_id(window: Window, now_ns: int, session: str | None) -> str:
     """The window a call belongs to that is admitted now: `2026-11-21`, `2026-11`, or its session.
 
@@ -288,7 +292,7 @@ def window_id(window: Window, now_ns: int, session: str | None) -> str:
         case "month":
             return day[:7]
         case "session":
-            return f"={session}" if session is not None else f"none-{day}"
+            return f"={session}" if session is not None else _NONE + day
 
 
 def account(budget: Budget, now_ns: int, session: str | None) -> Account:
@@ -297,15 +301,21 @@ def account(budget: Budget, now_ns: int, session: str | None) -> Account:
     return Account(budget, found, f"{budget.node}|{budget.window}|{found}")
 
 
+def unnamed(paying: Account) -> str | None:
+    """The day of which an account holds what was called without a session; None for all other accounts."""
+    nameless = paying.budget.window == "session" and paying.window_id.startswith(_NONE)
+    return paying.window_id.removeprefix(_NONE) if nameless else None
+
+
 def resets_at(paying: Account) -> str | None:
-    """When an account's window ends, as RFC 3339 writes it; None for a session, of which nobody knows."""
-    match paying.budget.window:
-        case "day":
-            ends = datetime.fromisoformat(paying.window_id) + timedelta(days=1)
-        case "month":
-            ends = (datetime.fromisoformat(f"{paying.window_id}-01") + timedelta(days=31)).replace(day=1)
-        case "session":
+    """When an account's window ends, as RFC 3339 writes it; None for a session with a name, of which nobody knows."""
+    if paying.budget.window == "month":
+        ends = (datetime.fromisoformat(f"{paying.window_id}-01") + timedelta(days=31)).replace(day=1)
+    else:
+        day = paying.window_id if paying.budget.window == "day" else unnamed(paying)
+        if day is None:
             return None
+        ends = datetime.fromisoformat(day) + timedelta(days=1)
     return f"{ends:%Y-%m-%dT%H:%M:%SZ}"
 
 

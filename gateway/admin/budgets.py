@@ -63,7 +63,7 @@ class BudgetView(View):
     pending_usd: Usd = Field(description="What is lent to calls under way.")
     used_percent: int = Field(description="Spent and lent, in whole per cent of the limit, rounded down.")
     state: Literal["ok", "warning", "exhausted"]
-    resets_at: str | None = Field(description="When its window ends, RFC 3339; null for a session.")
+    resets_at: str | None = Field(description="When its window ends, RFC 3339; null for a session with a name.")
     raised: RaisedView | None = Field(description="Null while the configured limit holds.")
 
 

@@ -95,6 +95,18 @@ async def test_an_exhausted_budget_refuses_and_says_which_how_much_and_until_whe
         assert outcome["detail"] in body["error"]["message"]
 
 
+async def test_an_agent_that_names_no_session_is_told_of_which_calls_the_budget_is_and_until_when() -> None:
+    budget = {**DAY, "window": "session", "limit_usd": 0.0001}
+    async with target() as upstream, budgeted(upstream, budget) as g, connected(g.port) as client:
+        _, _, body = await ask(client, chat())
+        assert "for all calls without an x-weighbridge-session on 20" in body["error"]["message"]
+        assert "the call needs at least 0.00" in body["error"]["message"]
+        assert body["error"]["budget"]["resets_at"].endswith("T00:00:00Z")
+        _, _, body = await ask(client, chat(), "x-weighbridge-session: s-1")
+        assert "The budget of acme/support-bot for this session does not pay" in body["error"]["message"]
+        assert "resets_at" not in body["error"]["budget"]
+
+
 async def test_a_call_waits_for_money_that_others_have_borrowed() -> None:
     budget = {**DAY, "limit_usd": 0.05}
     body = chat(max_tokens=150)

@@ -20,6 +20,7 @@ from policies.budgets import (
     Window,
     account,
     resets_at,
+    unnamed,
     window_id,
 )
 from policies.money import NANO
@@ -100,6 +101,13 @@ def test_accounts_of_different_windows_and_nodes_have_different_keys() -> None:
 )
 def test_a_window_tells_when_it_ends(window: Window, now: int, ends: str | None) -> None:
     assert resets_at(account(budget(window), now, "s-1")) == ends
+
+
+def test_what_is_called_without_a_session_begins_anew_every_day_whatever_sessions_are_called() -> None:
+    nameless = account(budget("session"), at(2026, 12, 31, 4), None)
+    assert (unnamed(nameless), resets_at(nameless)) == ("2026-12-31", "2027-01-01T00:00:00Z")
+    named = account(budget("session"), at(2026, 12, 31, 4), "none-2026-12-31")
+    assert (unnamed(named), resets_at(named)) == (None, None)
 
 
 @pytest.mark.parametrize(
