@@ -6,6 +6,7 @@ import gc
 import itertools
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvloop
 
 from adapters import registry
 from adapters.base import Usage
-from benchmarks.table import markdown, number, quantile
+from benchmarks.table import markdown, number
 from config.settings import Settings
 from gateway.assembly import assemble
 from gateway.exchange import Exchange, Reached
@@ -180,16 +181,23 @@ async def turns(store: EmbeddedStore, seconds: float) -> Turns:
             task.add_done_callback(settled.discard)
 
     coming = asyncio.create_task(come())
-    took = []
-    busiest = 0.0
+    took = Counter[int]()  # microseconds: a list of millions of turns would hold the last of them up itself
+    longest = busiest = 0.0
     before, used_before = time.perf_counter(), time.thread_time()
     while not coming.done() or settled:
         await asyncio.sleep(0)
         now, used = time.perf_counter(), time.thread_time()
-        took.append(now - before)
-        busiest = max(busiest, used - used_before)
+        took[int((now - before) * 1e6)] += 1
+        longest, busiest = max(longest, now - before), max(busiest, used - used_before)
         before, used_before = now, used
-    return Turns(quantile(took, 0.5), quantile(took, 0.999), max(took), busiest)
+    return Turns(_share(took, 0.5), _share(took, 0.999), longest, busiest)
+
+
+def _share(took: Counter[int], share: float) -> float:
+    """The seconds that `share` of all turns did not take."""
+    ordered = sorted(took.items())
+    up_to = itertools.accumulate(count for _, count in ordered)
+    return next(us for (us, _), seen in zip(ordered, up_to, strict=True) if seen >= share * took.total()) / 1e6
 
 
 async def _measured(folder: Path, count: int, seconds: float) -> str:
@@ -219,6 +227,8 @@ async def _measured(folder: Path, count: int, seconds: float) -> str:
 def run(folder: Path, count: int, seconds: float) -> str:
     """The table, in Markdown: three accounts a call, everything journalled to a file in `folder`."""
     gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    gc.collect()
+    gc.freeze()
     return uvloop.run(_measured(folder, count, seconds))
 
 
