@@ -1,7 +1,9 @@
 """The stand-ins must be faithful before anything is proven with them: stock clients talk to them directly."""
 
+import asyncio
 import base64
 import json
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ import httpx2
 import openai
 import pytest
 
+from deploy.demo.models import bound
 from tests.support.standins import (
     ANTHROPIC_KEY,
     OPENAI_KEY,
@@ -429,3 +432,17 @@ def test_what_arrived_is_remembered_as_it_was(standins: Standins) -> None:
     seen = only(standins.openai.requests)
     assert (seen.method, seen.path, seen.query, seen.body) == ("POST", "/v1/chat/completions", "a=b", body)
     assert seen.header("x-odd") == "1"
+
+
+async def test_a_second_write_to_a_kept_connection_does_not_wait_until_the_first_is_acknowledged() -> None:
+    at_once: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at_once.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = bound("127.0.0.1", 0)
+    async with await asyncio.start_server(look, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await at_once
+        writer.close()
