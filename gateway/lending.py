@@ -65,11 +65,11 @@ class Lending:
     `passed` how many have passed in the end.
     """
 
-    __slots__ = ("_chunk", "_estimate", "_granted", "_most", "_store", "cut", "limit", "loan", "mark", "passed")
+    __slots__ = ("_chunk", "_estimate", "_granted", "_lender", "_most", "cut", "limit", "loan", "mark", "passed")
 
-    def __init__(self, store: Store, loan: Loan, found: Estimate, granted: int, *, grows: bool) -> None:
+    def __init__(self, lender: Lender, loan: Loan, found: Estimate, granted: int, *, grows: bool) -> None:
         """`granted` are the tokens, of all answers together, that the loan pays for; it can be raised if it `grows`."""
-        self._store = store
+        self._lender = lender
         self.loan = loan
         self._estimate = found
         self._granted = granted
@@ -85,11 +85,7 @@ class Lending:
         """Borrows the next piece when half of the last one is used. False where the answer has to end here."""
         if self._granted < self._most:
             wanted = min(max(produced, self._granted) + self._chunk, self._most)
-            try:
-                lent = await self._store.extend(self.loan, self._estimate.bound(wanted))
-            except StoreUnavailable:
-                lent = False
-            if lent:
+            if await self._lender.extend(self.loan, self._estimate.bound(wanted)):
                 self._granted = wanted
                 self.mark = wanted - self._chunk // 2 if wanted < self._most else _NEVER
                 return True
@@ -120,7 +116,8 @@ class Lender:
         self._limits = limits
         self._chunks = Chunks()
         self.queues = Queues(store, patience)
-        self._payers: dict[tuple[str, str | None], _Payers] = {}
+        self._plan: Plan | None = None
+        self._payers: dict[tuple[str, str | None, str | None], _Payers] = {}
         self._tariffs: dict[tuple[str, str, str], Tariff] = {}
         self._assembly: Assembly | None = None
         """The one that both are of."""
@@ -134,6 +131,11 @@ class Lender:
         """Calls let in because the limits' counts could not be had."""
         self.shadow_refusals: dict[tuple[str, str], int] = {}
         """What shadow budgets would have refused, by node and window."""
+
+    def under(self, plan: Plan) -> None:
+        """From now on these budgets pay, whatever was configured when a call began."""
+        self._plan = plan
+        self._payers.clear()
 
     async def quote(self, x: Exchange) -> Quote:
         """For the policy. Raises BudgetsUnavailable."""
@@ -153,10 +155,10 @@ class Lender:
             or len(self._payers) > _MOST_PAYERS
         ):
             self._begin_anew(x.assembly, now_ns)
-        key = (agent.name, x.session)
+        key = (agent.name, agent.team, x.session)
         found = self._payers.get(key)
         if found is None:
-            budgets = x.assembly.plan.of(agent.tenant, agent.team, agent.name)
+            budgets = (self._plan or x.assembly.plan).of(agent.tenant, agent.team, agent.name)
             found = self._payers[key] = _Payers(tuple(account(each, now_ns, x.session) for each in budgets))
         return found
 
@@ -241,10 +243,29 @@ class Lender:
             self._look_at_soft(x, accounts, found)
         granted = first if loan.amount >= want else max(1, min(first, found.affords(loan.amount)))
         if call.stream:
-            x.lending = Lending(self.store, loan, found, granted * found.answers, grows=grows)
+            x.lending = Lending(self, loan, found, granted * found.answers, grows=grows)
         if grows or not lowers or (found.known and granted >= found.longest):
             return None
         return granted
+
+    async def extend(self, loan: Loan, amount: int) -> bool:
+        """Raises a loan to `amount`; False where that does not fit, be it into limits that were lowered meanwhile."""
+        lower = [now for each in loan.accounts if (now := self._lowered(each)) is not None]
+        more = amount - loan.amount
+        if lower and any(each.posted + each.pending + more > each.limit for each in self.store.known(lower) or ()):
+            return False
+        try:
+            return await self.store.extend(loan, amount)
+        except StoreUnavailable:
+            return False
+
+    def _lowered(self, paying: Account) -> Account | None:
+        """A hard account as it is configured now, where it has a lower limit than when the loan was made."""
+        budget = paying.budget
+        now = self._plan.find(budget.node, budget.window) if self._plan is not None else None
+        if now is None or not (now.mode.hard and budget.mode.hard) or now.limit >= budget.limit:
+            return None
+        return Account(now, paying.window_id, paying.key)
 
     def settle(self, x: Exchange) -> None:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""

@@ -79,17 +79,26 @@ class Pipeline:
         events: DecisionLog,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        self.lender = lender
         self.assembly = assembly
         self.engine = engine
         self.trial: Trial | None = None
         self._approvals = approvals
-        self.lender = lender
         self._ledger = ledger
         self._events = events
         self._telemetry = telemetry
         self._chance = chance
         self._ids = CallIds()
         self._failures = Failures()
+
+    @property
+    def assembly(self) -> Assembly:
+        return self._assembly
+
+    @assembly.setter
+    def assembly(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self.lender.under(assembly.plan)
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""

@@ -9,13 +9,16 @@ from typing import Any
 import orjson
 import pytest
 
+from config.settings import BudgetSettings
+from gateway.assembly import assemble
 from gateway.exchange import Exchange
+from policies.approvals import Approval
 from policies.decision import Decision
 from policies.money import MOST, nano
 from policies.obligations import Obligations
 from tests.gateway.test_lending import CHAT, DAY, INPUT, OUTPUT, PRICED, ask, budgeted, chat
 from tests.support.door import RawClient, connected, post
-from tests.support.exchanges import ALLOWED
+from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import AUTHORIZED, Gate, gate
 from tests.support.misbehaving import HEAD, Misbehaving, Script, Wire, says
 from tests.support.target import target
@@ -346,3 +349,69 @@ async def test_a_route_without_a_target_for_a_call_is_no_matter_of_its_price() -
         _, _, body = await ask(client, chat())
         assert body["error"]["code"] == "no_route"
         assert g.till.asked == []
+
+
+def edited(g: Gate, *budgets: dict[str, Any]) -> None:
+    """The operator writes these budgets in place of those that there were."""
+    before = g.pipeline.assembly
+    now = before.settings.model_copy(update={"budgets": tuple(map(BudgetSettings.model_validate, budgets))})
+    g.pipeline.assembly = assemble(now, before)
+
+
+async def test_a_stream_does_not_grow_beyond_a_limit_that_is_lowered_meanwhile() -> None:
+    lowered = asyncio.Event()
+
+    async def goes_on(wire: Wire) -> None:
+        await wire.body()
+        await wire.send(SSE + HELLO * 400)
+        await lowered.wait()
+        while True:
+            await wire.send(HELLO * 10)
+
+    async with behaving(goes_on, DAY) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+        async with asyncio.timeout(10):
+            while not g.till.extended:
+                await asyncio.sleep(0)
+        edited(g, {**DAY, "limit_usd": 0.12})
+        lowered.set()
+        _, _, body = await asyncio.wait_for(client.answer(), 10)
+        assert b'"finish_reason":"length"' in body
+        assert (await g.ledger.outcome())["code"] == "budget_exhausted"
+        assert len(g.till.extended) == 1
+
+
+async def test_a_call_that_people_have_thought_about_is_paid_under_the_limits_of_now() -> None:
+    class Slow:
+        gate: Gate
+
+        async def answer(self, call_id: str, decision: Decision) -> Approval | None:
+            edited(self.gate, {**DAY, "limit_usd": 0.0001})
+            return Approval("apr_1", b'{"id":"apr_1"}', "r1")
+
+        async def claim(self, approval: Approval) -> None:
+            raise AssertionError("the call is not made")
+
+    people = Slow()
+    async with target() as upstream, budgeted(upstream, DAY, approvals=people) as g, connected(g.port) as client:
+        people.gate = g
+        _, _, body = await ask(client, chat())
+        assert body["error"]["code"] == "budget_exhausted"
+        assert body["error"]["budget"]["limit_usd"] == "0.0001"
+
+
+async def test_an_agent_that_moves_to_another_team_is_paid_for_by_that_one() -> None:
+    team = {"node": "acme/red", "window": "day", "limit_usd": 5}
+    agents = [{"name": "support-bot", "tenant": "acme", "key": AGENT_KEY}]
+    async with target() as upstream, budgeted(upstream, agents=agents) as g, connected(g.port) as client:
+        for number, name in enumerate((None, "red", "blue")):
+            before = g.pipeline.assembly
+            (agent,) = before.settings.agents
+            budgets = (BudgetSettings.model_validate(team),)
+            moved = {"agents": (agent.model_copy(update={"team": name}),), "budgets": budgets}
+            g.pipeline.assembly = assemble(before.settings.model_copy(update=moved), before)
+            assert (await ask(client, chat()))[0] == 200
+            async with asyncio.timeout(10):
+                while len(g.till.over) <= number:
+                    await asyncio.sleep(0)
+        assert len(g.till.asked) == 1
