@@ -33,6 +33,7 @@
 - `masks`: what of a call never reaches a record
 - `log_mask`: what a policy itself keeps out of the record
 - `approvals`, `budgets`: the seams for people and money
+- `books`: what budgets have lent and what was spent, as arithmetic
 - `limits`: how many calls and tokens, and the rule by which rates are kept
 - `errors`: every way in which the question ends without a plain yes
 - `rego/`: the shipped policy, with its tests

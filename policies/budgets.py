@@ -189,8 +189,8 @@ METRICS: Final = ("calls", "input_tokens", "output_tokens", "cached_tokens", "co
 class Store(Protocol):
     """Keeps accounts, loans and the cost ledger.
 
-    Each step is atomic, idempotent on the call's id, and repeatable: asked again it answers as before, for an hour at
-    least.
+    Each step is atomic, idempotent on the call's id, and repeatable: asked again it answers as before, for an hour as a
+    rule.
     """
 
     @property
