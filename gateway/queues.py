@@ -6,10 +6,9 @@ A call that needs less than the first one does not wait for it. Nobody waits lon
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from gateway.shortage import contended, exhausted
 from policies.budgets import Account, Ask, Conflict, Loan, Short, Store, StoreUnavailable
@@ -69,33 +68,37 @@ class Queues:
         if queue is None:
             queue = self._queues[key] = _Queue(ask.least)
         queue.waiting += 1
-        short_of: Short | None = None
+        ends = asyncio.get_running_loop().time() + self._patience
         try:
-            async with asyncio.timeout(self._patience), queue.turn:
-                queue.least = ask.least
-                while True:
-                    queue.returned.clear()
-                    try:
-                        return await self._borrow(ask)
-                    except Short as short:
-                        short_of = short
-                    if not short_of.contended:
-                        raise exhausted(short_of, ask)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_GLANCE):
-                            await queue.returned.wait()
-        except TimeoutError:
-            pass
+            if await _within(ends, queue.turn.acquire()):
+                try:
+                    return await self._when_returned(queue, ask, ends)
+                finally:
+                    queue.turn.release()
         finally:
             queue.waiting -= 1
             if not queue.waiting:
                 self._queues.pop(key, None)
-        if short_of is None:  # its turn never came, and what it waited for may be there
+        # Its turn never came, and what it waited for may be there.
+        try:
+            return await self._borrow(ask)
+        except Short as short:
+            raise contended(short, ask) if short.contended else exhausted(short, ask) from None
+
+    async def _when_returned(self, queue: _Queue, ask: Ask, ends: float) -> Loan:
+        """Borrows for the call whose turn it is. No step of the store is cut short: one tried twice is a conflict."""
+        queue.least = ask.least
+        while True:
+            queue.returned.clear()
             try:
                 return await self._borrow(ask)
             except Short as short:
-                short_of = short
-        raise contended(short_of, ask) if short_of.contended else exhausted(short_of, ask)
+                if not short.contended:
+                    raise exhausted(short, ask) from None
+                now = asyncio.get_running_loop().time()
+                if now >= ends:
+                    raise contended(short, ask) from None
+            await _within(min(ends, now + _GLANCE), queue.returned.wait())
 
     def _behind(self, ask: Ask) -> str | None:
         """The account whose queue a call has to join."""
@@ -127,3 +130,13 @@ class Queues:
                 queue = self._queues.get(each.key)
                 if queue is not None:
                     queue.returned.set()
+
+
+async def _within(ends: float, waiting: Coroutine[Any, Any, Any]) -> bool:
+    """Whether something happened before a time of the event loop's clock."""
+    try:
+        async with asyncio.timeout_at(ends):
+            await waiting
+    except TimeoutError:
+        return False
+    return True

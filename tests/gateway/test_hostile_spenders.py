@@ -255,6 +255,24 @@ async def test_nobody_is_told_that_money_is_lent_to_others_before_somebody_has_l
             assert b"budget_contended" in answers[1][2]
 
 
+async def test_a_loan_that_is_being_made_when_patience_ends_is_waited_for() -> None:
+    budget = {**DAY, "limit_usd": 0.1}
+    async with target() as upstream, budgeted(upstream, budget, patience=0.2) as g, connected(g.port) as client:
+        key = g.account(budget).key
+        g.till.pending[key] = nano(0.1)
+        await embed(client, 400)
+        await waiting(g, 1)
+        g.till.slow = asyncio.Event()
+        g.till.pending[key] = 0
+        g.pipeline.lender.queues.returned((g.account(budget),))
+        async with asyncio.timeout(10):
+            while not g.till.loans:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.3)
+        g.till.slow.set()
+        assert (await asyncio.wait_for(client.answer(), 10))[0] == 200
+
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
