@@ -395,7 +395,10 @@ class LimitsSuite:
         stage.store.leave(held, 5)
 
     @given(limits=st.sampled_from(_MIXTURES), steps=st.lists(st.sampled_from(_STEPS), min_size=20, max_size=60))
-    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    # Every store runs the same history, each in a class of its own.
+    @settings(
+        deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+    )
     async def test_no_span_of_time_sees_more_than_the_rule_promises(
         self, stage: Stage, limits: Mapping[str, int], steps: list[tuple[str, int, int]]
     ) -> None:
