@@ -10,6 +10,7 @@ from config.errors import ConfigError, SecretMissing
 from config.load import Loaded, load
 from config.settings import Settings
 from config.watch import changes
+from gateway.amendments import amendments, tell
 from gateway.assembly import assemble, retired
 from gateway.collector import Collector
 from gateway.deciding import Deciding
@@ -122,6 +123,7 @@ class App:
             try:
                 loaded = await asyncio.to_thread(load, self.path)
                 after = await asyncio.to_thread(assemble, loaded.settings, before)  # reads certificates for each target
+                amended = await asyncio.to_thread(amendments, before.settings, after.settings)
             except ConfigError as error:
                 self._files |= error.files
                 self._refused(who, [str(mistake) for mistake in error.mistakes])
@@ -142,6 +144,7 @@ class App:
             self.config.succeeded()
             self._reloads.record("config", who, "ok", self.pipeline.engine)
             log.info("configuration loaded from %s", self.path)
+            tell(self.ledger, who, amended)
             for section in self.restart_needed:
                 log.warning("a change of `%s` takes effect at the next start", section)
         await self.deciding.changed(before.settings.policy, after.settings.policy, who)
