@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
@@ -88,8 +88,7 @@ class Usage:
     tier: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """What a call can grow to, in tokens.
 
     `input_tokens` is an upper bound of what its body holds, of which `unwritten` are for what does not stand in it as a

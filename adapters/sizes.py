@@ -7,6 +7,7 @@ text is not taken for it.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -66,7 +67,7 @@ _OPENAI_OPEN: Final = frozenset(
 )
 """Members that make a server read, or do, more than the body says: OpenAI's, and those of servers like it."""
 
-_LOOK_UP: Final = ("compound", "deep-research", ":online", "search", "sonar")
+_LOOK_UP: Final = re.compile("compound|deep-research|:online|search|sonar")
 """Parts of the names of models that search the web, unasked."""
 
 _OPENAI_TEXT_TOOLS: Final = frozenset({"", "function", "custom"})
@@ -117,7 +118,7 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
         tokens += _of_tools(call, tools)
         if isinstance(tools, list):
             found.openai_tools(tools, arguments.get("max_tool_calls"))
-    found.open_ended |= any(name in call.target for name in _LOOK_UP)
+    found.open_ended = found.open_ended or looks_up(call.target)
     tier = arguments.get("service_tier")
     return Size(
         tokens + found.tokens,
@@ -155,6 +156,11 @@ def of_anthropic(call: AgentCall, caps: Sequence[str]) -> Size:
         "fast" if arguments.get("speed") == "fast" else "",
         found.tokens,
     )
+
+
+def looks_up(model: str) -> bool:
+    """Whether a model of this name searches the web unasked, and so reads more than a call says."""
+    return _LOOK_UP.search(model) is not None
 
 
 class _Found:
@@ -305,6 +311,8 @@ def _is_more_than_text(texts: Any) -> bool:
 
 def _number(value: object) -> int:
     """How many answers are asked for. Some servers read numbers from texts, and take 2.0 for 2."""
+    if value is None:
+        return 1
     if type(value) is int:
         return min(max(value, 1), _MOST)
     try:

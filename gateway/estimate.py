@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from adapters.base import AgentCall, Size
+from adapters.sizes import looks_up
 from policies.prices import Price, Prices
 from routing.table import Route
 
@@ -25,16 +26,17 @@ class Tariff:
     """What the arms that can get a call charge, and how long their models' answers can be.
 
     `longest` is what is configured for all of them, `possible` what fits into their models' contexts; both are 0 where
-    nobody knows it of one of them. `context` is never 0.
+    nobody knows it of one of them. `context` is never 0. `looks_up` says that one of the models reads more than calls
+    say, by the name that its target knows it by.
     """
 
-    __slots__ = ("context", "longest", "possible", "price", "prices", "unpriced")
+    __slots__ = ("context", "longest", "looks_up", "possible", "price", "prices", "unpriced")
 
     def __init__(self, route: Route, call: AgentCall, prices: Prices) -> None:
         found: list[Price] = []
         longest: list[int | None] = []
         possible: list[int | None] = []
-        self.unpriced = False
+        self.unpriced = self.looks_up = False
         self.context = 0
         for arm in route.able(call.protocol, call.operation):
             model = arm.model or call.target
@@ -43,6 +45,7 @@ class Tariff:
                 self.unpriced = True
                 continue
             found.append(price)
+            self.looks_up = self.looks_up or looks_up(model)
             self.context = max(self.context, context(prices, arm.target.name, model))
             longest.append(prices.longest(arm.target.name, model))
             possible.append(longest[-1] or prices.context(arm.target.name, model))
@@ -85,7 +88,9 @@ class Estimate:
         """`usual` is how long answers to this agent by this model usually are, in tokens."""
         self._tariff = tariff
         self.unpriced = tariff.unpriced
-        self.input_tokens = max(size.input_tokens, tariff.context) if size.open_ended else size.input_tokens
+        self.input_tokens = size.input_tokens
+        if size.open_ended or tariff.looks_up:
+            self.input_tokens = max(size.input_tokens, tariff.context)
         self.answers = size.answers or 1
         self.searches = size.searches
         self.outlasts = size.outlasts

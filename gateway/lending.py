@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from adapters.base import AgentCall, Usage
+from adapters.sizes import looks_up
 from gateway.estimate import Estimate, Tariff, context
 from gateway.exchange import Exchange, Reached
 from gateway.queues import PATIENCE, Queues
@@ -355,9 +356,9 @@ class Lender:
         usage.tier = usage.tier or size.tier
         if not usage.input_tokens:
             usage.input_tokens = _probable_input(x) + size.unwritten
-            if size.open_ended and not x.whole:
-                read = context(x.assembly.prices, arm.target.name, arm.model or call.target)
-                usage.input_tokens = max(size.input_tokens, read)
+            model = arm.model or call.target
+            if (size.open_ended or looks_up(model)) and not x.whole:
+                usage.input_tokens = max(size.input_tokens, context(x.assembly.prices, arm.target.name, model))
         if not x.whole and not usage.web_searches:
             usage.web_searches = size.searches
         seen = price.cost(usage)

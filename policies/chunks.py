@@ -68,7 +68,8 @@ class _Lengths:
                 self._total = sum(self._counts)
             self._due = self._total + max(1, self._total // 8)
             self._seen = self._worked_out()
-        self._unseen = max(unseen, self._unseen - -(-self._unseen // _FADES))
+        if unseen or self._unseen:
+            self._unseen = max(unseen, self._unseen - -(-self._unseen // _FADES))
         self.usual = self._seen + self._unseen
 
     def _worked_out(self) -> int:

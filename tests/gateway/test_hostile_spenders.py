@@ -433,3 +433,14 @@ async def test_an_agent_that_moves_to_another_team_is_paid_for_by_that_one() -> 
                 while len(g.till.over) <= number:
                     await asyncio.sleep(0)
         assert len(g.till.asked) == 1
+
+
+async def test_a_model_that_searches_unasked_is_known_by_the_name_that_its_target_has_for_it() -> None:
+    sections: dict[str, Any] = {
+        "targets": [{"name": "one", "kind": "openai", "url": "http://127.0.0.1:9", "context_window": 50_000, **PRICED}],
+        "routes": [{"name": "all", "models": ["*"], "arms": [{"target": "one", "model": "sonar-pro"}]}],
+    }
+    async with gate(budgets=[DAY], **sections) as g, connected(g.port) as client:
+        await ask(client, chat(max_tokens=10))
+        (asked,) = g.till.asked
+        assert asked.want >= 50_000 * INPUT
