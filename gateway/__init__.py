@@ -42,6 +42,7 @@ worker     the process that serves both listeners
 supervise  the process that keeps a worker serving
 logs       the operator's log
 cli        the `weighbridge` command; its parts are in *_commands
+foresight  what will go wrong with a sound configuration, for `check`
 terminal   what all commands share
 remote     how commands talk to a running gateway
 """

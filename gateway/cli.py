@@ -20,7 +20,7 @@ from config.load import Loaded
 from config.redis_url import SCHEMES, RedisUrl
 from config.secrets import Secret
 from config.settings import PolicySettings
-from gateway import budget_commands, bundle_commands, policy_commands, trial_commands
+from gateway import budget_commands, bundle_commands, foresight, policy_commands, trial_commands
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME
 from gateway.logs import configure, printable
@@ -81,9 +81,10 @@ def serve(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    """Configuration, policies (the one on trial, too), reachability.
+    """Configuration, policies (the one on trial, too), reachability, places to write to, prices.
 
-    A target that is down is a warning: it may be up when calls come.
+    A target that is down is a warning: it may be up when calls come. So is a file that cannot be written: the gateway
+    may run as somebody else.
     """
     # What keeps an engine from deciding is among the warnings; said as it happens, it would be said twice.
     logging.basicConfig(handlers=[logging.NullHandler()])
@@ -105,6 +106,7 @@ def check(given: argparse.Namespace) -> int:
                 mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
         warnings += asyncio.run(_state(loaded.settings.state))
+        warnings += [*foresight.unwritable(loaded.settings), *foresight.unpriced(loaded.settings)]
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
         return MISTAKEN if mistakes else OK
@@ -143,7 +145,7 @@ async def _unreachable(loaded: Loaded) -> list[str]:
 
 
 async def _state(place: str | Secret) -> list[str]:
-    """What speaks against the place of the state; a file is looked at when it is opened."""
+    """What speaks against the servers of the state."""
     url = place if isinstance(place, str) else place.reveal()
     return await redis_check.complaints(RedisUrl.parse(url)) if url.startswith(SCHEMES) else []
 
