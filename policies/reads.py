@@ -207,7 +207,10 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
+    """`path` is its whole name below `data`, `root` the same up to the rule's own first name."""
+
     path: Names
+    root: Names
     parts: tuple[_Part, ...]
 
 
@@ -251,7 +254,9 @@ class _Policy:
             self._rules += (reader.rule(rule) for rule in tree["ast"]["rules"])
         for number, rule in enumerate(self._rules):
             path = _parted(rule.path)
-            self._at.setdefault(path, []).append(number)
+            # Who asks for one part of a rule has all others evaluated, though not their values.
+            for where in {path, _parted(rule.root)}:
+                self._at.setdefault(where, []).append(number)
             for length in range(len(path)):
                 self._below.setdefault(path[:length], []).append(number)
 
@@ -324,7 +329,8 @@ class _Policy:
         return found
 
     def _touched(self, asked: Names) -> frozenset[int]:
-        """The rules that one looks at by looking up what stands there: those below it, and those that it is within."""
+        """The rules that are evaluated when one looks up what stands there: those below it, those that it is within,
+        and the other parts of those."""
         known = self._known.get(asked)
         if known is None:
             path = _parted(asked)
@@ -394,13 +400,14 @@ class _Reader:
 
     def rule(self, tree: Node) -> _Rule:
         head = _head(tree)
-        path = self._name + self._source.static(head["refr"])
+        names = self._source.static(head["refr"])
+        path, root = self._name + names, self._name + names[:1]
         try:
-            return _Rule(path, tuple(self._parts(tree, head)))
+            return _Rule(path, root, tuple(self._parts(tree, head)))
         except _Strange as strange:
             found = _Found([(Read((), True, self._source.file, strange.line), OPEN)])
             found.changing.append(Reason(strange.why, self._source.file, strange.line))
-            return _Rule(path, (_Part(_always, found),))
+            return _Rule(path, root, (_Part(_always, found),))
 
     def _parts(self, tree: Node, head: Node) -> Iterator[_Part]:
         bodies = tree["Spec"]["bodies"] if "Spec" in tree else []

@@ -141,6 +141,24 @@ def test_every_way_to_ask_for_a_rule_counts(reference: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "reference", ["asked.other", "data.weighbridge.asked.other", "asked.other.deep", "asked.some.x"]
+)
+@pytest.mark.parametrize("name", ["asked.some", 'asked["some"]', "asked.some[1]", "asked[input.agent.name]"])
+def test_who_asks_for_one_part_of_a_rule_has_its_other_parts_evaluated(reference: str, name: str) -> None:
+    """Nothing of their value is seen, but what goes wrong in them is."""
+    policy = rego(f"""
+        decision := {{"decision": "ALLOW"}} if not {reference}
+        {name} := 1 / input.call.arguments.a if input.call.kind == "tool"
+    """)
+    assert "input.call.arguments.a" in read_by(policy)
+    engine = engine_of([policy])
+    for a in (1, 0):
+        body = orjson.dumps({"a": a})
+        call = Question(b'{"name":"n"}', "tool", "mcp", "t", "o", None, None, body, {"a": a}, 1)
+        assert reused(engine, call) == afresh(engine, call)
+
+
+@pytest.mark.parametrize(
     ("imported", "reference", "expected"),
     [
         ("input.call", "call.target == 1", "input.call.target"),
