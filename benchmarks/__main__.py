@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), decisions, reloads, soak, profile, peers."""
+"""`python -m benchmarks`: the comparison (without a command), decisions, lending, reloads, soak, profile, peers."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, decisions, peers, profile, reload, soak, wrk
+from benchmarks import compare, decisions, lending, peers, profile, reload, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -87,6 +87,15 @@ def _decisions(given: argparse.Namespace) -> int:
     lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
     cores = f"the engine or its client on core {LOAD_CORE}, OPA on core {CONTESTANT_CORE}"
     return _told("decisions", table, lost, cores, write=given.write)
+
+
+def _lending(given: argparse.Namespace) -> int:
+    stolen, began = stolen_seconds(), time.monotonic()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lending-", dir=given.folder) as folder:
+        table = lending.run(Path(folder), given.calls, given.seconds)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    return _told("lending", table, lost, f"the gateway's part on core {LOAD_CORE}", write=given.write)
 
 
 def _told(command: str, table: str, lost: float, cores: str, *, write: bool) -> int:
@@ -176,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--count", type=int, default=20_000, help="decisions of each kind (default 20000)")
     command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
     command.set_defaults(run=_decisions)
+
+    command = commands.add_parser("lending", help="what a call's money costs: borrowed, settled, journalled")
+    command.add_argument("--calls", type=int, default=100_000, help="calls of each row (default 100000)")
+    command.add_argument("--seconds", type=float, default=20.0, help="how long turns are timed (default 20)")
+    command.add_argument("--folder", type=Path, default=Path("var"), help="the file system that is written to")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_lending)
 
     command = commands.add_parser("reload", help="replace the policy under load: calls lost, revisions mixed, latency")
     command.add_argument("--seconds", type=float, default=20, help="of load in each run (default 20)")

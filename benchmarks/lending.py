@@ -1,10 +1,12 @@
-"""What a call's loan costs in one process: CPU time to lend and settle, and how long calls hold the event loop up."""
+"""What a call's loan costs: CPU time to lend and settle in one process, and the way to a Redis server."""
 
-import argparse
 import asyncio
+import contextlib
 import gc
 import itertools
-import tempfile
+import shutil
+import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,16 +15,19 @@ from pathlib import Path
 
 import orjson
 import uvloop
+from redis import Redis
 
 from adapters import registry
 from adapters.base import Usage
-from benchmarks.table import markdown, number
+from benchmarks.table import markdown, number, quantile
+from config.redis_url import RedisUrl
 from config.settings import Settings
 from gateway.assembly import assemble
 from gateway.exchange import Exchange, Reached
 from gateway.lending import Lender
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.limits import EmbeddedLimits
+from gateway.state.redis import RedisStore
 from policies.budgets import Account, Ask, Budget, Mode, Spent, account
 from policies.money import nano
 
@@ -224,24 +229,60 @@ async def _measured(folder: Path, count: int, seconds: float) -> str:
     )
 
 
+async def _on_a_server(port: int, count: int) -> str:
+    """One call after the other on a Redis server: what a call waits, and how often the server is asked."""
+    store = RedisStore(RedisUrl.parse(f"redis://127.0.0.1:{port}/0"))
+    accounts = paying(_BUDGETS)
+    waited = []
+    await store.balances(accounts)  # connected, and the scripts are there
+    with Redis(port=port, protocol=2, decode_responses=True) as server:
+        server.config_resetstat()
+        used = time.process_time()
+        for call in range(count):
+            began = time.perf_counter()
+            loan = await store.reserve(ask(call, accounts))
+            waited.append(time.perf_counter() - began)
+            store.settle(loan, _COST, spent())
+        used = time.process_time() - used
+        await store.close()
+        evaluated = server.info("commandstats")["cmdstat_evalsha"]
+    row = (
+        number(quantile(waited, 0.5) * 1e6),
+        number(quantile(waited, 0.99) * 1e6),
+        number(evaluated["usec_per_call"]),
+        number(evaluated["calls"] / count),
+        number(used / count * 1e6),
+        f"{count:,}",
+    )
+    head = ("p50 us to lend", "p99 us", "server us a step", "steps a call", "our CPU us a call", "calls")
+    return markdown(head, [row])
+
+
+def on_a_server(folder: Path, count: int) -> str:
+    """The table for a Redis server that is started for it and keeps nothing; what is missing, where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        return "redis-server is not installed."
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            while True:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                if server.poll() is not None:
+                    return "redis-server does not start."
+                time.sleep(0.01)
+            return uvloop.run(_on_a_server(port, count))
+        finally:
+            server.terminate()
+
+
 def run(folder: Path, count: int, seconds: float) -> str:
-    """The table, in Markdown: three accounts a call, everything journalled to a file in `folder`."""
+    """Both tables, in Markdown: three accounts a call, everything journalled to a file in `folder`."""
     gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
     gc.collect()
     gc.freeze()
-    return uvloop.run(_measured(folder, count, seconds))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lending", description=__doc__)
-    parser.add_argument("--calls", type=int, default=100_000, help="calls of each row")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long turns are timed")
-    parser.add_argument("--folder", type=Path, default=Path("var"), help="the file system that is written to")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lending-", dir=given.folder) as folder:
-        print(run(Path(folder), given.calls, given.seconds))
-
-
-if __name__ == "__main__":
-    main()
+    own = uvloop.run(_measured(folder, count, seconds))
+    return f"{own}\n\nOn a Redis server, one call after the other:\n\n{on_a_server(folder, count // 10)}"
