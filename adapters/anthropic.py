@@ -110,7 +110,7 @@ class Anthropic:
         return MessagesMeter(call, _usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
-        return refusal_headers(refusal), orjson.dumps(_error(refusal))
+        return refusal_headers(refusal, b"request-id"), orjson.dumps(_error(refusal))
 
     def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
         return anthropic_headers(calls, tokens, now_ns)

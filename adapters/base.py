@@ -241,9 +241,12 @@ ERROR_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_
 """What both OpenAI and Anthropic call errors of these statuses."""
 
 
-def refusal_headers(refusal: Refusal) -> Headers:
-    """Both SDKs repeat a call that failed with 408, 409, 429 or 5xx, unless they are told not to."""
-    headers = [(b"content-type", b"application/json")]
+def refusal_headers(refusal: Refusal, request_id: bytes) -> Headers:
+    """Both SDKs repeat a call that failed with 408, 409, 429 or 5xx, unless they are told not to.
+
+    `request_id` is the header in which they look for what to call the exchange in their exceptions.
+    """
+    headers = [(b"content-type", b"application/json"), (request_id, refusal.call_id.encode())]
     return headers if refusal.retry else [*headers, (b"x-should-retry", b"false")]
 
 

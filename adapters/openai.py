@@ -162,7 +162,7 @@ class OpenAI:
         return _METERS.get(call.operation, ChatMeter)(call, _usage)
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
-        return refusal_headers(refusal), orjson.dumps(_error(refusal))
+        return refusal_headers(refusal, b"x-request-id"), orjson.dumps(_error(refusal))
 
     def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
         return openai_headers(calls, tokens)

@@ -174,9 +174,9 @@ async def set_limit(visit: Visit) -> Response:
             }
             app.ledger.note("budget", record)
             app.ledger.flush()
-        log.warning(
-            "%s set the limit of %s, %s: %s USD, was %s", who, node, budget.window, *map(usd_text, (after, before))
-        )
+        did = "set the limit" if wanted.limit is not None else "took back another limit"
+        amounts = map(usd_text, (after, before))
+        log.warning("%s %s of %s, %s: %s USD, was %s", who, did, node, budget.window, *amounts)
     if app.ledger.failure is not None:
         raise HTTPException(
             503, "The limit has changed, and the ledger cannot be written: it will be, as soon as it can."

@@ -121,6 +121,7 @@ def test_a_refusal_is_raised_by_the_sdk_and_is_not_repeated(
     with pytest.raises(raised, match="Why, and what next") as caught:
         answers.anthropic().messages.create(model="m", messages=[], max_tokens=5)
     assert caught.value.body == json.loads(body)
+    assert caught.value.request_id == "01CALL"
     assert len(answers.requests) == 1
     assert json.loads(body) == {
         "type": "error",

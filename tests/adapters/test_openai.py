@@ -230,6 +230,7 @@ def test_a_refusal_is_raised_by_the_sdk_with_its_code_and_is_not_repeated(
         ask(answers.openai())
     assert (caught.value.code, caught.value.type, caught.value.param) == ("the_code", kind, None)
     assert "Why, and what next." in str(caught.value)
+    assert caught.value.request_id == "01CALL"
     assert len(answers.requests) == 1
     assert json.loads(body) == {
         "error": {"message": "Why, and what next.", "type": kind, "param": None, "code": "the_code"}
