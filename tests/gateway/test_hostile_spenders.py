@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -444,3 +444,16 @@ async def test_a_model_that_searches_unasked_is_known_by_the_name_that_its_targe
         await ask(client, chat(max_tokens=10))
         (asked,) = g.till.asked
         assert asked.want >= 50_000 * INPUT
+
+
+async def test_a_gateway_that_is_stopped_while_a_call_waits_for_money_refuses_it_and_lends_nothing() -> None:
+    budget = {**DAY, "limit_usd": 0.1}
+    async with AsyncExitStack() as later, target() as upstream:
+        async with budgeted(upstream, budget, patience=30, door_limits={"drain": 0.05}) as g:
+            g.till.pending[g.account(budget).key] = nano(0.1)
+            client = await later.enter_async_context(connected(g.port))
+            await embed(client, 400)
+            await waiting(g, 1)
+        assert (await client.answer())[0] == 503
+        assert (await g.ledger.outcome())["code"] == "stopped"
+        assert (g.till.loans, g.till.over, g.pipeline.lender.queues.waiting) == ({}, {}, 0)
