@@ -17,23 +17,26 @@ _MEMORY: Final = 128
 """Answers that count: older ones fade."""
 _FADES: Final = 16
 """Of what was not seen, this part is forgotten with every answer that shows all it is made of."""
-_MOST: Final = 8192
-"""Agents and models that are told apart; models are callers' text."""
+_MOST: Final = 32
+"""Models of one agent that are told apart. They are its own text: one that makes them up makes others forget nothing."""
 
 
 class Chunks:
     """Lengths of answers seen so far, in tokens."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], _Lengths] = {}
+        self._seen: dict[str, dict[str, _Lengths]] = {}
 
     def saw(self, agent: str, model: str, tokens: int, unseen: int = 0) -> None:
         """An answer of so many tokens was made, of which so many did not pass while it was streamed."""
-        lengths = self._seen.get((agent, model))
+        models = self._seen.get(agent)
+        if models is None:
+            models = self._seen[agent] = {}
+        lengths = models.get(model)
         if lengths is None:
-            if len(self._seen) >= _MOST:
-                self._seen.clear()
-            lengths = self._seen[agent, model] = _Lengths()
+            if len(models) >= _MOST:
+                models.clear()
+            lengths = models[model] = _Lengths()
         lengths.saw(tokens - unseen, min(unseen, MOST_UNSEEN))
 
     def usual(self, agent: str, model: str) -> int:
@@ -41,7 +44,8 @@ class Chunks:
 
         To these come as many as lately were not seen: nobody can borrow for them as they pass.
         """
-        lengths = self._seen.get((agent, model))
+        models = self._seen.get(agent)
+        lengths = models.get(model) if models is not None else None
         return SMALLEST if lengths is None else lengths.usual
 
 

@@ -44,8 +44,10 @@ def test_thoughts_that_are_not_shown_are_lent_for_beforehand_until_there_are_non
     assert chunks.usual("bot", "m") == SMALLEST + MOST_UNSEEN
 
 
-def test_names_that_callers_make_up_take_no_more_than_so_much_room() -> None:
+def test_an_agent_that_makes_up_models_makes_nobody_else_forget_and_takes_little_room() -> None:
     chunks = Chunks()
+    chunks.saw("bot", "m", 3000)
     for number in range(20_000):
-        chunks.saw("bot", f"m-{number}", 10)
-    assert len(chunks._seen) <= 8192
+        chunks.saw("hostile", f"m-{number}", 10)
+    assert chunks.usual("bot", "m") == 4096
+    assert len(chunks._seen["hostile"]) <= 32
