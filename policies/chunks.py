@@ -18,7 +18,7 @@ _MEMORY: Final = 128
 _FADES: Final = 16
 """Of what was not seen, this part is forgotten with every answer that shows all it is made of."""
 _MOST: Final = 32
-"""Models of one agent that are told apart. They are its own text: one that makes them up makes others forget nothing."""
+"""Models of one agent that are told apart. They are its text: one that makes them up makes nobody else forget."""
 
 
 class Chunks:
