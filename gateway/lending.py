@@ -83,13 +83,20 @@ class Lending:
         self.passed = 0
 
     async def more(self, produced: int) -> bool:
-        """Borrows the next piece when half of the last one is used. False where the answer has to end here."""
-        if self._granted < self._most:
-            wanted = min(max(produced, self._granted) + self._chunk, self._most)
+        """Borrows the next piece when half of the last one is used. False where the answer has to end here.
+
+        What was lent is used up before anything less than a whole piece is asked for: more may come back meanwhile.
+        """
+        piece = self._chunk
+        while self._granted < self._most:
+            wanted = min(max(produced, self._granted) + piece, self._most)
             if await self._lender.extend(self.loan, self._estimate.bound(wanted)):
                 self._granted = wanted
-                self.mark = wanted - self._chunk // 2 if wanted < self._most else _NEVER
+                self.mark = wanted - piece // 2 if wanted < self._most else _NEVER
                 return True
+            piece //= 2
+            if produced < self._granted or piece < FEWEST:
+                break
         self.mark = self._granted
         self.cut = produced >= self._granted
         return not self.cut
@@ -382,8 +389,10 @@ class Lender:
             return
         session = session_of(x.session, agent.name, self._day)
         tokens = _probable_input(x)
-        if x.adapter.token_caps(call):
-            tokens += self._chunks.usual(agent.name, call.target)
+        caps = x.adapter.token_caps(call)
+        if caps:
+            asked = [value for name in caps if type(value := call.arguments.get(name)) is int]
+            tokens += min([self._chunks.usual(agent.name, call.target), *(value for value in asked if value > 0)])
         try:
             x.admitted = await self._limits.enter(x.id, agent.tenant, limits, session, tokens)
             x.standings = x.admitted.standings

@@ -8,7 +8,9 @@ import orjson
 import pytest
 
 from gateway.exchange import Exchange
+from gateway.lending import Lending
 from policies.approvals import Approval
+from policies.budgets import Loan
 from policies.decision import Decision, Effect
 from policies.money import nano
 from tests.policies.support import engine
@@ -355,6 +357,50 @@ async def test_whoever_was_let_in_leaves_with_the_tokens_that_were_used() -> Non
         await g.ledger.outcome()
         assert g.turnstile.inside == {}
         assert [tokens for _, tokens in g.turnstile.left] == [10]
+
+
+async def test_a_short_answer_counts_as_short_against_a_limit_on_tokens() -> None:
+    turnstile = Turnstile()
+    limits = [{"node": "acme", "tokens_per_minute": 5000}]
+    async with target() as upstream, budgeted(upstream, turnstile=turnstile, limits=limits) as g:
+        async with connected(g.port) as client:
+            body = chat(max_tokens=5)
+            await ask(client, body)
+            assert turnstile.entered == [len(body) // 4 + 1 + 5]
+
+
+class Piecemeal:
+    """Lends up to an amount in all."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.asked: list[int] = []
+
+    async def extend(self, loan: Loan, amount: int) -> bool:
+        self.asked.append(amount)
+        return amount <= self.most
+
+
+class PerToken:
+    """An estimate in which a token costs 1."""
+
+    chunk, answers, asked, known, longest = 512, 1, None, False, 4096
+
+    def bound(self, tokens: int) -> int:
+        return tokens
+
+
+async def test_a_stream_is_lent_the_rest_of_a_budget_before_it_is_cut() -> None:
+    lender = Piecemeal(900)
+    loan = Loan("c", "acme", (), 512)
+    lending = Lending(lender, loan, PerToken(), 512, grows=True)  # type: ignore[arg-type]
+    assert await lending.more(300)  # refused, and what was lent goes on
+    assert (lending.mark, lender.asked) == (512, [1024])
+    produced = 512
+    while await lending.more(produced):
+        produced = lending.mark
+    assert 900 - 16 < produced <= 900
+    assert lending.cut
 
 
 async def test_without_their_counts_limits_let_pass_and_it_shows() -> None:

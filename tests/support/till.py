@@ -151,6 +151,7 @@ class Turnstile:
         """Seconds after which to come again, None where that does not help; False where calls are let in."""
         self.failing = False
         self.inside: dict[str, int] = {}
+        self.entered: list[int] = []
         self.left: list[tuple[str, int]] = []
 
     async def enter(self, call: str, tenant: str, limits: tuple[Limit, ...], session: str | None, tokens: int) -> Pass:
@@ -159,6 +160,7 @@ class Turnstile:
         if self.refuses is not False:
             raise LimitReached(limits[0], self.refuses)
         self.inside[call] = tokens
+        self.entered.append(tokens)
         return Pass(call, tenant, limits, session, tokens)
 
     def leave(self, held: Pass, tokens: int) -> None:
