@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from policies.books import Line, Sums
 from policies.budgets import DIMENSIONS, METRICS
+
+_COST: Final = METRICS.index("cost")
 
 
 class Spending:
@@ -30,10 +32,13 @@ class Spending:
         self._sums: dict[tuple[str, ...], list[int]] = {}
 
     def query(self) -> tuple[str, Sequence[str]]:
-        """The question in SQL, to a table `spent`: each row has the values of `group_by` and the METRICS."""
+        """The question in SQL, to a table `spent`: each row has the values of `group_by`, the METRICS, and how often 2**31
+        has to be added to the cost: SQLite sums up in 64 bits, and targets say what they like.
+        """
         values = [self._since, self._until, *self._tenants]
+        sums = ["sum(cost & 2147483647)" if name == "cost" else f"sum({name})" for name in METRICS]
         query = (
-            f"SELECT {', '.join((*self._group_by, *(f'sum({name})' for name in METRICS)))} FROM spent "
+            f"SELECT {', '.join((*self._group_by, *sums, 'sum(cost >> 31)'))} FROM spent "
             f"WHERE day BETWEEN ? AND ? AND tenant IN ({', '.join('?' * len(self._tenants))})"
         )
         for position, value in self._where:
@@ -45,8 +50,9 @@ class Spending:
 
     def answered(self, row: Sequence[Any]) -> None:
         """Takes a row of the query's answer."""
-        group, sums = row[: len(self._group_by)], row[len(self._group_by) :]
-        if sums[0] is not None:  # the sum of nothing, where nothing is grouped
+        group, (*sums, more) = row[: len(self._group_by)], row[len(self._group_by) :]
+        if more is not None:  # the sum of nothing, where nothing is grouped
+            sums[_COST] += more << 31
             self._add(tuple(group), sums)
 
     def consider(self, line: Line, sums: Sums) -> None:

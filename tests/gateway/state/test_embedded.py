@@ -18,6 +18,7 @@ from gateway.state import StateUnusable, embedded, journal, open_state
 from gateway.state.embedded import EmbeddedStore
 from policies.books import KEPT, MOST_REMEMBERED
 from policies.budgets import Conflict, Raised, Short, StoreUnavailable
+from policies.money import MOST
 from tests.support.process import ROOT
 from tests.support.stores import DAY, NOW, ask, budget, copied, in_memory, paying, spent, standing, unseen
 
@@ -258,6 +259,14 @@ async def test_what_was_spent_is_told_exactly_while_it_is_being_folded(store: Em
             total += 1
         await asyncio.sleep(0)
     assert await standing(store, ACCOUNTS) == [(total, 0)] * 2
+
+
+async def test_costs_that_make_no_sense_can_still_be_summed_up(store: EmbeddedStore) -> None:
+    for number in range(1100):
+        store.post(f"c{number}", "acme", (), MOST, [spent(MOST, session=f"s-{number}")])
+    await until_folded(store)
+    (row,) = await store.spend(["acme"], DAY, DAY, ["agent"], {})
+    assert (row["cost"], row["calls"]) == (1100 * MOST, 1100)
 
 
 async def test_a_question_about_what_the_cost_ledger_does_not_have_is_refused(store: EmbeddedStore) -> None:
