@@ -32,8 +32,8 @@ class Spending:
         self._sums: dict[tuple[str, ...], list[int]] = {}
 
     def query(self) -> tuple[str, Sequence[str]]:
-        """The question in SQL, to a table `spent`: each row has the values of `group_by`, the METRICS, and how often 2**31
-        has to be added to the cost: SQLite sums up in 64 bits, and targets say what they like.
+        """The question in SQL, to a table `spent`: each row has the values of `group_by`, the METRICS, and how often
+        2**31 comes to the cost: SQLite sums up in 64 bits, and targets say what they like.
         """
         values = [self._since, self._until, *self._tenants]
         sums = ["sum(cost & 2147483647)" if name == "cost" else f"sum({name})" for name in METRICS]
