@@ -138,13 +138,27 @@ class Liar:
 
     def __init__(self) -> None:
         self.url = ""
+        self.serving: set[asyncio.Task[Any]] = set()
         self.plans: dict[int, Plan] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while await self._one(reader, writer):
-                pass
-        writer.transport.abort()
+        serving = asyncio.current_task()
+        assert serving is not None, "a connection is served by a task"
+        self.serving.add(serving)
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while await self._one(reader, writer):
+                    pass
+        finally:
+            self.serving.discard(serving)
+            writer.transport.abort()
+
+    async def end(self) -> None:
+        """Leaves every connection."""
+        left = list(self.serving)
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -545,6 +559,7 @@ class Weather:
             async with asyncio.timeout(20):
                 while self.pipeline.lender.queues.waiting or self.telemetry.in_flight:
                     await asyncio.sleep(0.005)
+            await self.target.end()
             await self._audit()
         await self.store.close()
 
