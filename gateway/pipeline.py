@@ -135,6 +135,9 @@ class Pipeline:
             self.settle(x)
             if self.trial is not None:
                 await self.trial.consider(x)
+            # A question knows its call by its money, and the call its questions: together they would stay for long.
+            for asked in x.asked:
+                asked.question.money = None
 
     def identify(self, x: Exchange) -> None:
         """A key becomes an agent. Raises Unauthenticated."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 from typing import Any, cast
 
 import orjson
@@ -411,3 +412,18 @@ async def test_without_their_counts_limits_let_pass_and_it_shows() -> None:
         async with connected(g.port) as client:
             assert (await ask(client, chat()))[0] == 200
             assert g.pipeline.lender.unlimited == 1
+
+
+async def test_nothing_of_a_call_is_left_to_the_collector_of_garbage() -> None:
+    async with target() as upstream, budgeted(upstream, DAY) as g, connected(g.port) as client:
+        await ask(client, chat())
+        gc.collect()
+        gc.disable()
+        try:
+            for more in ({}, {"stream": True}, {"max_tokens": 5}):
+                await client.say(post(CHAT, chat(**more), AUTHORIZED))
+                await client.answer()
+            await asyncio.sleep(0)
+            assert [each for each in gc.get_objects() if isinstance(each, Exchange)] == []
+        finally:
+            gc.enable()
