@@ -1,4 +1,5 @@
-"""Garbage is collected between tests, by the thread that runs them.
+"""For all tests: no example is too slow on a busy machine, and garbage is collected between tests, by the thread that
+runs them.
 
 A policy engine has to end in the thread that made it, and a failed call leaves one in a cycle with its traceback. Left
 to itself, Python collects in whichever thread happens to allocate, and a test of something else would be blamed.
@@ -10,6 +11,10 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("weighbridge", deadline=None)  # a test that hangs is ended by its timeout
+settings.load_profile("weighbridge")
 
 _EVERY = 25
 """Tests between two collections."""
