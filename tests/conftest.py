@@ -11,9 +11,10 @@ import gc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("weighbridge", deadline=None)  # a test that hangs is ended by its timeout
+# A test that hangs is ended by its timeout.
+settings.register_profile("weighbridge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("weighbridge")
 
 _EVERY = 25

@@ -167,7 +167,10 @@ def common(kind: str) -> dict[str, Any]:
 
 
 def change(whole: dict[str, Any], path: tuple[str, ...], value: object) -> None:
-    """Sets or removes what is at `path`, if there still is such a place."""
+    """Sets or removes what is at `path`, if there still is such a place.
+
+    What is set is a copy: examples share their values, and a later change may be within this one.
+    """
     *above, last = path
     inner: Any = whole
     for step in above:
@@ -177,7 +180,7 @@ def change(whole: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     if value is REMOVED:
         inner.pop(last, None)
     else:
-        inner[last] = value
+        inner[last] = copy.deepcopy(value)
 
 
 @settings(max_examples=400, deadline=None)
@@ -187,7 +190,7 @@ def test_the_decision_is_the_same_without_the_common_case(
 ) -> None:
     whole = common(kind)
     for path, value in made:
-        change(whole, path, copy.deepcopy(value) if value is not REMOVED else value)
+        change(whole, path, value)
     envelopes, document = whole.get("envelopes", {}), orjson.dumps(whole.get("input", {}))
     assert accepted(envelopes)
     assert decided(WHOLE, envelopes, document) == decided(WITHOUT, envelopes, document)
