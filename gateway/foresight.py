@@ -9,17 +9,18 @@ from typing import Final
 
 from config.settings import Settings
 from gateway.ledger import FILE_NAME
+from gateway.state import file_of
 from policies.budgets import Plan
 from policies.prices import Prices
 
-_SQLITE: Final = "sqlite:///"
 _PATTERN: Final = frozenset("*?[")
 
 
 def unwritable(settings: Settings) -> Iterator[str]:
     """Files of the gateway that could not be written by whoever asks. Nothing is made or opened."""
-    if isinstance(settings.state, str) and settings.state.startswith(_SQLITE):
-        yield from _against("state", Path(settings.state.removeprefix(_SQLITE)))
+    file = file_of(settings.state) if isinstance(settings.state, str) else None
+    if file is not None:
+        yield from _against("state", file)
     yield from _against("ledger", settings.ledger.path / FILE_NAME)
 
 

@@ -203,6 +203,10 @@ class Store(Protocol):
         """Why the store cannot be used now, for the operator; None when it can."""
         ...
 
+    def begin(self) -> None:
+        """Begins to connect to wherever it is kept, in a running event loop; a second time it does nothing."""
+        ...
+
     def now_ns(self) -> int:
         """The time by the clock that decides windows and leases, in Unix nanoseconds."""
         ...

@@ -99,6 +99,14 @@ class LimitStore(Protocol):
         """
         ...
 
+    def begin(self) -> None:
+        """As of `policies.budgets.Store`."""
+        ...
+
+    async def close(self) -> None:
+        """As of `policies.budgets.Store`."""
+        ...
+
     def leave(self, held: Pass, tokens: int) -> None:
         """The call is over and has used `tokens`. Never raises, never waits; a second time it does nothing.
 

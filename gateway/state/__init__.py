@@ -16,7 +16,7 @@ from gateway.state.redis_limits import RedisLimits
 from policies.budgets import Store
 from policies.limits import LimitStore
 
-__all__ = ["State", "StateUnusable", "open_state"]
+__all__ = ["State", "StateUnusable", "file_of", "open_state"]
 
 _FILE = "sqlite:///"
 
@@ -30,22 +30,25 @@ class State:
 
     def begin(self) -> None:
         """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
-        if isinstance(self.budgets, RedisStore):
-            self.budgets.begin()
-        if isinstance(self.limits, RedisLimits):
-            self.limits.begin()
+        self.budgets.begin()
+        self.limits.begin()
 
     async def close(self) -> None:
         """Carries out what is under way, as far as that is possible in a few seconds."""
-        if isinstance(self.limits, RedisLimits):
-            await self.limits.close()
+        await self.limits.close()
         await self.budgets.close()
+
+
+def file_of(url: str) -> Path | None:
+    """The file in which one process keeps its state; None where it is on a server."""
+    return Path(url.removeprefix(_FILE)) if url.startswith(_FILE) else None
 
 
 def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     """The state at a place as the setting `state` names it; `clock` gives Unix nanoseconds. Raises StateUnusable."""
-    if url.startswith(_FILE):
-        return State(EmbeddedStore(Path(url.removeprefix(_FILE)), clock), EmbeddedLimits())
+    file = file_of(url)
+    if file is not None:
+        return State(EmbeddedStore(file, clock), EmbeddedLimits())
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:

@@ -36,6 +36,12 @@ class EmbeddedLimits:
         self._inside: dict[str, tuple[Pass, list[Limit], list[tuple[_Rate, int, int]]]] = {}
         """By call: its pass, what counts it while it runs, and (rate of tokens, its mark, limit)."""
 
+    def begin(self) -> None:
+        """Memory is there."""
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
     async def enter(self, call: str, tenant: str, limits: tuple[Limit, ...], session: str | None, tokens: int) -> Pass:
         inside = self._inside.get(call)
         if inside is not None:

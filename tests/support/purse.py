@@ -45,6 +45,9 @@ class Purse:
         self._used.pop(key, None)
         self._used[key] = (node, window, (nano(posted), nano(pending)))
 
+    def begin(self) -> None:
+        return None
+
     def now_ns(self) -> int:
         return self.now
 

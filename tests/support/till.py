@@ -45,6 +45,9 @@ class Till:
         self.lend_no_more = False
         self.now = time.time_ns
 
+    def begin(self) -> None:
+        return None
+
     def now_ns(self) -> int:
         return self.now()
 
@@ -153,6 +156,12 @@ class Turnstile:
         self.inside: dict[str, int] = {}
         self.entered: list[int] = []
         self.left: list[tuple[str, int]] = []
+
+    def begin(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
 
     async def enter(self, call: str, tenant: str, limits: tuple[Limit, ...], session: str | None, tokens: int) -> Pass:
         if self.failing:

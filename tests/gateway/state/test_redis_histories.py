@@ -60,6 +60,9 @@ class Insistent:
     def failure(self) -> str | None:
         return self.store.failure
 
+    def begin(self) -> None:
+        return None
+
     def now_ns(self) -> int:
         return self.store.now_ns()
 
