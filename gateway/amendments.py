@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from config.settings import BudgetSettings, PriceSettings, Settings
 from gateway.ledger import Ledger
+from policies.limits import What
 from policies.money import nano, usd_text
 
 log = logging.getLogger("weighbridge.budgets")
@@ -16,7 +17,7 @@ log = logging.getLogger("weighbridge.budgets")
 _MOST_LOGGED: Final = 20
 """Of one edit; the ledger has all."""
 
-_LIMITS: Final = ("calls_per_minute", "tokens_per_minute", "concurrent", "calls_per_session")
+_LIMITS: Final = get_args(What)
 
 
 @dataclass(frozen=True, slots=True)
