@@ -1,10 +1,12 @@
 """`check` sees what would keep a sound configuration from being served, or its calls from being paid for."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from config.load import load
@@ -45,15 +47,35 @@ def test_a_state_that_is_a_folder_and_a_ledger_below_a_file_are_told(tmp_path: P
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_what_this_user_may_not_write_is_told(tmp_path: Path) -> None:
-    found = settings(tmp_path)
-    (tmp_path / "state.db").touch(0o400)
-    tmp_path.chmod(0o500)
-    state, ledger = unwritable(found)
-    tmp_path.chmod(0o700)
-    assert state == f"state: {tmp_path}/state.db may not be written by this user."
-    assert ledger.endswith(f"for this user may not write into {tmp_path}.")
+@contextmanager
+def nobody() -> Iterator[None]:
+    """What root may do tells nothing: for as long as this lasts, access is asked for as somebody else."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresuid(65534, -1, -1)
+    try:
+        yield
+    finally:
+        os.setresuid(0, -1, -1)
+
+
+def test_what_this_user_may_not_write_is_told() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        found = settings(folder)
+        (folder / "state.db").touch(0o666)
+        (folder / "state.db").chmod(0o666)
+        with nobody():
+            assert list(unwritable(found)) == []
+        (folder / "state.db").chmod(0o444)
+        folder.chmod(0o555)
+        with nobody():
+            state, ledger = unwritable(found)
+        folder.chmod(0o700)
+    assert state == f"state: {folder}/state.db may not be written by this user."
+    assert ledger.endswith(f"for this user may not write into {folder}.")
 
 
 def routed(folder: Path, **sections: Any) -> Settings:
