@@ -170,7 +170,7 @@ def remaining(tat: int, now: int, per_minute: int) -> int:
     free = now + MINUTE - tat
     if free >= MINUTE:
         return per_minute
-    return min(((free + 1) * per_minute - 1) // MINUTE, per_minute) if free > 0 else 0
+    return min(((free + 1) * per_minute - 1) // MINUTE, per_minute) if free >= 0 else 0
 
 
 def correct(tat: int, given: int, mark: int, now: int, took: int, used: int, per_minute: int) -> tuple[int, int]:

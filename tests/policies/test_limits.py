@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from aiolimiter import AsyncLimiter
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config.settings import LimitSettings
@@ -139,6 +139,7 @@ def test_a_whole_minutes_worth_may_come_at_once_and_no_more(per_minute: int, now
 
 
 @given(tat=moments, now=moments, amount=amounts, per_minute=paces)
+@example(tat=NOW + MINUTE + 1, now=NOW, amount=1, per_minute=MINUTE + 1)
 def test_what_is_refused_fits_when_it_was_said_to_and_not_before(
     tat: int, now: int, amount: int, per_minute: int
 ) -> None:
