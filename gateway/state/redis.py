@@ -40,7 +40,7 @@ from config.redis_url import RedisUrl
 from gateway.state.redis_outbox import CLOSING, Outbox, Step, Words
 from gateway.state.redis_scripts import Scripts, packed
 from gateway.state.redis_servers import RedisServers, tag
-from gateway.state.redis_wire import PATIENCE, PAUSE
+from gateway.state.redis_wire import PATIENCE, PAUSE, Reply
 from policies import budgets
 from policies.budgets import (
     DIMENSIONS,
@@ -142,7 +142,7 @@ class RedisStore:
         self._scripts = self.servers.scripts
         self._lent: dict[str, _Lent] = {}
         self._seen: dict[str, _Seen] = {}
-        self._enlisted: set[str] = set()
+        self._enlisted: dict[str, asyncio.Future[Reply]] = {}
         self._cursor = "0"
         self._tending: asyncio.Task[None] | None = None
 
@@ -162,6 +162,7 @@ class RedisStore:
 
     async def reserve(self, ask: Ask) -> Loan:
         self.begin()
+        self._enlist(ask.tenant)
         key = tag(ask.tenant)
         accounts = ask.accounts
         try:
@@ -187,7 +188,6 @@ class RedisStore:
             case b"OK":
                 now, amount, standings, limits = reply
                 self._lent[ask.call] = _Lent(ask.tenant, now)
-                self._enlist(ask.tenant)
                 return Loan(ask.call, ask.tenant, accounts, amount, tuple(self._balances(accounts, standings, limits)))
             case b"SHORT":
                 _, tightest, contended, standings, limits = reply
@@ -386,13 +386,15 @@ class RedisStore:
                     log.error("the leases of the state were not tended", exc_info=error)
 
     def _enlist(self, tenant: str) -> None:
-        """Notes a tenant, so that every gateway looks after what it was lent."""
-        if tenant not in self._enlisted:
-            self._enlisted.add(tenant)
-            noted = self.servers.ask("", packed("SADD", f"{tag('')}tenants", tenant))
-            noted.add_done_callback(
-                lambda noted: self._enlisted.discard(tenant) if isinstance(noted.result(), Exception) else None
-            )
+        """Notes a tenant, so that every gateway looks after what it was lent.
+
+        It goes out before the wish for a loan. By one connection it arrives before it, too, or neither does: a loan of
+        which nobody knows would be pending for ever if its gateway died. In a cluster it may fail by itself; then
+        whoever asks next does it again, and most of all who is refused because of such a loan.
+        """
+        noted = self._enlisted.get(tenant)
+        if noted is None or (noted.done() and isinstance(noted.result(), Exception)):
+            self._enlisted[tenant] = self.servers.ask("", packed("SADD", f"{tag('')}tenants", tenant))
 
     def _forget(self, loan: Loan) -> int:
         """Renews a loan no more. Gives until when the server must know what has become of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -162,6 +163,46 @@ async def test_many_loans_of_many_tenants_expire_in_small_batches(
         while expired < 150:
             expired += await other.expire()
     assert await standing(other, paying(budget("t0"), budget("t119"), budget("busy"))) == [(1, 0), (1, 0), (30, 0)]
+
+
+async def test_a_loan_is_never_there_without_its_tenant_being_known_to_every_gateway(
+    server: RedisServer, place: RedisPlace, other: RedisStore
+) -> None:
+    """The gateway dies right after it was lent something, and after the connection that should have told the tenant."""
+    lost: list[list[bytes]] = []
+
+    def plan(words: list[bytes]) -> Fault:
+        if words[0] != b"SADD" or lost:
+            return Fault.NONE
+        lost.append(words)
+        return Fault.DROP_REQUEST
+
+    async with fault_proxy(server, plan) as proxy, opened(proxy.url, place.time, pause=0.01) as store:
+        loan = None
+        while loan is None:
+            with contextlib.suppress(StoreUnavailable):
+                loan = await store.reserve(ask("c1", ACCOUNTS, 40))
+            await until(lambda: bool(lost))
+            await reached(store.servers)
+        assert await standing(other, ACCOUNTS) == [(0, 40), (0, 40)]
+        await store.close(within=0)
+    place.time.advance(LEASE + 1)
+    assert await other.expire() == 1
+    assert await standing(other, ACCOUNTS) == [(40, 0), (40, 0)]
+
+
+async def test_who_is_refused_because_of_what_a_dead_gateway_was_lent_sees_to_it_that_it_expires(
+    store: RedisStore, other: RedisStore, place: RedisPlace, server: RedisServer
+) -> None:
+    await store.reserve(ask("c1", ACCOUNTS, nano(50)))
+    await store.close(within=0)
+    server.command("DEL", "wb:{t:}:tenants")
+    place.time.advance(LEASE + 1)
+    assert await other.expire() == 0, "nobody knows of the tenant"
+    with pytest.raises(Short):
+        await other.reserve(ask("c2", ACCOUNTS, 1))
+    assert await other.expire() == 1
+    assert await standing(other, ACCOUNTS) == [(nano(50), 0), (nano(50), 0)]
 
 
 # Clocks
