@@ -7,3 +7,7 @@ class NoRoute(Exception):
 
 class NoHealthyTarget(Exception):
     """The route exists, but nothing on it can take a call now."""
+
+
+class StoreUnavailable(Exception):
+    """What gateways agree on cannot be asked or changed now; what was asked may or may not have happened."""
