@@ -1,0 +1,295 @@
+"""What the admin API tells of a route: how its arms do, how its calls were split over time, and how its rollout stands.
+
+The views of `GET /routes/{route}`, which `weighbridge routes report` makes a page of, and how they follow from figures.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from gateway.admin.operation import Usd, View
+from routing.comparison import Added, Answer, Comparison, Finding, Question, Side
+from routing.figures import ArmFigures, Figures
+from routing.histogram import LONGEST, Histogram
+
+_BINS_TO_TEN: Final = 12
+"""Bins of a distribution from a duration to the tenfold."""
+
+_EDGES: Final = tuple(
+    edge for place in range(9 * _BINS_TO_TEN) if (edge := round(100 * 10 ** (place / _BINS_TO_TEN))) < LONGEST
+)
+"""Microseconds, from 100 on."""
+
+_MOST_SLOTS: Final = 120
+"""Slots of a timeline; more than the eye can tell apart are of no use."""
+
+_STEPS: Final = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400, 7 * 86_400)
+"""Seconds that a slot of a timeline can have."""
+
+
+class Percentiles(View):
+    """null where too little is known."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Bin(View):
+    from_ms: float
+    to_ms: float
+    calls: int
+
+
+class ArmView(View):
+    """One arm. Its figures are of the answer's window; those that nothing is known for are null."""
+
+    target: str
+    weight: float = Field(description="Its share of new sessions, from 0 to 100.")
+    model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
+    health: str = Field(description="`ok`, or what keeps its target from taking calls.")
+    calls: int
+    errors: int = Field(description="Calls that count as its errors.")
+    errors_by_class: dict[str, int]
+    error_rate: float | None = Field(description="The share of its calls, from 0 to 1.")
+    availability: float | None = Field(description="The share of calls meant for it that it answered, from 0 to 1.")
+    overflow: int = Field(description="Calls meant for it that another arm took: it was full or out of service.")
+    p50_ms: float | None = Field(description="Latency to the end of the answer, of calls without an error.")
+    p95_ms: float | None
+    p99_ms: float | None
+    first_token_ms: Percentiles = Field(description="Of streamed answers.")
+    latency_ms: list[Bin] = Field(description="How latencies are distributed; bins without a call are left out.")
+    tokens_per_second: float | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Usd
+    cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
+    cost_per_mtok_usd: Usd | None = Field(description="Of a million tokens, input and output together.")
+
+    @classmethod
+    def of(cls, target: str, weight: float, model: str | None, health: str, figures: Figures) -> ArmView:
+        percentiles = _percentiles(figures.latency)
+        return cls(
+            target=target,
+            weight=weight,
+            model=model,
+            health=health,
+            calls=figures.calls,
+            errors=figures.failed,
+            errors_by_class=dict(sorted(figures.errors.items(), key=lambda each: (-each[1], each[0]))),
+            error_rate=figures.error_rate,
+            availability=figures.availability,
+            overflow=figures.overflow,
+            p50_ms=percentiles.p50,
+            p95_ms=percentiles.p95,
+            p99_ms=percentiles.p99,
+            first_token_ms=_percentiles(figures.first_token),
+            latency_ms=_bins(figures.latency),
+            tokens_per_second=_rounded(figures.tokens_per_second, 1),
+            input_tokens=figures.input_tokens,
+            output_tokens=figures.output_tokens,
+            cost_usd=figures.cost,
+            cost_per_call_usd=figures.cost_per_call,
+            cost_per_mtok_usd=figures.cost_per_mtok,
+        )
+
+
+class SlotArm(View):
+    calls: int
+    errors: int
+    overflow: int
+
+
+class SlotView(View):
+    at: str = Field(description="When it begins, UTC.")
+    seconds: int
+    arms: dict[str, SlotArm] = Field(description="By target; arms without a call are left out.")
+
+
+class StepView(View):
+    weight: float
+    hold: float = Field(description="Seconds that it lasts at least.")
+    max_error_rate: float
+
+
+class EventView(View):
+    """What has happened to a rollout."""
+
+    at: str = Field(description="When, UTC.")
+    event: str = Field(description="`started`, `promoted`, `paused`, `resumed`, `rolled_back`, `aborted`, `finished`.")
+    by: str | None = Field(default=None, description="The person; null where the rollout did it itself.")
+    step: int | None = Field(default=None, description="The step from then on, 0 the first; null for none.")
+    weight: float | None = Field(default=None, description="The canary's share from then on, from 0 to 100.")
+    explanation: str = Field(default="", description="Why, in words.")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="The numbers behind it.")
+
+
+class RolloutView(View):
+    canary: str
+    state: str
+    step: int | None = Field(description="0 is the first; null while there is none.")
+    steps: list[StepView]
+    verdict: Literal["HOLD", "PROMOTE", "PAUSE", "ROLLBACK"]
+    evidence: dict[str, Any]
+    missing: list[str] = Field(description="What a promotion still takes, in words.")
+    history: list[EventView] = Field(description="The oldest first.")
+
+
+class AddedView(View):
+    """Milliseconds that the arm's percentiles are above the baseline's."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, added: Added) -> AddedView:
+        return cls(p50=_milliseconds(added.p50), p95=_milliseconds(added.p95), p99=_milliseconds(added.p99))
+
+
+class FindingView(View):
+    """The answer to one question. Values are milliseconds for `added_p95_ms`, else shares from 0 to 1."""
+
+    question: Literal["added_p95_ms", "saving", "availability"]
+    limit: float
+    answer: Answer
+    value: float | None
+    low: float | None = Field(description="The value lies between this and `high` with 95 % confidence.")
+    high: float | None
+    missing: int | None = Field(description="About how many more calls an answer takes; null where that is not known.")
+    missing_of: str | None = Field(description="The target that they are missing of.")
+
+    @classmethod
+    def of(cls, finding: Finding, names: Mapping[Side, str]) -> FindingView:
+        in_time = finding.question is Question.ADDED_P95
+        shown = _milliseconds if in_time else _share
+        limit = shown(finding.limit)
+        assert limit is not None
+        return cls(
+            question="added_p95_ms" if in_time else "saving" if finding.question is Question.SAVING else "availability",
+            limit=limit,
+            answer=finding.answer,
+            value=shown(finding.value),
+            low=shown(finding.low),
+            high=shown(finding.high),
+            missing=finding.missing,
+            missing_of=names[finding.of] if finding.missing is not None else None,
+        )
+
+
+class MonthView(View):
+    """What 30 days of the route's present calls cost; null where a cost is not known."""
+
+    calls: int
+    baseline_usd: Usd | None = Field(description="Were all of them the baseline's.")
+    arm_usd: Usd | None = Field(description="Were all of them the arm's.")
+    saving_usd: Usd | None = Field(description="Between the two.")
+    present_usd: Usd = Field(description="As they are split now.")
+
+
+class ComparisonView(View):
+    """One arm against the baseline."""
+
+    arm: str
+    baseline: str
+    answer: Answer
+    findings: list[FindingView]
+    saving_per_call: float | None = Field(description="The share of the baseline's cost; below 0 where it costs more.")
+    saving_per_mtok: float | None
+    added_ms: AddedView
+    added_first_token_ms: AddedView
+    month: MonthView
+
+    @classmethod
+    def of(cls, arm: str, baseline: str, comparison: Comparison) -> ComparisonView:
+        names = {Side.ARM: arm, Side.BASELINE: baseline}
+        month = comparison.month
+        return cls(
+            arm=arm,
+            baseline=baseline,
+            answer=comparison.answer,
+            findings=[FindingView.of(each, names) for each in comparison.findings],
+            saving_per_call=_share(comparison.saving_per_call),
+            saving_per_mtok=_share(comparison.saving_per_mtok),
+            added_ms=AddedView.of(comparison.latency),
+            added_first_token_ms=AddedView.of(comparison.first_token),
+            month=MonthView(
+                calls=month.calls,
+                baseline_usd=month.baseline,
+                arm_usd=month.arm,
+                saving_usd=month.saving,
+                present_usd=month.present,
+            ),
+        )
+
+
+class RouteSummary(View):
+    name: str
+    models: list[str]
+    since: str = Field(description="What the figures are of begins here, UTC.")
+    until: str
+    arms: list[ArmView]
+
+
+class RouteSummaries(View):
+    items: list[RouteSummary]
+    next: str | None = None
+
+
+class RouteView(RouteSummary):
+    baseline: str | None = Field(description="The target that the others are compared with; null where there is none.")
+    comparisons: list[ComparisonView]
+    timeline: list[SlotView] = Field(description="The oldest first; slots without a call are left out.")
+    rollout: RolloutView | None
+
+
+def timeline(arms: Mapping[str, ArmFigures], since: float, until: float) -> list[SlotView]:
+    """The calls of the arms by target over a span of time, in seconds since the epoch, in as many slots as can be
+    told apart."""
+    step = next((each for each in _STEPS if (until - since) / each <= _MOST_SLOTS), _STEPS[-1])
+    found: dict[tuple[int, int], dict[str, SlotArm]] = {}
+    for target, figures in arms.items():
+        for start, seconds, each in figures.timeline(since, until, step):
+            told = SlotArm(calls=each.calls, errors=each.failed, overflow=each.overflow)
+            found.setdefault((start, seconds), {})[target] = told
+    return [SlotView(at=utc(at), seconds=seconds, arms=told) for (at, seconds), told in sorted(found.items())]
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch -> `2026-11-21T04:40:00Z`."""
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _percentiles(histogram: Histogram) -> Percentiles:
+    p50, p95, p99 = (histogram.percentile(each) for each in (50, 95, 99))
+    return Percentiles(p50=_thousandth(p50), p95=_thousandth(p95), p99=_thousandth(p99))
+
+
+def _bins(histogram: Histogram) -> list[Bin]:
+    edges: Sequence[int] = (0, *_EDGES, LONGEST)
+    counts = histogram.rebinned(edges[1:-1])
+    return [
+        Bin(from_ms=edges[place] / 1000, to_ms=edges[place + 1] / 1000, calls=count)
+        for place, count in enumerate(counts)
+        if count
+    ]
+
+
+def _thousandth(microseconds: int | None) -> float | None:
+    return microseconds / 1000 if microseconds is not None else None
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return _rounded(seconds * 1000 if seconds is not None else None, 3)
+
+
+def _share(share: float | None) -> float | None:
+    return _rounded(share, 6)
+
+
+def _rounded(value: float | None, places: int) -> float | None:
+    return round(value, places) if value is not None else None
