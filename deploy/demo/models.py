@@ -13,14 +13,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
 
 from deploy.demo.anthropic_like import anthropic_standin
 from deploy.demo.openai_like import openai_standin
-from deploy.demo.standin import Standin
+from deploy.demo.standin import App
 
 PACE_SECONDS = 0.03  # so that a person sees a stream being one
 BUSY_PORT = 98  # exit code
@@ -32,7 +32,7 @@ class StandinServer(uvicorn.Server):
     It leaves signals to whoever runs it; `ready` is set once it answers; `stop()` makes `serve` return.
     """
 
-    def __init__(self, app: Standin) -> None:
+    def __init__(self, app: App) -> None:
         # Nothing is logged: a stand-in that drops connections on request would fill the log with complaints.
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
@@ -72,13 +72,17 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-async def _serve(openai_port: int, anthropic_port: int, *, watch_stdin: bool) -> int:
+def _both(openai_port: int, anthropic_port: int) -> list[tuple[str, App, int]]:
     openai_key = os.environ.get("STANDIN_OPENAI_KEY", "standin-openai-key") or None
     anthropic_key = os.environ.get("STANDIN_ANTHROPIC_KEY", "standin-anthropic-key") or None
-    standins = [
+    return [
         ("openai", openai_standin(openai_key, pace=PACE_SECONDS), openai_port),
         ("anthropic", anthropic_standin(anthropic_key, pace=PACE_SECONDS), anthropic_port),
     ]
+
+
+async def serve(standins: Sequence[tuple[str, App, int]], *, watch_stdin: bool) -> int:
+    """Runs stand-ins, each with its name and its port, until told to stop. Returns 0, or 98 where a port is taken."""
     listeners: list[socket.socket] = []
     try:
         for _, _, port in standins:
@@ -125,7 +129,8 @@ def main() -> int:
     parser.add_argument("--anthropic-port", type=int, default=18102)
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the program that started this one")
     given = parser.parse_args()
-    return asyncio.run(_serve(given.openai_port, given.anthropic_port, watch_stdin=given.until_stdin_closes))
+    standins = _both(given.openai_port, given.anthropic_port)
+    return asyncio.run(serve(standins, watch_stdin=given.until_stdin_closes))
 
 
 if __name__ == "__main__":

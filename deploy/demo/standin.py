@@ -1,4 +1,4 @@
-"""The far end of a call's journey when no real model server is wanted: the part both stand-ins share.
+"""The far end of a call's journey when no real model server is wanted: what the stand-ins share.
 
 A stand-in is an ASGI app around a `Dialect`, a table of pure functions from a request's JSON to a `Reply`. It checks
 that the gateway's own key arrived, remembers what it received and sent, and lets the model's name pick a misbehaviour:
@@ -31,6 +31,7 @@ import orjson
 Document = dict[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 CREATED = 1763700000  # answers are deterministic, their time too
 TRICKLE_BYTES = 48
@@ -137,12 +138,12 @@ class Standin:
         if scope["type"] != "http":
             return
         try:
-            seen = await _read(scope, receive)
+            seen = await read_request(scope, receive)
         except ClientGone:
             return
         self.requests.append(seen)
         request_id = _request_id(seen)
-        connection = _Connection(seen, receive, send)
+        connection = Connection(seen, receive, send)
         reply: Reply | Fault
         try:
             reply, asked_for = self._answer(seen)
@@ -180,7 +181,7 @@ class Standin:
         return answer(document), behaviours(model)
 
     async def _send(
-        self, reply: Reply | Fault, asked_for: frozenset[str], request_id: str, connection: "_Connection"
+        self, reply: Reply | Fault, asked_for: frozenset[str], request_id: str, connection: "Connection"
     ) -> None:
         headers = {self._dialect.request_id_header: request_id}
         if "slow-first-byte" in asked_for:
@@ -224,7 +225,7 @@ class Standin:
             await connection.finish()
 
 
-class _Connection:
+class Connection:
     """The client's end of one exchange; everything written is remembered."""
 
     def __init__(self, seen: Seen, receive: Receive, send: Send) -> None:
@@ -257,7 +258,8 @@ class _Connection:
         raise ClientGone
 
 
-async def _read(scope: MutableMapping[str, Any], receive: Receive) -> Seen:
+async def read_request(scope: MutableMapping[str, Any], receive: Receive) -> Seen:
+    """One request to its end. Raises ClientGone."""
     body = bytearray()
     while True:
         message = await receive()
