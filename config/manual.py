@@ -182,6 +182,8 @@ def _default(info: FieldInfo) -> str:
     value = info.default
     if value is PydanticUndefined or isinstance(value, Section):
         return "see below"
+    if isinstance(value, tuple) and any(isinstance(each, Section) for each in value):
+        return "see there"
     if value is None:
         return "none"
     if isinstance(value, tuple):

@@ -567,16 +567,64 @@ class TimeoutSettings(Section):
     first_byte: Seconds = Field(
         default=600.0, gt=0, description="From the request sent to the first byte of the answer."
     )
+    first_token: Seconds = Field(
+        default=30.0,
+        gt=0,
+        description="For streamed calls, from the request sent to the first event that holds some of the answer; give "
+        "a target whose models think in silence more, for example 2m.",
+    )
     idle: Seconds = Field(default=60.0, gt=0, description="Between two pieces of an answer.")
     total: Seconds = Field(default=1800.0, gt=0, description="For the whole exchange.")
 
 
+class HealthSettings(Section):
+    """When a node is given no calls for a while. A route always keeps a target with at least half its nodes in use."""
+
+    failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Calls in a row that failed by the node's or the network's fault, after which it is ejected.",
+    )
+    dead_streams: int = Field(
+        default=3, ge=1, le=1000, description="Streams broken off within ten seconds, after which it is ejected."
+    )
+    ejected_for: Seconds = Field(
+        default=30.0,
+        gt=0,
+        description="How long the first time; then one call tries it. Twice as long each time that it fails again.",
+    )
+    ejected_at_most: Seconds = Field(
+        default=300.0, gt=0, description="The longest time for which it is ejected, or left alone because it says so."
+    )
+    probe_every: Seconds = Field(
+        default=10.0, ge=0, description="How often each node is asked whether it is well; 0 never asks."
+    )
+    probe_timeout: Seconds = Field(
+        default=8.0, gt=0, description="How long that may take; Parallax is silent for 5s now and then, and well."
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.ejected_at_most < self.ejected_for:
+            raise mistaken("ejected_at_most is less than ejected_for", "Raise ejected_at_most, or lower ejected_for.")
+        return self
+
+
 class TargetSettings(Section):
-    """A model server that completions can go to."""
+    """A model server that completions can go to: one node of it, or several that are alike."""
 
     name: Name = Field(description="The target's name in routes, records and metrics.")
     kind: Literal["openai", "anthropic", "parallax"] = Field(description="Which API it speaks.")
-    url: Url = Field(description="Base URL, as its own clients take it; no credentials, query or fragment.")
+    url: Url | None = Field(
+        default=None, description="Base URL, as its own clients take it; no credentials, query or fragment."
+    )
+    urls: Several[Url] = Field(
+        default=(),
+        max_length=256,
+        description="Instead of `url`: the base URLs of its nodes, where there are several. A call goes to the one "
+        "with the fewest under way.",
+    )
     key: Secret | None = Field(default=None, description="Its API key, sent instead of the agent's own.")
     price: PriceSettings | None = Field(default=None, description="Its price, where it differs from the published one.")
     max_output_tokens: int | None = Field(
@@ -594,13 +642,37 @@ class TargetSettings(Section):
         description="PEM file of the authorities trusted for this target alone; relative to this file's folder.",
     )
     max_connections: int = Field(
-        default=1024, ge=1, le=100_000, description="Open connections to it, per worker process."
+        default=1024, ge=1, le=100_000, description="Open connections to each node, per worker process."
     )
+    max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description="Calls under way at all its nodes together, per worker process; more go to the route's next arm.",
+    )
+    health: HealthSettings = Field(
+        default=HealthSettings(), description="When a node of it is given no more calls for a while."
+    )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The base URLs of all its nodes, one at least."""
+        return self.urls if self.url is None else (self.url,)
+
+    @model_validator(mode="after")
+    def _has_nodes(self) -> Self:
+        if (self.url is None) == (not self.urls):
+            found = "has neither url nor urls" if self.url is None else "has both url and urls"
+            raise mistaken(found, "Give exactly one of them.")
+        if len({each.rstrip("/") for each in self.urls}) < len(self.urls):
+            raise mistaken("has a URL twice in urls", "Write each node once.")
+        return self
 
     @model_validator(mode="after")
     def _needs_tls_for_a_ca(self) -> Self:
-        if self.ca is not None and not self.url.lower().startswith("https:"):
-            raise mistaken("has a ca but no https URL", "Write https:// in url, or remove ca.")
+        if self.ca is not None and not all(each.lower().startswith("https:") for each in self.nodes):
+            wrong = "has a ca but no https URL" if self.url is not None else "has a ca but a URL without https"
+            raise mistaken(wrong, f"Write https:// in {'url' if self.url is not None else 'urls'}, or remove ca.")
         return self
 
 
@@ -612,21 +684,146 @@ class ArmSettings(Section):
     model: Text | None = Field(
         default=None, description="The name this target knows the model by; the caller's when absent."
     )
+    fallback: bool | None = Field(
+        default=None,
+        description="Whether it takes calls that the chosen arm could not: `true` even at weight 0, `false` never; "
+        "when absent, while its weight is above 0.",
+    )
 
 
 class RolloutStepSettings(Section):
     """One step of a canary's plan."""
 
-    weight: Number = Field(ge=0, le=100, description="The canary's share during this step.")
-    hold: Seconds = Field(gt=0, description="How long the step lasts at least.")
-    max_error_rate: Number = Field(ge=0, le=1, description="The highest tolerable share of failed calls, from 0 to 1.")
+    weight: Number = Field(gt=0, le=100, description="The canary's share during this step, in per cent.")
+    hold: Seconds = Field(gt=0, description="How long the step lasts at least; time spent paused does not count.")
+    max_error_rate: Number = Field(
+        gt=0, lt=1, description="The highest tolerable share of failed calls, between 0 and 1."
+    )
+
+
+class GateSettings(Section):
+    """What a canary has to show besides few errors before its share grows. None of it ever rolls one back."""
+
+    max_first_token: Seconds | None = Field(
+        default=None, gt=0, description="A call whose first token comes later than this is slow; none is when absent."
+    )
+    max_slow_share: Number = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="The highest tolerable share of slow calls: 0.05 is about the 95th percentile.",
+    )
+    max_cost_ratio: Number | None = Field(
+        default=None,
+        gt=0,
+        description="What a call that succeeds may cost at most, as a multiple of what it costs on the other arms.",
+    )
+    max_overflow: Number = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="The highest tolerable share of the canary's calls that went elsewhere because it had no room.",
+    )
 
 
 class RolloutSettings(Section):
-    """How a canary grows."""
+    """How a canary grows, and what takes it back."""
 
     canary: Name = Field(description="The arm (its target's name) that is on trial.")
-    steps: Several[RolloutStepSettings] = Field(min_length=1, description="The steps, first to last.")
+    steps: Several[RolloutStepSettings] = Field(
+        default=(
+            RolloutStepSettings(weight=10.0, hold=14 * 86400.0, max_error_rate=0.01),
+            RolloutStepSettings(weight=30.0, hold=21 * 86400.0, max_error_rate=0.005),
+            RolloutStepSettings(weight=50.0, hold=21 * 86400.0, max_error_rate=0.003),
+            RolloutStepSettings(weight=80.0, hold=28 * 86400.0, max_error_rate=0.002),
+        ),
+        min_length=1,
+        description="The steps, first to last, each with a larger weight; by default 10, 30, 50 and 80 per cent for "
+        "14, 21, 21 and 28 days, with 1, 0.5, 0.3 and 0.2 per cent of failed calls.",
+    )
+    promoted_weight: Number = Field(
+        default=100.0, gt=0, le=100, description="The canary's share once the last step is passed."
+    )
+    watch_for: Seconds = Field(
+        default=14 * 86400.0,
+        ge=0,
+        description="How long it is watched after that, by the last step's limit, and still taken back.",
+    )
+    mode: Literal["evidence", "window"] = Field(
+        default="evidence",
+        description="What takes the canary back: `evidence` that its error rate is above the limit, however much "
+        "traffic there is; or, to the letter, the error rate over a `window`.",
+    )
+    window: Seconds = Field(default=3600.0, ge=10, description="For `mode: window`: the time the rate is taken over.")
+    min_calls: int = Field(
+        default=500, ge=1, le=10**9, description="For `mode: window`: calls before the rate says anything."
+    )
+    alpha: Number = Field(
+        default=0.01,
+        ge=1e-6,
+        le=0.5,
+        description="For `mode: evidence`: the largest probability, in each step, that a canary within its limit is "
+        "taken back. Halved at every new start after a rollback.",
+    )
+    max_ratio: Number = Field(
+        default=1.25,
+        ge=1,
+        le=1000,
+        description="For `mode: evidence`: how many times the other arms' error rate the canary's may be before the "
+        "rollout pauses.",
+    )
+    strict_absolute: bool = Field(
+        default=False,
+        description="Whether the canary's own error rate alone takes it back, also when other arms fail as it does.",
+    )
+    approval: Several[Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="Roles of which somebody has to promote each step; when absent, the rollout promotes by itself.",
+    )
+    gates: GateSettings = Field(
+        default=GateSettings(), description="What the canary has to show besides few errors before it is promoted."
+    )
+
+    @field_validator("steps", mode="after")
+    @classmethod
+    def _rise(cls, steps: tuple[RolloutStepSettings, ...]) -> tuple[RolloutStepSettings, ...]:
+        if any(later.weight <= earlier.weight for earlier, later in itertools.pairwise(steps)):
+            raise mistaken("are not in order", "Give each step a larger weight than the one before.")
+        return steps
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.promoted_weight < self.steps[-1].weight:
+            raise mistaken(
+                "has a promoted_weight below its last step", "Raise promoted_weight, or lower the last step's weight."
+            )
+        return self
+
+
+class RetrySettings(Section):
+    """When a call that failed is tried at another node or arm. That is only done before the agent got a byte."""
+
+    attempts: int = Field(
+        default=3, ge=1, le=10, description="Attempts for one call, the first included; 1 never tries again."
+    )
+    share: Number = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="How many attempts may be made again, as a share of calls, from 0 to 1; besides, ten a second "
+        "always may, unless it is 0.",
+    )
+
+
+class MirrorSettings(Section):
+    """A second place that some of the calls are sent to as well; nobody gets its answers."""
+
+    target: Name = Field(description="The target's name.")
+    share: Number = Field(gt=0, le=1, description="The share of calls that are copied, up to 1.")
+    model: Text | None = Field(
+        default=None, description="The name this target knows the model by; the caller's when absent."
+    )
 
 
 class RouteSettings(Section):
@@ -638,6 +835,8 @@ class RouteSettings(Section):
     )
     arms: Several[ArmSettings] = Field(min_length=1, description="Where its calls go, by weight.")
     rollout: RolloutSettings | None = Field(default=None, description="The canary's plan.")
+    retry: RetrySettings = Field(default=RetrySettings(), description="When a failed call is tried elsewhere.")
+    mirror: MirrorSettings | None = Field(default=None, description="Where some of its calls are copied to.")
 
     @field_validator("arms", mode="after")
     @classmethod
@@ -645,6 +844,14 @@ class RouteSettings(Section):
         if not any(arm.weight for arm in arms):
             raise mistaken("all weights are 0", "Give at least one arm a weight above 0.")
         return arms
+
+    @model_validator(mode="after")
+    def _can_be_taken_back(self) -> Self:
+        if self.rollout is not None and len(self.arms) < 2:
+            raise mistaken(
+                "has a rollout but only one arm", "Add the arm that calls go to when the canary is taken back."
+            )
+        return self
 
 
 class ToolSettings(Section):

@@ -48,6 +48,7 @@ SECTIONS = {
     "price",
     "timeouts",
     "rollout",
+    "gates",
     "approvals",
     "webhook",
     "log",
