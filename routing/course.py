@@ -43,7 +43,7 @@ LEASE: Final = 15.0
 KEPT: Final = 3 * 86_400
 """Seconds for which closed buckets are kept."""
 
-_SET_BACK: Final = 60
+SET_BACK: Final = 60
 """Seconds by which a clock may go back while what is counted still goes into the newest bucket."""
 
 
@@ -174,4 +174,4 @@ def bucket_at(now: int, newest: int) -> int:
     A clock that goes back a little does not open a bucket again that was closed.
     """
     at = now - now % BUCKET
-    return newest if at < newest <= now + _SET_BACK else at
+    return newest if at < newest <= now + SET_BACK else at

@@ -13,8 +13,11 @@ from gateway.state.errors import StateUnusable
 from gateway.state.limits import EmbeddedLimits
 from gateway.state.redis import RedisStore
 from gateway.state.redis_limits import RedisLimits
+from gateway.state.redis_routes import RedisRoutes
+from gateway.state.routes import EmbeddedRoutes
 from policies.budgets import Store
 from policies.limits import LimitStore
+from routing.course import RouteStore
 
 __all__ = ["State", "StateUnusable", "file_of", "open_state"]
 
@@ -27,15 +30,18 @@ class State:
 
     budgets: Store
     limits: LimitStore
+    routes: RouteStore
 
     def begin(self) -> None:
         """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
         self.budgets.begin()
         self.limits.begin()
+        self.routes.begin()
 
     async def close(self) -> None:
         """Carries out what is under way, as far as that is possible in a few seconds."""
         await self.limits.close()
+        await self.routes.close()
         await self.budgets.close()
 
 
@@ -48,10 +54,11 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     """The state at a place as the setting `state` names it; `clock` gives Unix nanoseconds. Raises StateUnusable."""
     file = file_of(url)
     if file is not None:
-        return State(EmbeddedStore(file, clock), EmbeddedLimits())
+        embedded = EmbeddedStore(file, clock)
+        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded))
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:
         raise StateUnusable(f"The place of the state {error}.") from None
     store = RedisStore(address, clock=clock)
-    return State(store, RedisLimits(store.servers))
+    return State(store, RedisLimits(store.servers), RedisRoutes(store.servers))

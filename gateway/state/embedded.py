@@ -49,6 +49,8 @@ _HELD_BACK: Final = 0.05
 """Seconds for which they are at most."""
 _CLOSING: Final = 5.0
 """Seconds after which a checkpoint that does not end is left to itself."""
+_PAGE: Final = 4096
+"""Bytes that a small change adds to SQLite's log."""
 
 
 class EmbeddedStore:
@@ -231,6 +233,22 @@ class EmbeddedStore:
             return await asyncio.to_thread(spending.whole, answer)
         except sqlite3.Error as error:
             raise StoreUnavailable(str(error)) from None
+
+    @property
+    def journal(self) -> Journal:
+        """The file, for whoever else keeps something in it: only to read, and at the start."""
+        return self._journal
+
+    def write(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Carries out what somebody else keeps in this file, in one transaction. Raises sqlite3.Error."""
+        try:
+            self._journal.write(statements)
+        except sqlite3.Error as error:
+            self._failed(error)
+            raise
+        self._size += _PAGE * len(statements)
+        if self._next_fold is None:
+            self._fold_in(self._fold_every)
 
     async def close(self) -> None:
         if self._closed:

@@ -6,10 +6,13 @@
     over       calls that are over, so that nothing happens to them twice
     spent      the cost ledger, summed by its dimensions
     limits     those that people have set
+    courses    what people and rollouts have made of routes
+    buckets    what was counted at routes, ten seconds a row
 
 Every row says up to which turn of the journal it is folded, so that a start repeats for each row exactly those steps
-that it lacks, wherever a fold has ended. After a kill -9 every transaction is there that had returned; after a power
-cut, those up to the last checkpoint and some of those that followed it, in order.
+that it lacks, wherever a fold has ended; the last three tables are written to at once. After a kill -9 every
+transaction is there that had returned; after a power cut, those up to the last checkpoint and some of those that
+followed it, in order.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ DROPPED_AT_ONCE: Final = 50
 """Turns of the journal that are deleted at once."""
 
 _APPLICATION: Final = 0x57656967
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 _LARGEST: Final = 2**63 - 1
 """The largest number that a column holds."""
@@ -53,6 +56,13 @@ _LOG_KEPT: Final = 64 * 1024 * 1024
 
 _QUICKLY_CHECKED: Final = 256 * 1024 * 1024
 """Bytes up to which the whole file is looked through at the start."""
+
+_ROUTES: Final = """
+CREATE TABLE courses (route TEXT PRIMARY KEY, course TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE buckets (
+    at INTEGER NOT NULL, route TEXT NOT NULL, counts BLOB NOT NULL, PRIMARY KEY (at, route)
+) WITHOUT ROWID;
+"""
 
 _SCHEMA: Final = f"""
 CREATE TABLE journal (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, steps BLOB NOT NULL);
@@ -75,10 +85,14 @@ CREATE TABLE limits (
     node TEXT NOT NULL, "window" TEXT NOT NULL, "limit" INTEGER NOT NULL, instead_of INTEGER NOT NULL,
     by TEXT NOT NULL, at INTEGER NOT NULL, comment TEXT NOT NULL, PRIMARY KEY (node, "window")
 ) WITHOUT ROWID;
+{_ROUTES}
 INSERT INTO journal VALUES (0, 0, x'5b5d');
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+
+_SINCE: Final = {1: _ROUTES}
+"""What a file of an earlier version lacks of the next one."""
 
 _TURN = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)"
 _ACCOUNT = "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?)"
@@ -161,6 +175,14 @@ class Journal:
                 connection.close()
 
         return answer
+
+    def write(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Carries out what somebody else keeps in this file, in one transaction."""
+        if self.moved:
+            raise sqlite3.OperationalError("it was moved or deleted")
+        with self._transaction():
+            for statement, values in statements:
+                self._cursor.execute(statement, values)
 
     def set_limit(self, raised: Raised) -> None:
         limit = (raised.node, raised.window, raised.limit, raised.instead_of, raised.by, raised.at, raised.comment)
@@ -350,6 +372,9 @@ class Journal:
             raise StateUnusable(f"{self.path} is on a file system on which SQLite cannot keep its log. Name another.")
         if not tables:
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        else:
+            for earlier in range(max(version, 1), _VERSION):
+                db.executescript(f"BEGIN; {_SINCE[earlier]} PRAGMA user_version = {earlier + 1}; COMMIT;")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import hiredis
 import orjson
 
 _HERE: Final = Path(__file__).parent
-_READS: Final = ("look",)
+_READS: Final = ("look", "counted")
 """Scripts that only read, and can be run where nothing can be written."""
 
 
@@ -62,6 +62,9 @@ class Scripts:
         self.enter = Script.read("enter", "rates")
         self.leave = Script.read("leave", "rates")
         self.stay = Script.read("stay")
+        self.steer = Script.read("steer")
+        self.flush = Script.read("flush", "bucket")
+        self.counted = Script.read("counted", "bucket")
 
     def all(self) -> list[Script]:
         return list(vars(self).values())
