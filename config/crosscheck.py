@@ -54,6 +54,9 @@ def names(data: dict[str, Any]) -> Iterator[Complaint]:
         if isinstance(rollout, dict):
             at = (*path, "rollout", "canary")
             yield from _known(at, rollout.get("canary"), _texts(arms, "target"), "arm of this route", "its arms")
+        mirror = route.get("mirror")
+        if isinstance(mirror, dict):
+            yield from _known((*path, "mirror", "target"), mirror.get("target"), targets, "target", "targets")
     yield from _nodes(data)
 
 

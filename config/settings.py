@@ -820,7 +820,7 @@ class MirrorSettings(Section):
     """A second place that some of the calls are sent to as well; nobody gets its answers."""
 
     target: Name = Field(description="The target's name.")
-    share: Number = Field(gt=0, le=1, description="The share of calls that are copied, up to 1.")
+    share: Number = Field(ge=0, le=1, description="The share of calls that are copied, from 0 to 1.")
     model: Text | None = Field(
         default=None, description="The name this target knows the model by; the caller's when absent."
     )

@@ -82,7 +82,7 @@ def _prices(settings: Settings) -> Prices:
 
 
 def _line(settings: TargetSettings, root: str) -> Line:
-    origin, base = Origin.parse(settings.url)
+    origin, base = Origin.parse(settings.nodes[0])
     timeouts = Timeouts(
         connect=settings.timeouts.connect,
         first_byte=settings.timeouts.first_byte,

@@ -140,7 +140,8 @@ async def _unreachable(loaded: Loaded) -> list[str]:
             await writer.wait_closed()
         return None
 
-    answers = await asyncio.gather(*(reach(target.name, target.url) for target in loaded.settings.targets))
+    targets = loaded.settings.targets
+    answers = await asyncio.gather(*(reach(target.name, url) for target in targets for url in target.nodes))
     return [answer for answer in answers if answer is not None]
 
 

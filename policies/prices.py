@@ -288,7 +288,8 @@ class Prices:
 
         if target not in self._providers:
             settings = self._targets.get(target)
-            self._providers[target] = published.provider(settings.url, settings.kind) if settings is not None else None
+            found = published.provider(settings.nodes[0], settings.kind) if settings is not None else None
+            self._providers[target] = found
         provider = self._providers[target]
         if len(self._models) >= _MOST_KNOWN:
             self._models.clear()

@@ -70,7 +70,7 @@ async def demonstrate(config: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = _settings(config)
     targets = {kind: _stand_in_target(settings, kind, config) for kind in ("openai", "anthropic")}
-    ports = {kind: urlsplit(target.url).port or 80 for kind, target in targets.items()}
+    ports = {kind: urlsplit(target.nodes[0]).port or 80 for kind, target in targets.items()}
     listeners = [(each.host, each.port) for each in (settings.listen, settings.admin.listen)]
     _insist_on_free_ports([*(("127.0.0.1", port) for port in ports.values()), *listeners])
 
@@ -111,7 +111,7 @@ def _settings(config: Path) -> Settings:
 
 def _stand_in_target(settings: Settings, kind: str, config: Path) -> TargetSettings:
     for target in settings.targets:
-        if target.kind == kind and urlsplit(target.url).hostname == "127.0.0.1":
+        if target.kind == kind and urlsplit(target.nodes[0]).hostname == "127.0.0.1":
             return target
     raise DemoFailed(f"{config} has no target of kind {kind} on 127.0.0.1 for a stand-in to be.", UNUSABLE)
 

@@ -203,6 +203,57 @@ MISTAKES = {
         "routes[0].rollout.canary",
         "openai?",
     ),
+    "a mirror that is no target": (
+        "    arms:\n",
+        "    mirror: {target: paralax, share: 0.1}\n    arms:\n",
+        "mirror",
+        "routes[0].mirror.target",
+        "Did you mean parallax?",
+    ),
+    "a mirror of per cent": (
+        "    arms:\n",
+        "    mirror: {target: parallax, share: 5}\n    arms:\n",
+        "mirror",
+        "routes[0].mirror.share",
+        "1",
+    ),
+    "no URL": (", url: https://api.openai.com/v1", "", "name: openai", "targets[0]", "exactly one"),
+    "url and urls": (".com/v1}", ".com/v1, urls: [http://h]}", "name: openai", "targets[0]", "exactly one"),
+    "a node that is no URL": (
+        "url: http://127.0.0.1:3001",
+        "urls: [http://a, b]",
+        "urls",
+        "targets[1].urls[1]",
+        "https://",
+    ),
+    "a node written twice": (
+        "url: http://127.0.0.1:3001",
+        "urls: [http://a/, http://a]",
+        "urls",
+        "targets[1]",
+        "once",
+    ),
+    "a ca with a node without TLS": (
+        "url: https://api.openai.com/v1",
+        "urls: [https://a, http://b], ca: ca.pem",
+        "name: openai",
+        "targets[0]",
+        "in urls",
+    ),
+    "an ejection that gets shorter": (
+        ".com/v1}",
+        ".com/v1, health: {ejected_for: 10m}}",
+        "health",
+        "targets[0].health",
+        "Raise ejected_at_most",
+    ),
+    "more retries than calls": (
+        "    arms:\n",
+        "    retry: {share: 20}\n    arms:\n",
+        "retry",
+        "routes[0].retry.share",
+        "1",
+    ),
     "a word misspelt": ("kind: openai", "kind: opanai", "opanai", "targets[0].kind", "Did you mean openai?"),
     "a word invented": ("kind: openai", "kind: cohere", "cohere", "targets[0].kind", "anthropic"),
     "no kind": ("kind: openai, ", "", "api.openai", "targets[0].kind", "Add it"),
@@ -596,6 +647,24 @@ def test_what_is_not_given_has_a_default(tmp_path: Path) -> None:
     assert settings.state == f"sqlite:///{Path.cwd()}/var/weighbridge.db"
     assert settings.ledger.path == Path.cwd() / "var" / "ledger"
     assert settings.policy.paths == ()
+
+
+def test_a_target_is_one_node_or_several(tmp_path: Path) -> None:
+    nodes = ("http://10.0.0.1:3001", "http://10.0.0.2:3001")
+    found = loaded(tmp_path, edited("url: http://127.0.0.1:3001", f"urls: [{', '.join(nodes)}], max_concurrent: 8"))
+    assert [target.nodes for target in found.settings.targets] == [("https://api.openai.com/v1",), nodes]
+    assert [target.max_concurrent for target in found.settings.targets] == [None, 8]
+
+
+def test_health_and_retries_have_defaults_and_a_mirror_has_none(tmp_path: Path) -> None:
+    found = loaded(tmp_path, GOOD).settings
+    health, retry, timeouts = found.targets[1].health, found.routes[0].retry, found.targets[1].timeouts
+    assert (health.failures, health.dead_streams, health.ejected_for, health.ejected_at_most) == (5, 3, 30, 300)
+    assert (health.probe_every, health.probe_timeout) == (10, 8)
+    assert (retry.attempts, retry.share) == (3, 0.2)
+    assert timeouts.first_token == 30
+    assert found.routes[0].mirror is None
+    assert [arm.fallback for arm in found.routes[0].arms] == [None, None]
 
 
 def test_files_that_are_read_start_at_the_configurations_folder_and_written_ones_at_the_working_directory(
