@@ -39,6 +39,7 @@ from policies.errors import UnpricedModel
 from policies.limits import LimitReached, LimitStore, Pass, session_of
 from policies.money import MOST
 from routing.errors import NoRoute
+from routing.table import Weights
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
@@ -126,7 +127,7 @@ class Lender:
         self.queues = Queues(store, patience)
         self._plan: Plan | None = None
         self._payers: dict[tuple[str, str | None, str | None], _Payers] = {}
-        self._tariffs: dict[tuple[str, str, str], Tariff] = {}
+        self._tariffs: dict[tuple[Weights, str, str], Tariff] = {}
         self._assembly: Assembly | None = None
         """The one that both are of."""
         self._day_number = -1
@@ -206,7 +207,7 @@ class Lender:
             self._tariffs_until = now + _TARIFFS_HOLD
         if x.assembly is not self._assembly:
             self._begin_anew(x.assembly, self.store.now_ns())
-        key = (route.name, call.operation, call.target)
+        key = (route.weights, call.operation, call.target)
         found = self._tariffs.get(key)
         if found is None:
             if not route.able(call.protocol, call.operation):

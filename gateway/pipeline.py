@@ -41,7 +41,7 @@ from policies.engine import Engine
 from policies.errors import Denied, EngineUnavailable, Undecided
 from policies.obligations import NONE
 from routing.errors import NoRoute
-from routing.table import Route
+from routing.table import POINTS, Route, sticky_key
 
 log = logging.getLogger("weighbridge.pipeline")
 
@@ -279,7 +279,10 @@ class Pipeline:
         call = x.call
         assert call is not None, "a call is read before it is routed"
         x.route = _forced(x) or x.assembly.table.match(call.target)
-        x.arm = x.route.choose(call.protocol, call.operation, self._chance())
+        assert x.agent is not None, "a call is identified before it is routed"
+        key = sticky_key(x.agent.tenant, x.agent.name, x.session)
+        point = int(self._chance() * POINTS) if key is None else x.route.point(key)
+        x.arm = x.route.order(call.protocol, call.operation, point)[0]
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
         """What the gateway itself knows: which models it serves. Raises NoRoute for one that it does not."""

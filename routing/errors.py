@@ -5,6 +5,10 @@ class NoRoute(Exception):
     """No route has a model pattern that matches, or no arm of the matching route can serve the operation."""
 
 
+class WeightsRefused(Exception):
+    """Weights that somebody asks for and that a route cannot have: the text says why, to a person."""
+
+
 class NoHealthyTarget(Exception):
     """The route exists, but nothing on it can take a call now."""
 

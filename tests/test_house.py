@@ -66,6 +66,7 @@ NEVER_TOLD = {
     "gateway.spend.SpendRefused": "is told to a person, by the admin API",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
+    "routing.errors.WeightsRefused": "is told to a person, by the admin API",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""

@@ -90,7 +90,7 @@ class Forwarding:
         x.headers = scope["headers"]
         x.adapter, x.assembly = registry.speaking(scope["path"], False), self.assembly
         x.call = x.adapter.read(registry.endpoint(x.adapter, "POST", scope["path"])[0], body, "")
-        x.arm = self.assembly.table.match(x.call.target).choose(x.adapter.protocol, x.call.operation, 0.5)
+        x.arm = self.assembly.table.match(x.call.target).order(x.adapter.protocol, x.call.operation, 0)[0]
         x.lending = cast(Any, self.loan)
         self.exchanges.append(x)
         reply, lifeline = Reply(x, send), Lifeline(scope)

@@ -54,7 +54,7 @@ def test_times_and_tokens_are_those_of_the_target() -> None:
         routes=[{"name": "r", "models": ["*"], "arms": [{"target": "t"}]}],
     )
     x.route = x.assembly.table.match("gpt-4o-mini")
-    x.arm = x.route.choose("openai", "chat", 0.0)
+    x.arm = x.route.order("openai", "chat", 0)[0]
     x.read_at, x.sent_at, x.first_byte_at, x.ended = 1.0, 1.0002, 1.5, 3.0
     x.usage = Usage(input_tokens=11, output_tokens=5)
     telemetry.observe(x)
