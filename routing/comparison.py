@@ -167,9 +167,9 @@ def added_p95(arm: Figures, baseline: Figures, limit: float) -> Finding:
     question, mine, theirs = Question.ADDED_P95, _p95(arm.latency), _p95(baseline.latency)
     if mine is None or theirs is None:
         of, side = (Side.ARM, arm) if mine is None else (Side.BASELINE, baseline)
-        missing = _FEWEST_RANKED - side.latency.total
-        value = _added(arm.latency, baseline.latency).p95
-        return Finding(question, limit, Answer.NOT_ENOUGH_DATA, value, missing=missing, of=of)
+        fewest = _FEWEST_RANKED - side.latency.total
+        seen = _added(arm.latency, baseline.latency).p95
+        return Finding(question, limit, Answer.NOT_ENOUGH_DATA, seen, missing=fewest, of=of)
     value = mine[0] - theirs[0]
     low = value - math.hypot(mine[0] - mine[1], theirs[2] - theirs[0])
     high = value + math.hypot(mine[2] - mine[0], theirs[0] - theirs[1])

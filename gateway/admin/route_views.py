@@ -16,7 +16,7 @@ from routing.comparison import Added, Answer, Comparison, Finding, Question, Sid
 from routing.figures import ArmFigures, Figures
 from routing.histogram import LONGEST, Histogram
 
-_BINS_TO_TEN: Final = 12
+_BINS_TO_TEN: Final = 20
 """Bins of a distribution from a duration to the tenfold."""
 
 _EDGES: Final = tuple(
