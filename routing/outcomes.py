@@ -131,8 +131,10 @@ def _name(facts: Facts) -> str:
     if facts.error:
         found = _ERRORS.get(facts.error, "protocol")
         return found if isinstance(found, str) else found.get(facts.stage, "connect")
-    if facts.hidden and facts.hidden != "status":
-        return facts.hidden if facts.hidden in OUTCOMES else "protocol"
+    if facts.hidden == "stream_cut":
+        return "stream_cut"
+    if facts.hidden and (facts.hidden != "status" or facts.status is None or facts.status < 400):
+        return "protocol"
     if facts.status is None:
         return "connect"
     if 200 <= facts.status <= 299:
