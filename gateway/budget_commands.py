@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +14,7 @@ from urllib.parse import quote, urlencode
 from gateway.logs import printable
 from gateway.remote import Refused, as_json, ask, takes_admin
 from gateway.spend import GROUPS, csv_of, row_of
-from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain
+from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain, whole
 from policies.budgets import DIMENSIONS
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -146,7 +144,7 @@ def _export(given: argparse.Namespace, group_by: Sequence[str], pages: Iterator[
             print(csv_of(group_by, page, head=number == 0), end="")
         return OK
     if given.csv is not None:
-        with _whole(given.csv) as file, file.open("w", encoding="utf-8", newline="") as opened:
+        with whole(given.csv) as file, file.open("w", encoding="utf-8", newline="") as opened:
             count = 0
             for number, page in enumerate(rows):
                 opened.write(csv_of(group_by, page, head=number == 0))
@@ -157,25 +155,10 @@ def _export(given: argparse.Namespace, group_by: Sequence[str], pages: Iterator[
         except ModuleNotFoundError:
             complain("Parquet is written by pyarrow, which is not installed: pip install 'weighbridge[parquet]'")
             return UNUSABLE
-        with _whole(given.parquet) as file:
+        with whole(given.parquet) as file:
             count = write(file, group_by, rows)
     print(printable(f"{count} rows in {given.csv or given.parquet}"))
     return OK
-
-
-@contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """Where to write what becomes `file` once it is whole; what is there stays until then. Raises OSError."""
-    place = file.resolve()
-    if place.exists() and not place.is_file():
-        yield place  # a pipe or a device keeps nothing that could be half
-        return
-    beside = place.with_name(f"{place.name}.partial")
-    try:
-        yield beside
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _place(node: str) -> str:
@@ -212,7 +195,7 @@ def table(budgets: Iterable[dict[str, Any]]) -> list[str]:
         cells.append(
             [*share, each["node"], _window(each), *map(_usd, amounts), each["mode"], each["state"], _set(each)]
         )
-    return _columns(cells, right={1, 4, 5, 6})
+    return columns(cells, right={1, 4, 5, 6})
 
 
 def sums(told: dict[str, Any], most: int) -> list[str]:
@@ -229,26 +212,13 @@ def sums(told: dict[str, Any], most: int) -> list[str]:
         bar = _bar(cost, 0, whole["cost_usd"]) if whole["cost_usd"] else ""
         cells.append([bar, f"{share} %", _usd(cost), *named, *counts])
     width = len(cells[0])
-    lines = _columns(cells, right={1, 2, *range(width - 4, width)})
+    lines = columns(cells, right={1, 2, *range(width - 4, width)})
     if len(rows) > most:
         left = sum((row["cost_usd"] for row in rows[most:]), Decimal(0))
         lines.insert(-1, f"... and {len(rows) - most} more of {_usd(left)} USD together; -n shows more, --csv all")
     if whole["unpriced"]:
         lines.append(f"{whole['unpriced']} calls are not in the sum: the price of their model is not known")
     return [f"{told['from']} to {told['to']} (UTC)", *lines]
-
-
-def _columns(cells: Sequence[Sequence[str]], right: Set[int]) -> list[str]:
-    """Lines of cells, aligned; to the right those whose numbers are given."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        placed = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(placed).rstrip())
-    return lines
 
 
 def _bar(spent: Any, lent: Any, limit: Any) -> str:

@@ -178,8 +178,8 @@ def _comparison(comparison: Facts) -> Html:
         ],
     )
     apart = _table(
-        "What calls take longer than the baseline's",
-        ("Added", "50th percentile", "95th percentile", "99th percentile"),
+        "Latency added to the baseline",
+        ("", "50th percentile", "95th percentile", "99th percentile"),
         [
             ("to the end of the answer", *(_data(added[each], readable.added_ms) for each in ("p50", "p95", "p99"))),
             ("to the first token", *(_data(first[each], readable.added_ms) for each in ("p50", "p95", "p99"))),
@@ -190,9 +190,9 @@ def _comparison(comparison: Facts) -> Html:
         verdict,
         _table(
             "The criteria, one by one",
-            ("Criterion", "Wanted", "Measured", "With 95\N{NO-BREAK SPACE}% confidence", "Answer"),
+            ("Criterion", "Answer", "Measured", "Wanted", "With 95\N{NO-BREAK SPACE}% confidence"),
             rows,
-            words=(0, 4),
+            words=(0, 1),
         ),
         tiles,
         element("div", thirty, apart, class_="pair"),
@@ -216,7 +216,7 @@ def _finding(finding: Facts) -> tuple[str, ...]:
         )
         answer.append(more)
     wanted = together(than, " ", _data(finding["limit"], limit))
-    return called, wanted, _data(finding["value"], shown), between, together(*answer)
+    return called, together(*answer), _data(finding["value"], shown), wanted, between
 
 
 def _in_words(comparison: Facts) -> Html:

@@ -54,6 +54,7 @@ dl,dd{margin:0}dt,.tiles dd:last-child{color:var(--soft);font-size:.875rem}
 table{border-collapse:collapse;width:100%;font-size:.9375rem}
 caption{text-align:left;color:var(--soft);font-size:.875rem;padding:0 0 6px}
 th,td{padding:8px 10px;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}
+th,td{min-width:4.5rem}tbody th+td:not(.n){min-width:8rem}
 th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
 thead th{font-size:.8125rem;color:var(--soft);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:600}

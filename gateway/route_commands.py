@@ -1,0 +1,242 @@
+"""The `weighbridge routes` commands: how routes and their arms do, their weights, the rollout, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from gateway import readable
+from gateway.logs import printable
+from gateway.readable import Number
+from gateway.remote import Refused, as_json, ask, takes_admin
+from gateway.report import report_page
+from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain, whole
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+_STEPS: Final = ("start", "pause", "resume", "promote", "abort")
+_HALTED: Final = frozenset({"paused", "rolled_back", "aborted"})
+_ANSWERS: Final = {"go": "go", "no_go": "no-go", "not_enough_data": "not enough data"}
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds `routes` and its commands."""
+    below = commands.add_parser("routes", help="where calls go, and how they fare there").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    command = below.add_parser("list", help="all routes with their arms, weights and figures")
+    command.add_argument("--exit-code", action="store_true", help="exit 1 when an arm that has a weight is not well")
+    takes_admin(command)
+    command.set_defaults(run=show)
+
+    command = below.add_parser("weights", help="give a route's arms other weights, from the next call on")
+    command.add_argument("route", metavar="ROUTE")
+    command.add_argument("weights", type=_weight, nargs="+", metavar="TARGET=WEIGHT", help="100 together")
+    command.add_argument("--comment", metavar="TEXT", help="why, for the record")
+    takes_admin(command)
+    command.set_defaults(run=weigh)
+
+    command = below.add_parser("rollout", help="how a canary's rollout stands, and what is to become of it")
+    command.add_argument("route", metavar="ROUTE")
+    command.add_argument("step", choices=[*_STEPS, "status"], metavar="|".join([*_STEPS, "status"]))
+    command.add_argument("--comment", metavar="TEXT", help="why, for the record")
+    command.add_argument("--exit-code", action="store_true", help="exit 1 when it has stopped, or ought to")
+    takes_admin(command)
+    command.set_defaults(run=roll)
+
+    command = below.add_parser("report", help="a page for people who decide: go or no-go, with charts")
+    command.add_argument("route", metavar="ROUTE")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="HTML; - is standard output")
+    command.add_argument("--exit-code", action="store_true", help="exit 1 unless every answer is go")
+    takes_admin(command)
+    command.set_defaults(run=report)
+
+
+def show(given: argparse.Namespace) -> int:
+    try:
+        told = _all(given.admin)
+    except Refused as refused:
+        complain(str(refused))
+        return UNUSABLE
+    if given.json:
+        print(as_json(told))
+    elif not told["items"]:
+        print("No routes are configured.")
+    else:
+        _lines(table(told["items"]))
+    ill = any(arm["weight"] > 0 and arm["health"] != "ok" for route in told["items"] for arm in route["arms"])
+    return MISTAKEN if given.exit_code and ill else OK
+
+
+def weigh(given: argparse.Namespace) -> int:
+    weights = dict(given.weights)
+    if len(weights) < len(given.weights):
+        complain("A target is named more than once.")
+        return UNUSABLE
+    body = {"weights": weights} | ({"comment": given.comment} if given.comment is not None else {})
+    try:
+        told = ask(given.admin, "PUT", f"{_place(given.route)}/weights", body, exact=True)
+    except Refused as refused:
+        complain(str(refused))
+        return UNUSABLE
+    if given.json:
+        print(as_json(told))
+    else:
+        _lines(table([told]))
+    return OK
+
+
+def roll(given: argparse.Namespace) -> int:
+    place = f"{_place(given.route)}/rollout"
+    try:
+        if given.step == "status":
+            told = ask(given.admin, "GET", place, exact=True)
+        else:
+            body = {"comment": given.comment} if given.comment is not None else {}
+            told = ask(given.admin, "POST", f"{place}/{given.step}", body, exact=True)
+    except Refused as refused:
+        complain(str(refused))
+        return UNUSABLE
+    if given.json:
+        print(as_json(told))
+    else:
+        _lines(rollout(given.route, told))
+    stopped = told["state"] in _HALTED or told["verdict"] in ("PAUSE", "ROLLBACK")
+    return MISTAKEN if given.exit_code and stopped else OK
+
+
+def report(given: argparse.Namespace) -> int:
+    if given.output is None and not given.json:
+        complain("-o: name the file to write the page to, or - for standard output.")
+        return UNUSABLE
+    try:
+        told = ask(given.admin, "GET", _place(given.route), exact=True)
+        page = report_page(told, datetime.datetime.now(datetime.UTC))
+    except Refused as refused:
+        complain(str(refused))
+        return UNUSABLE
+    except ValueError as error:
+        complain(f"What the gateway at {given.admin} answers {error}. Is it of another version?")
+        return UNUSABLE
+    if given.json:
+        print(as_json(told))
+    if given.output is not None and str(given.output) == "-":
+        sys.stdout.write(page)
+    elif given.output is not None:
+        with whole(given.output) as file:
+            file.write_text(page, encoding="utf-8")
+    if not given.json and str(given.output) != "-":
+        _lines([*map(answer, told["comparisons"]), f"The report is in {given.output}"])
+    wanted = all(each["answer"] == "go" for each in told["comparisons"])
+    return MISTAKEN if given.exit_code and not (wanted and told["comparisons"]) else OK
+
+
+def table(routes: Iterable[dict[str, Any]]) -> list[str]:
+    """Routes as the admin API tells them, a line an arm, for a person."""
+    head = ("route", "target", "weight", "model", "health", "calls", "errors", "p50", "p95", "p99", "first token p95")
+    cells: list[Sequence[str]] = [(*head, "per call", "per Mtok")]
+    for route in routes:
+        for place, arm in enumerate(route["arms"]):
+            cells.append(
+                (
+                    route["name"] if place == 0 else "",
+                    arm["target"],
+                    readable.percent(arm["weight"]),
+                    arm["model"] if arm["model"] is not None else "as asked",
+                    arm["health"],
+                    readable.count(arm["calls"]),
+                    _of(arm["errors"], arm["error_rate"]),
+                    *(_known(arm[name], readable.milliseconds) for name in ("p50_ms", "p95_ms", "p99_ms")),
+                    _known(arm["first_token_ms"]["p95"], readable.milliseconds),
+                    _known(arm["cost_per_call_usd"], readable.dollars),
+                    _known(arm["cost_per_mtok_usd"], readable.dollars),
+                )
+            )
+    return columns(cells, right={2, *range(5, 13)})
+
+
+def rollout(route: str, told: dict[str, Any]) -> list[str]:
+    """A rollout as the admin API tells it, for a person."""
+    step, steps = told["step"], told["steps"]
+    where = ""
+    if step is not None:
+        where = f", step {step + 1} of {len(steps)} at {readable.percent(steps[step]['weight'])}"
+    lines = [
+        f"{route}: canary {told['canary']}, {told['state'].replace('_', ' ')}{where}",
+        f"verdict   {told['verdict']}",
+        *(f"missing   {each}" for each in told["missing"]),
+        *(f"evidence  {name} {_told(value)}" for name, value in told["evidence"].items()),
+    ]
+    happened: list[Sequence[str]] = []
+    for each in told["history"]:
+        weight = each["weight"]
+        happened.append(
+            (
+                each["at"],
+                each["event"].replace("_", " "),
+                readable.percent(weight) if weight is not None else "",
+                each["by"] or "",
+                each["explanation"],
+            )
+        )
+    return [*lines, *(["", *columns(happened, right={2})] if happened else [])]
+
+
+def answer(comparison: dict[str, Any]) -> str:
+    """A comparison in one line."""
+    findings = ", ".join(
+        f"{finding['question'].removesuffix('_ms').replace('_', ' ')} {_ANSWERS[finding['answer']]}"
+        for finding in comparison["findings"]
+    )
+    return f"{comparison['arm']} in place of {comparison['baseline']}: {_ANSWERS[comparison['answer']]} ({findings})"
+
+
+def _of(count: Number, share: Number | None) -> str:
+    return readable.count(count) + (f" ({readable.share(share)})" if share is not None and count else "")
+
+
+def _known(value: Number | None, shown: Any) -> str:
+    text: str = shown(value) if value is not None else "-"
+    return text
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return readable.plain(value)
+    return value if isinstance(value, str) else as_json(value)
+
+
+def _lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line.replace("\N{NO-BREAK SPACE}", " ")))
+
+
+def _place(route: str) -> str:
+    return f"/routes/{quote(route, safe='')}"
+
+
+def _all(admin: str) -> dict[str, Any]:
+    """All pages as one answer. Raises Refused."""
+    pages, after = [], ""
+    while True:
+        pages.append(ask(admin, "GET", f"/routes{after}", exact=True))
+        if pages[-1]["next"] is None:
+            return {**pages[-1], "items": list(itertools.chain.from_iterable(page["items"] for page in pages))}
+        after = f"?{urlencode({'after': pages[-1]['next']})}"
+
+
+def _weight(text: str) -> tuple[str, Decimal]:
+    target, found, weight = text.rpartition("=")
+    if not found or not target or not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", weight, re.ASCII):
+        raise argparse.ArgumentTypeError("write TARGET=WEIGHT, with a weight from 0 to 100, as openai=70")
+    if Decimal(weight) > 100:
+        raise argparse.ArgumentTypeError("a weight is at most 100")
+    return target, Decimal(weight)
