@@ -1,5 +1,13 @@
 """Why a call found no place to go."""
 
+from typing import Final
+
+GONE: Final = (
+    "What this call refers to is kept by a target that takes no more calls. Send the conversation itself instead of a "
+    "reference to an earlier answer, and without encrypted parts of one."
+)
+"""For a pinned call, whose place is gone: it would be invalid anywhere else."""
+
 
 class NoRoute(Exception):
     """No route has a model pattern that matches, or no arm of the matching route can serve the operation."""

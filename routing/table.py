@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from config.settings import RouteSettings
-from routing.errors import NoRoute, WeightsRefused
+from routing.errors import GONE, NoRoute, WeightsRefused
 from routing.target import KINDS, Target
 
 _MOST_MATCHED = 1024
@@ -110,6 +110,11 @@ class Weights:
         self._route = route
         self._fields: dict[tuple[str, str], _Field] = {}
 
+    @property
+    def takers(self) -> Sequence[str]:
+        """The targets that can get calls which are not pinned, whatever these ask for."""
+        return [arm.target.name for arm in self.arms if arm.takes_part and arm.target.name not in self.barred]
+
     def able(self, protocol: str, operation: str) -> Sequence[Arm]:
         """The arms that can get such a call that is not pinned, in the operator's order."""
         return self._field(protocol, operation).able
@@ -142,10 +147,7 @@ class Weights:
         for arm in self.arms:
             if arm.target.name == target and target not in self.barred and arm.target.serves(protocol, operation):
                 return arm
-        raise NoRoute(
-            "What this call refers to is kept by a target that takes no more calls. Send the conversation itself "
-            "instead of a reference to an earlier answer, and without encrypted parts of one."
-        )
+        raise NoRoute(GONE)
 
     def _field(self, protocol: str, operation: str) -> _Field:
         field = self._fields.get((protocol, operation))
