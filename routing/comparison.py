@@ -217,7 +217,7 @@ def _p95(latency: Histogram) -> tuple[float, float, float] | None:
     around = _Z * math.sqrt(total * 0.95 * 0.05)
     value = latency.percentile(95)
     low = latency.at_rank(max(1, math.floor(total * 0.95 - around)))
-    high = latency.at_rank(math.ceil(total * 0.95 + around) + 1)
+    high = latency.at_rank(math.ceil(total * 0.95 + around))
     if total < _FEWEST_RANKED or value is None or low is None or high is None:
         return None
     return value / _MILLION, low / _MILLION, high / _MILLION
