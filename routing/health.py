@@ -179,8 +179,8 @@ class Fleet:
         """A node for a call, of the first of `arms` that has one and is not full; none of those that it has `tried`.
 
         Where every node of all these arms is ejected or rests, a first attempt is sent to one of them all the same: the
-        target's own refusal says more than one of ours. None when all arms are full, or, for a further attempt, when
-        nothing is in use.
+        target's own refusal says more than one of ours. None when an arm is full and no other has a node in use; for a
+        further attempt also when just nothing is in use.
         """
         overflow = False
         for index, arm in enumerate(arms):
