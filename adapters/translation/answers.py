@@ -16,8 +16,6 @@ _OPENAI: Final = OpenAI()
 _ANTHROPIC: Final = Anthropic()
 _LONGEST: Final = 2000
 """Characters of a target's own words about an error."""
-_UNTOLD: Final = frozenset({"redacted_thinking"})
-"""Blocks that no other model can read."""
 
 
 def chat_answer(call: AgentCall, status: int, body: bytes, now: int) -> bytes:
@@ -37,7 +35,7 @@ def chat_answer(call: AgentCall, status: int, body: bytes, now: int) -> bytes:
             case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(given)}:
                 function = {"name": name, "arguments": written(given).decode()}
                 calls.append({"id": call_id, "type": "function", "function": function})
-            case {"type": kind} if kind in _UNTOLD:
+            case {"type": "redacted_thinking"}:  # no other model can read it
                 pass
             case _:
                 raise ValueError(f"a block of type {str(block.get('type'))[:40]!r} that has no counterpart")

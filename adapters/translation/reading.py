@@ -13,6 +13,8 @@ Json = dict[str, Any]
 
 _EXCERPT: Final = 60
 """Characters of an agent's own words that an error message may show."""
+_MOST: Final = 2**53
+"""More tokens than this nobody can mean; other readers lose digits of larger numbers."""
 
 
 def refuse(where: str, remedy: str) -> Never:
@@ -72,7 +74,7 @@ def number(value: object, least: float, most: float, where: str) -> float:
 
 
 def tokens(value: object, where: str) -> int:
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= _MOST:
         refuse(where, "must be a whole number of at least 1")
     return value
 

@@ -72,7 +72,7 @@ _BLOCK_NEUTRAL: Final[Mapping[str, Sequence[object]]] = {
     "citations": ({"enabled": False},),
     "transformations": ({},),
 }
-_THOUGHT: Final = frozenset({"thinking", "redacted_thinking"})
+_THOUGHT: Final = ("thinking", "redacted_thinking")
 _FAILED: Final = "Error: "
 """What the result of a tool that failed begins with: OpenAI's protocol has no other sign for it."""
 

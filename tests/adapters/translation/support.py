@@ -171,3 +171,47 @@ def somewhere(document: Any, draw: Callable[[st.SearchStrategy[Any]], Any]) -> A
             case _:
                 place[key] = draw(strange)
         return document
+
+
+STRANGE: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    2.5,
+    2**70,
+    "",
+    "x",
+    "text",
+    [],
+    [None],
+    ["x"],
+    [[]],
+    [{}],
+    {},
+    {"x": 1},
+    {"type": []},
+)
+
+
+def everywhere(document: Any) -> Iterator[Any]:
+    """The document with something else in each of its places: every STRANGE value, and nothing at all."""
+
+    def places(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        if path:
+            yield path
+        members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, each in members:
+            yield from places(each, (*path, key))
+
+    for path in list(places(document, ())):
+        for other in (*STRANGE, places):
+            changed = copy.deepcopy(document)
+            place = changed
+            for key in path[:-1]:
+                place = place[key]
+            if other is places:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = other
+            yield changed

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from adapters.base import Usage
 from adapters.registry import ANTHROPIC, OPENAI
+from adapters.translation.reading import written
 from tests.adapters.translation.support import (
     DOWN,
     NOW,
     UP,
     chat,
+    everywhere,
     judge_completion,
     judge_message,
     messages,
@@ -389,7 +391,35 @@ def test_an_answer_counts_as_much_in_either_shape() -> None:
     assert OPENAI.counted(chat(), UP.answer(chat(), 200, body)) == ANTHROPIC.counted(messages(), body)
 
 
-@settings(max_examples=300)
+def _tried(body: bytes, upwards: bool, status: int = 200) -> bool:
+    """Whether there is an answer; if so, the agent's SDK knows its types."""
+    try:
+        answer = UP.answer(chat(), status, body) if upwards else DOWN.answer(messages(), status, body)
+    except ValueError:
+        assert status < 300
+        return False
+    if status < 300:
+        (judge_completion if upwards else judge_message)(answer)
+    else:
+        assert isinstance(orjson.loads(answer)["error"]["message"], str)
+    return True
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_strange_value_in_any_place_is_no_answer_or_makes_no_difference_to_types(upwards: bool) -> None:
+    outcomes = [_tried(written(said), upwards) for said in everywhere(MESSAGE if upwards else COMPLETION)]
+    assert 100 < outcomes.count(False) < len(outcomes)
+
+
+ERROR = {"type": "error", "error": {"type": "api_error", "message": "no", "code": 5}, "message": "n", "detail": "d"}
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_strange_value_in_any_place_of_an_error_is_still_an_error(upwards: bool) -> None:
+    assert all(_tried(written(said), upwards, 500) for said in everywhere(ERROR))
+
+
+@settings(max_examples=150)
 @given(st.data(), st.booleans(), st.sampled_from([200, 200, 201, 400, 500]))
 def test_no_answer_makes_a_translation_raise_anything_but_value_error(
     data: st.DataObject, upwards: bool, status: int
@@ -399,18 +429,7 @@ def test_no_answer_makes_a_translation_raise_anything_but_value_error(
         said = somewhere(said, data.draw)
     if not data.draw(st.integers(0, 9)):
         said = data.draw(strange)
-    try:
-        body = orjson.dumps(said)
-    except TypeError:
-        body = b'{"n":%b}' % (b"9" * 50)
+    body = written(said)
     if not data.draw(st.integers(0, 9)):
         body = body[: data.draw(st.integers(0, len(body)))]
-    try:
-        answer = UP.answer(chat(), status, body) if upwards else DOWN.answer(messages(), status, body)
-    except ValueError:
-        assert status < 300
-        return
-    if status < 300:
-        (judge_completion if upwards else judge_message)(answer)
-    else:
-        assert isinstance(orjson.loads(answer)["error"]["message"], str)
+    _tried(body, upwards, status)

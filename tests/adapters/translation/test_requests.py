@@ -24,6 +24,7 @@ from tests.adapters.translation.support import (
     USER,
     chat,
     down,
+    everywhere,
     judge_chat_body,
     judge_messages_body,
     messages,
@@ -918,7 +919,25 @@ def test_a_messages_call_comes_back_from_chat_completions_as_what_it_was(body: d
     assert ANTHROPIC.read(endpoint(ANTHROPIC, "POST", MESSAGES)[0], back, "").arguments == body
 
 
-@settings(max_examples=300)
+def _tried(body: Any, upwards: bool) -> bool:
+    """Whether a call is sent; if so, the other SDK knows its types."""
+    try:
+        call = read(CHAT if upwards else MESSAGES, body)
+        sent = orjson.loads((UP if upwards else DOWN).request(call, None, LONGEST))
+    except MalformedCall:
+        return False
+    (judge_messages_body if upwards else judge_chat_body)(sent)
+    return True
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_strange_value_in_any_place_is_refused_or_makes_no_difference_to_types(upwards: bool) -> None:
+    outcomes = [_tried(body, upwards) for body in everywhere(WHOLE_CHAT if upwards else WHOLE_MESSAGES)]
+    assert len(outcomes) > 1000
+    assert outcomes.count(False) > len(outcomes) / 2
+
+
+@settings(max_examples=150)
 @given(st.data(), st.booleans())
 def test_nothing_that_an_adapter_reads_makes_a_translation_raise_anything_but_malformed_call(
     data: st.DataObject, upwards: bool
@@ -926,15 +945,7 @@ def test_nothing_that_an_adapter_reads_makes_a_translation_raise_anything_but_ma
     body: Any = WHOLE_CHAT if upwards else WHOLE_MESSAGES
     for _ in range(data.draw(st.integers(1, 3))):
         body = somewhere(body, data.draw)
-    try:
-        call = read(CHAT if upwards else MESSAGES, body)
-    except MalformedCall:
-        return
-    try:
-        sent = orjson.loads((UP if upwards else DOWN).request(call, None, LONGEST))
-    except MalformedCall:
-        return
-    (judge_messages_body if upwards else judge_chat_body)(sent)
+    _tried(body, upwards)
 
 
 @pytest.mark.parametrize("depth", [150, 180, 190, 250, 5000])
