@@ -161,7 +161,7 @@ class EmbeddedRoutes:
         at = bucket_at(self._clock() // 1_000_000_000, self._newest)
         if at != self._newest:
             try:
-                self._open = self._found(at) if at < self._newest else {}
+                self._open = self._found(at)  # there is something in it where the clock was set back
             except (sqlite3.Error, ValueError) as error:
                 raise StoreUnavailable(f"{self._store.path} cannot be used: {error}.") from None
             self._newest = at
