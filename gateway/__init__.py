@@ -37,6 +37,8 @@ collector  decisions uploaded in batches
 telemetry  every metric
 spend      questions to the cost ledger, and their answers
 parquet    those answers as a file for analysts
+report     a page about a route, for people who decide; its drawings are in charts, its looks in report_style
+readable   numbers and times as people read them
 admin      the operators' listener, a file for each family of questions
 worker     the process that serves both listeners
 supervise  the process that keeps a worker serving

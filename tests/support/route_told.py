@@ -43,7 +43,7 @@ def _answer(canary: str, baseline: str, route: str, days: float) -> bytes:
     at = float(BEGUN)
     while at < until:
         busy = 1.2 + (at % _DAY > 8 * 3600) * (at % _DAY < 19 * 3600) * 3
-        at += chance.expovariate(busy / 90)
+        at += chance.expovariate(busy / 200)
         share = 0.1 if at < BEGUN + 3 * _DAY else 0.3 if at < fell else 0.0
         self_hosted = chance.random() < share
         failing = 0.16 if self_hosted and at > fell - 5000 else 0.0012 if self_hosted else 0.0007

@@ -1,0 +1,213 @@
+"""`weighbridge routes`: what people are shown, what is asked for them, and the exit codes that scripts rely on."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from gateway.remote import TOKEN
+from gateway.terminal import MISTAKEN, OK, UNUSABLE
+from tests.support.route_desk import TOKEN as DANAS
+from tests.support.route_desk import RouteDesk, open_desk
+from tests.support.route_told import told
+
+
+class Shell:
+    """A terminal on the machine of a running gateway."""
+
+    def __init__(self, desk: RouteDesk, admin: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.desk, self._admin, self._capsys = desk, admin, capsys
+        self.said = self.complained = ""
+
+    async def run(self, *words: str) -> int:
+        self._capsys.readouterr()
+        code = await asyncio.to_thread(main, ["routes", *words, "--admin", self._admin])
+        self.said, self.complained = self._capsys.readouterr()
+        return code
+
+
+@pytest.fixture
+async def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
+    monkeypatch.setenv(TOKEN, DANAS)
+    desk = RouteDesk([told(), {**told(days=6.0), "name": "drafts", "rollout": None}])
+    async with open_desk(desk) as admin:
+        yield Shell(desk, admin, capsys)
+
+
+# --- list ------------------------------------------------------------------------------------------------------------
+
+
+async def test_list_shows_every_arm_of_every_route_with_its_figures(shell: Shell) -> None:
+    assert await shell.run("list") == OK
+    head, openai, parallax, drafts, _ = shell.said.splitlines()
+    assert head.split()[:5] == ["route", "target", "weight", "model", "health"]
+    calls = [f"{arm['calls']:,}" for arm in shell.desk.routes[0]["arms"]]
+    assert openai.split()[:8] == ["chat", "openai", "100", "%", "as", "asked", "ok", calls[0]]
+    assert parallax.split()[:6] == ["parallax", "0", "%", "Qwen/Qwen3-0.6B", "ejected", calls[1]]
+    assert drafts.startswith("drafts  openai")
+    assert len(openai) == len(parallax) == len(head), "numbers end below each other"
+    assert openai.count("$") == parallax.count("$") == 2
+
+
+async def test_list_can_tell_a_script_that_an_arm_with_a_weight_is_not_well(shell: Shell) -> None:
+    assert await shell.run("list", "--exit-code") == OK
+    shell.desk.routes[1]["arms"][1]["health"] = "ejected"
+    assert await shell.run("list", "--exit-code") == MISTAKEN
+
+
+async def test_list_without_a_call_or_a_route_says_so(shell: Shell) -> None:
+    shell.desk.routes[:] = [told(days=0.0)]
+    assert await shell.run("list") == OK
+    assert shell.said.splitlines()[1].split()[-6:] == ["-"] * 6
+    shell.desk.answer = 200, {"items": [], "next": None}
+    assert await shell.run("list") == OK
+    assert shell.said == "No routes are configured.\n"
+
+
+async def test_list_tells_scripts_all_pages_with_every_digit(shell: Shell) -> None:
+    assert await shell.run("list", "--json") == OK
+    listed = json.loads(shell.said, parse_float=Decimal)
+    assert [route["name"] for route in listed["items"]] == ["chat", "drafts"]
+    assert listed["items"][0] == shell.desk.routes[0]
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+async def test_weights_are_put_and_what_holds_now_is_shown(shell: Shell) -> None:
+    assert await shell.run("weights", "drafts", "openai=67.5", "parallax=32.5", "--comment", "the launch") == OK
+    body = {"weights": {"openai": 67.5, "parallax": 32.5}, "comment": "the launch"}
+    assert shell.desk.asked == [("PUT", "/routes/drafts/weights", body)]
+    assert ["67.5", "32.5"] == [line.split("%")[0].split()[-1] for line in shell.said.splitlines()[1:]]
+    assert await shell.run("weights", "chat", "openai=0", "parallax=100", "--json") == OK
+    assert [arm["weight"] for arm in json.loads(shell.said)["arms"]] == [0, 100]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["openai"], ["=5"], ["openai="], ["openai=-1"], ["openai=101"], ["openai=1e2"], ["openai=nan"]]
+)
+async def test_weights_that_are_none_are_refused_before_anything_is_asked(shell: Shell, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        await shell.run("weights", "chat", *words)
+    assert refused.value.code == UNUSABLE
+    assert shell.desk.asked == []
+
+
+async def test_a_target_named_twice_is_refused_and_so_is_what_the_gateway_refuses(shell: Shell) -> None:
+    assert await shell.run("weights", "chat", "openai=50", "openai=50") == UNUSABLE
+    assert shell.complained == "A target is named more than once.\n"
+    assert shell.desk.asked == []
+    assert await shell.run("weights", "chat", "openai=70", "parallax=20") == UNUSABLE
+    assert shell.complained == "The weights must sum to 100.\n"
+
+
+# --- rollout ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rollout_shows_where_it_stands_why_and_what_happened(shell: Shell) -> None:
+    shell.desk.routes[0] = told(days=6.0)
+    assert await shell.run("rollout", "chat", "status") == OK
+    assert shell.said.splitlines() == [
+        "chat: canary parallax, running, step 2 of 4 at 30 %",
+        "verdict   HOLD",
+        "missing   about 1,310 more calls at the present rate",
+        "missing   12 more days",
+        "evidence  absolute 0.02",
+        "evidence  relative 118.5",
+        "evidence  threshold 100",
+        "",
+        "2025-11-19T00:01:00Z  started   10 %  dana  The plan is agreed.",
+        "2025-11-22T00:00:00Z  promoted  30 %        Held for 3 days with evidence that the error rate is below 1 %.",
+    ]
+    assert await shell.run("rollout", "chat", "status", "--exit-code") == OK
+
+
+async def test_a_rollout_that_has_stopped_can_be_told_by_a_script(shell: Shell) -> None:
+    assert await shell.run("rollout", "chat", "status", "--exit-code") == MISTAKEN
+    assert "rolled back" in shell.said
+    assert await shell.run("rollout", "chat", "status", "--json") == OK
+    assert json.loads(shell.said, parse_float=Decimal) == shell.desk.routes[0]["rollout"]
+
+
+@pytest.mark.parametrize(
+    ("move", "state"),
+    [("start", "running"), ("pause", "paused"), ("resume", "running"), ("promote", "running"), ("abort", "aborted")],
+)
+async def test_a_rollout_is_moved_by_a_person_and_shown(shell: Shell, move: str, state: str) -> None:
+    assert await shell.run("rollout", "chat", move, "--comment", "why not") == OK
+    assert shell.desk.asked == [("POST", f"/routes/chat/rollout/{move}", {"comment": "why not"})]
+    assert f"canary parallax, {state}" in shell.said
+
+
+async def test_a_route_without_a_rollout_says_so(shell: Shell) -> None:
+    assert await shell.run("rollout", "drafts", "start") == UNUSABLE
+    assert shell.complained == "This route has no rollout.\n"
+    with pytest.raises(SystemExit):
+        await shell.run("rollout", "chat", "rewind")
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_report_is_written_and_its_answers_told(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "chat.html"
+    assert await shell.run("report", "chat", "-o", str(file)) == OK
+    assert file.read_text().startswith("<!doctype html>")
+    assert shell.said.splitlines() == [
+        "parallax in place of openai: not enough data (added p95 go, saving go, availability not enough data)",
+        f"The report is in {file}",
+    ]
+    assert os.listdir(tmp_path) == ["chat.html"]
+    assert await shell.run("report", "chat", "-o", "-") == OK
+    assert shell.said.startswith("<!doctype html>")
+    assert shell.said.endswith("</html>\n")
+
+
+async def test_a_report_can_tell_a_script_whether_it_is_a_go(shell: Shell, tmp_path: Path) -> None:
+    words = "report", "chat", "-o", str(tmp_path / "page"), "--exit-code"
+    assert await shell.run(*words) == MISTAKEN
+    shell.desk.routes[0]["comparisons"][0]["answer"] = "go"
+    assert await shell.run(*words) == OK
+    shell.desk.routes[0]["comparisons"] = []
+    assert await shell.run(*words) == MISTAKEN
+
+
+async def test_a_report_without_a_file_is_for_scripts_only(shell: Shell) -> None:
+    assert await shell.run("report", "chat") == UNUSABLE
+    assert "-o" in shell.complained
+    assert await shell.run("report", "chat", "--json") == OK
+    assert json.loads(shell.said, parse_float=Decimal) == shell.desk.routes[0]
+
+
+async def test_a_report_on_what_is_no_route_leaves_no_file(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "page"
+    assert await shell.run("report", "chit", "-o", str(file)) == UNUSABLE
+    assert shell.complained == "There is no such route; GET /routes lists them.\n"
+    for answer in ({"name": "chat"}, {**told(), "until": "soon"}, {**told(), "arms": 3}):
+        shell.desk.answer = 200, answer
+        assert await shell.run("report", "chat", "-o", str(file)) == UNUSABLE
+        assert "Is it of another version?" in shell.complained
+    shell.desk.answer = None
+    assert await shell.run("report", "chat", "-o", str(tmp_path / "no" / "such")) == UNUSABLE
+    assert "No such file or directory" in shell.complained
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["list"], ["weights", "chat", "a=100"], ["rollout", "chat", "abort"]])
+async def test_who_may_not_ask_is_told(shell: Shell, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "somebody-elses")
+    assert await shell.run(*words) == UNUSABLE
+    assert shell.complained == "Show the token of one of `admin.people`.\n"
+
+
+async def test_names_cannot_paint_the_terminal(shell: Shell) -> None:
+    route: dict[str, Any] = {**told(), "name": "a\x1b[31m\nb"}
+    shell.desk.routes[:] = [route]
+    assert await shell.run("list") == OK
+    assert "a\\x1b[31m\\nb" in shell.said
