@@ -60,6 +60,8 @@ ENVELOPE: Final = "__parallax_http_response__"
 _RAW_ERROR: Final = b"internal server error"
 """What Parallax writes where an exception has left it without anything else to say."""
 
+_EDGE: Final = 2048
+"""Bytes at either end of a long answer in which its own members stand."""
 _OTHER_TYPE: Final = "the stream has another content type than a stream's"
 _FIRST_ERROR: Final = "an error as the first event"
 _LONGEST_MESSAGE: Final = 300
@@ -202,9 +204,9 @@ def hidden(operation: str, status: int, content_type: bytes, body: bytes) -> Fai
     """
     if not 200 <= status <= 299:
         return None
-    finished = _FINISHED.get(operation)
     is_json = content_type.endswith(b"json")
-    if is_json and finished is not None and not _may_tell(body) and finished.search(body):
+    ends = body if len(body) <= 2 * _EDGE else body[:_EDGE] + body[-_EDGE:]
+    if is_json and _finished(operation, body) and not _may_tell(ends):
         return None
     document = _document(body)
     if document is None:
@@ -213,22 +215,34 @@ def hidden(operation: str, status: int, content_type: bytes, body: bytes) -> Fai
         return Failure(502, "protocol", "the answer is not a JSON object")
     if document.get("error") or ENVELOPE in document or "error" in (document.get("type"), document.get("object")):
         return _failure(document, body, "protocol", "an error in place of an answer")
+    if (broken := _broken(document)) is not None:
+        return _failure(broken, b"", "protocol", "an error behind a part of an answer")
     if not is_json:
         return Failure(502, "protocol", "the answer has another content type than JSON")
     return None if _says_something(operation, document) else _failure(document, b"", "protocol", "the answer is empty")
 
 
-_FINISHED: Final[Mapping[str, re.Pattern[bytes]]] = {
-    "chat": re.compile(rb'"finish_reason"\s*:\s*"[a-z]'),
-    "completions": re.compile(rb'"finish_reason"\s*:\s*"[a-z]'),
-    "responses": re.compile(rb'"status"\s*:\s*"(?:completed|incomplete|queued|in_progress)"'),
-    "embeddings": re.compile(rb'"data"\s*:\s*\['),
-    "messages": re.compile(rb'"stop_reason"\s*:\s*"[a-z]'),
-    "count_tokens": re.compile(rb'"input_tokens"\s*:\s*\d'),
+_FINISHED: Final[Mapping[str, tuple[bytes, re.Pattern[bytes]]]] = {
+    "chat": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error")[a-z]')),
+    "completions": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error")[a-z]')),
+    "responses": (b'"status"', re.compile(rb'\s*:\s*"(?:completed|incomplete|queued|in_progress)"')),
+    "embeddings": (b'"data"', re.compile(rb"\s*:\s*\[")),
+    "messages": (b'"stop_reason"', re.compile(rb'\s*:\s*"[a-z]')),
+    "count_tokens": (b'"input_tokens"', re.compile(rb"\s*:\s*\d")),
 }
-"""By operation: what only an answer has that got as far as its end. In texts that a model writes quotes are escaped."""
+"""By operation: a member that only an answer has that got as far as its end, and what follows its name there. In texts
+that a model writes quotes are escaped."""
 
 _SAID: Final = ("content", "tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "audio")
+
+
+def _finished(operation: str, body: bytes) -> bool:
+    known = _FINISHED.get(operation)
+    if known is None:
+        return False
+    name, value = known
+    at = body.rfind(name)
+    return at >= 0 and value.match(body, at + len(name)) is not None
 
 
 def _says_something(operation: str, document: Mapping[str, Any]) -> bool:
@@ -245,6 +259,15 @@ def _says_something(operation: str, document: Mapping[str, Any]) -> bool:
         case "count_tokens":
             return isinstance(document.get("input_tokens"), int)
     return True
+
+
+def _broken(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first of a completion's answers that ended in an error, as routers of other APIs tell it."""
+    choices = document.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") == "error":
+            return choice
+    return None
 
 
 def _chosen(choice: object) -> bool:

@@ -390,6 +390,7 @@ SOUND_ANSWERS: dict[str, tuple[str, bytes]] = {
     "refused by the model": ("chat", b'{"choices":[{"message":{"refusal":"no"}}]}'),
     "one of two answers": ("chat", b'{"choices":[{"message":null},{"message":{"content":"x"}}]}'),
     "an error that is none": ("chat", b'{"error":null,"choices":[{"message":{"content":"x"}}]}'),
+    "a long one": ("chat", b'{"choices":[{"message":{"content":"' + b"error " * 9000 + b'"},"finish_reason":"stop"}]}'),
     "OpenAI completions": ("completions", whole(completions)),
     "OpenAI responses": ("responses", whole(responses)),
     "a response that calls a tool": ("responses", whole(responses, input="use the tool", tools=[{**TOOL["function"]}])),
@@ -434,6 +435,16 @@ FAILED_ANSWERS: dict[str, tuple[str, bytes, Failure]] = {
         Failure(502, "protocol", "the answer is empty"),
     ),
     "choices that are none": ("completions", b'{"choices":[1]}', Failure(502, "protocol", "the answer is empty")),
+    "an answer that broke off": (
+        "chat",
+        b'{"choices":[{"message":{"content":"Well"},"finish_reason":"error","error":{"code":502,"message":"lost"}}]}',
+        Failure(502, "protocol", "lost"),
+    ),
+    "an error at the end of a long answer": (
+        "chat",
+        b'{"x":"' + b"x" * 9000 + b'","choices":[{"finish_reason":"stop"}],"error":"late"}',
+        Failure(502, "protocol", "late"),
+    ),
     "a response that failed": (
         "responses",
         b'{"status":"failed","error":{"code":"server_error","message":"sorry"}}',
