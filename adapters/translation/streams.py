@@ -28,6 +28,7 @@ _ANTHROPIC: Final = Anthropic()
 _COMMENT: Final = b": ping\n\n"
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 _COLON: Final = ord(":")
+_STOP: Final = ("stop_reason", "stop_details")
 
 
 class _Converter:
@@ -86,7 +87,7 @@ class ChatConverter(_Converter):
         self._before = b""
         """What all chunks begin with; empty before the first."""
         self._counts: Json = {}
-        self._stop: Mapping[str, Any] = {}
+        self._stop: Json = {}
         self._tools: dict[object, int] = {}
         """Index of a tool's block -> the number of its call."""
         self._wordless: set[object] = set()
@@ -109,7 +110,8 @@ class ChatConverter(_Converter):
             case "message_start":
                 return self._start(member(event, "message"))
             case "message_delta":
-                self._stop = {**self._stop, **{k: v for k, v in member(event, "delta").items() if v is not None}}
+                told = member(event, "delta")
+                self._stop |= {name: told[name] for name in _STOP if told.get(name) is not None}
                 # Some servers repeat only a part of the counts here and send the others as null or 0.
                 self._counts.update({name: count for name, count in member(event, "usage").items() if count})
                 return b""
