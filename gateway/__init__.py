@@ -22,6 +22,7 @@ shortage   what an agent is told where money or a limit stands in its way
 state      budgets and limits, kept in one process's file or on a server for several
 forward    to the target and back
 carrier    our HTTP/1.1 client: bytes to one origin, and its answer
+probes     whether the nodes of targets are well, asked beside the calls
 headers    which headers pass the gate
 allowances  how near an agent is to its limits, as its client is told
 reply      the answer on its way to the agent
