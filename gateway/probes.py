@@ -132,10 +132,13 @@ class Probes:
         async with client:
             while True:
                 self._asked_at[node] = self._clock()
-                found = await asking.ask(client)
-                failed = 0 if found.ok else failed + 1
-                if found.ok or found.sure or failed >= FAILURES:
-                    self._probed(node, found.ok, found.what)
+                try:
+                    found = await asking.ask(client)
+                    failed = 0 if found.ok else failed + 1
+                    if found.ok or found.sure or failed >= FAILURES:
+                        self._probed(node, found.ok, found.what)
+                except Exception:  # one probe's trouble here must not be the last one's
+                    log.exception("a probe of %s failed in the gateway itself", node.url)
                 await self._rest(every * (1 + _JITTER * self._chance()))
 
     async def _trust(self, node: Node, ca: Path | None) -> ssl.SSLContext | None:
@@ -156,7 +159,7 @@ class _Asking:
         """Raises SecretMissing."""
         self.node = node
         self.settings = settings
-        self._told = ""
+        self._told: set[str] = set()
         own = target(settings)
         self._models = f"{node.url.rstrip('/')}{own.kind.root}/models"
         self._headers = [(b"accept", b"application/json"), (b"accept-encoding", b"identity"), *own.credentials]
@@ -197,10 +200,10 @@ class _Asking:
             return _alive(answer.status_code)
 
     def _tell(self, what: str) -> None:
-        """Tells the log what the operator has to mend; not again before something else was found."""
-        if what == self._told:
+        """Tells the log what the operator has to mend, once."""
+        if what in self._told:
             return
-        self._told = what
+        self._told.add(what)
         if what == "config":
             log.warning("target %s: the probe of %s is refused: is its key right?", self.node.target, self.node.url)
         elif what == "not_found":

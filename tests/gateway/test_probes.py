@@ -238,6 +238,32 @@ async def test_a_wrong_url_is_told_to_the_operator_once_and_ejects_nobody(
     assert f"http://127.0.0.1:{upstream.port}/wrong" in record.getMessage()
 
 
+async def test_what_was_told_once_is_not_told_again_after_a_pause(caplog: pytest.LogCaptureFixture) -> None:
+    async with Misbehaving() as upstream:
+        async with watching(target("openai", f"http://127.0.0.1:{upstream.port}")) as watched:
+            for script in (says(b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n"), says(MODELS)) * 2:
+                upstream.on("/models", script)
+                await watched.once()
+            assert [what for _, what in watched.said[1:]] == ["not_found", "alive"] * 2
+    assert len(caplog.records) == 1
+
+
+def stumbles(node: Node, ok: bool, what: str) -> None:
+    raise RuntimeError("whoever is told has stumbled")
+
+
+async def test_whoever_is_told_may_fail_and_the_probes_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    with running_parallax() as cluster:
+        watched = Watched()
+        failing = Probes(stumbles, clock=watched.rests.clock, rest=watched.rests.rest)
+        failing.watch([target("parallax", cluster.url)])
+        await watched.rests.resting()
+        await watched.once()
+        await failing.close()
+        assert len(cluster.standin.requests) == 2
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+
+
 async def test_a_parallax_node_without_a_scheduler_is_asked_for_its_models() -> None:
     async with Misbehaving() as upstream:
         upstream.on("/cluster/status_json", says(b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n"))
