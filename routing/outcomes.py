@@ -79,9 +79,8 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         # The answer is a refusal.
         Outcome("upstream_5xx", True, True, retry="node"),
         Outcome("capacity", True, True, retry="node"),
-        Outcome(
-            "quota", False, False, retry="arm"
-        ),  # for more than ten minutes on end it is one, which is not seen here
+        # After ten minutes of nothing else it is an error, which one call cannot tell.
+        Outcome("quota", False, False, retry="arm"),
         Outcome("config", True, True, retry="arm"),
         Outcome("rejected", False, False),
         Outcome("compat", True, False),
@@ -117,7 +116,7 @@ for that it gave up."""
 
 
 def classify(facts: Facts) -> Outcome:
-    """The class of a call, by mechanisms that are common to all targets; see `OUTCOMES`."""
+    """The class of a call; what it means stands in `OUTCOMES`."""
     if facts.refused:
         return OUTCOMES["refused"]
     if facts.client_gone:
@@ -128,18 +127,21 @@ def classify(facts: Facts) -> Outcome:
 
 
 def _name(facts: Facts) -> str:
+    status = facts.status
+    if facts.hidden == "stream_cut":
+        return "stream_cut"
+    if facts.hidden and (facts.hidden != "status" or status is None or status < 400):
+        return "protocol"
+    if status is not None and status >= 400:  # whatever became of its words
+        return _refusal(facts, status)
     if facts.error:
         found = _ERRORS.get(facts.error, "protocol")
         return found if isinstance(found, str) else found.get(facts.stage, "connect")
-    if facts.hidden == "stream_cut":
-        return "stream_cut"
-    if facts.hidden and (facts.hidden != "status" or facts.status is None or facts.status < 400):
-        return "protocol"
-    if facts.status is None:
+    if status is None:
         return "connect"
-    if 200 <= facts.status <= 299:
-        return "ok" if facts.complete else "stream_cut"
-    return _refusal(facts, facts.status)
+    if not 200 <= status <= 299:
+        return "protocol"
+    return "ok" if facts.complete else "stream_cut"
 
 
 def _refusal(facts: Facts, status: int) -> str:
@@ -152,6 +154,6 @@ def _refusal(facts: Facts, status: int) -> str:
         return _REFUSALS[status]
     if own and status in (404, 405):  # Parallax takes any model, so that what is not found is the path
         return "config"
-    if 400 <= status <= 499:
-        return "compat" if facts.accepted_elsewhere else "rejected"
-    return "protocol"
+    if status > 599:
+        return "protocol"
+    return "compat" if facts.accepted_elsewhere else "rejected"

@@ -57,6 +57,9 @@ TABLE: list[tuple[Facts, str]] = [
     (Facts("parallax", "headed", 404), "config"),
     (Facts("parallax", "headed", 405), "config"),
     (Facts("openai", "headed", 404), "rejected"),  # of a model
+    (Facts("openai", "begun", 503, error="ReplyBroken"), "upstream_5xx"),  # a refusal that breaks off is one
+    (Facts("parallax", "headed", 500, hidden="stream_cut"), "stream_cut"),
+    (Facts("parallax", "headed", 500, hidden="protocol"), "protocol"),
     (Facts("openai", "headed", 307), "protocol"),
     (Facts("openai", "headed", 799), "protocol"),
     (Facts("parallax", "capped"), "overflow"),
