@@ -18,6 +18,8 @@ from gateway.logs import printable
 WIDTH: Final = 960
 _LEFT: Final = 64
 _RIGHT: Final = 24
+_NAMES: Final = 130
+"""What names of arms have room in."""
 STYLES: Final = 6
 """Arms that are told apart; what is beyond begins with the first again."""
 
@@ -173,7 +175,7 @@ def distributions(described: Described, arms: Sequence[Durations], shown: Callab
     ends += [value for arm in arms for _, value in arm.marks if value is not None]
     low = max(min(ends, default=1.0), 0.05)
     high = max(max(ends, default=1000.0), low * 2)
-    left, right = 124, WIDTH - 96  # beyond, the last percentile's words have their place
+    left, right = _NAMES, WIDTH - 96  # beyond, the last percentile's words have their place
     ratio = (right - left) / math.log(high / low)
 
     def x(value: float) -> float:
@@ -217,7 +219,7 @@ def ranges(described: Described, arms: Sequence[Durations], shown: Callable[[flo
     """A line an arm from its lowest to its highest mark, with a shape for each, on one axis from 0."""
     most = max((value for arm in arms for _, value in arm.marks if value is not None), default=1.0) or 1.0
     ticks = _rounds(most)
-    left, right = 150, WIDTH - _RIGHT - 16
+    left, right = _NAMES + 20, WIDTH - _RIGHT - 16
     row = 56
     height = len(arms) * row + 40
     bottom = height - 30
@@ -270,7 +272,7 @@ def amounts(described: Described, panels: Sequence[tuple[str, Sequence[Amount]]]
         start = number * (wide + gap)
         parts.append(_text(start, 16, title, "head"))
         most = max((bar.value or 0 for bar in bars), default=0) or 1
-        longest = wide - 110 - 150
+        longest = wide - _NAMES - 150
         for place, bar in enumerate(bars):
             y = 32 + place * row
             parts.append(_text(start, y + 15, _short(bar.name), "name"))
@@ -280,7 +282,7 @@ def amounts(described: Described, panels: Sequence[tuple[str, Sequence[Amount]]]
                     element(
                         "rect",
                         element("title", f"{bar.name}: {bar.text}"),
-                        x=start + 110,
+                        x=start + _NAMES,
                         y=y,
                         width=max(1.0, length),
                         height=22,
@@ -288,9 +290,9 @@ def amounts(described: Described, panels: Sequence[tuple[str, Sequence[Amount]]]
                         fill=f"url(#fill-{bar.style})",
                     )
                 )
-            parts.append(_text(start + 118 + length, y + 15, bar.text, "value"))
+            parts.append(_text(start + _NAMES + 8 + length, y + 15, bar.text, "value"))
         base = 32 + len(bars) * row
-        parts.append(_line(start + 110, 26, start + 110, base - 6, "axis"))
+        parts.append(_line(start + _NAMES, 26, start + _NAMES, base - 6, "axis"))
     return drawing(described, 32 + max((len(bars) for _, bars in panels), default=0) * row + 4, *parts)
 
 
@@ -515,4 +517,4 @@ def _rounds(most: float) -> list[float]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}…"
+    return name if len(name) <= 16 else f"{name[:14]}…"

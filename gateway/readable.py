@@ -31,14 +31,14 @@ def count(value: Number) -> str:
 
 
 def tenths(value: Number) -> str:
-    return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(float(value)) < 100 else f"{value:,.0f}"
 
 
 def plain(value: Number) -> str:
     """A number of unknown kind: four digits, and all of an integer."""
     if isinstance(value, int) or value == int(value):
         return f"{int(value):,}"
-    return f"{value:,.4g}" if 0.0001 <= abs(value) < 100_000 else f"{value:.3g}"
+    return f"{value:,.4g}" if 0.0001 <= abs(float(value)) < 100_000 else f"{value:.3g}"
 
 
 def share(value: Number) -> str:
@@ -102,16 +102,25 @@ def length(seconds: Number) -> str:
     return f"{plain(seconds)}{_SPACE}seconds"
 
 
-def instant(text: str) -> datetime.datetime:
-    """Raises ValueError."""
-    at = datetime.datetime.fromisoformat(text)
-    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
+def odds(value: Number) -> str:
+    """Odds to one: 12000.4 -> `12,000 to 1`."""
+    if value > 1_000_000:
+        return "more than 1,000,000 to 1"
+    return f"{f'{value:,.0f}' if value >= 10 else f'{value:.2g}'} to 1"
 
 
-def epoch(text: str) -> int:
-    return int(instant(text).timestamp())
+def instant(at: str | Number) -> datetime.datetime:
+    """Of seconds since the epoch, or a moment as ISO 8601 writes it. Raises ValueError."""
+    if not isinstance(at, str):
+        return datetime.datetime.fromtimestamp(int(exact(at)), datetime.UTC)
+    when = datetime.datetime.fromisoformat(at)
+    return when.replace(tzinfo=datetime.UTC) if when.tzinfo is None else when.astimezone(datetime.UTC)
 
 
-def moment(text: str) -> str:
-    at = instant(text)
-    return f"{at.day} {at:%B %Y, %H:%M}"
+def epoch(at: str | Number) -> int:
+    return int(instant(at).timestamp())
+
+
+def moment(at: str | Number) -> str:
+    when = instant(at)
+    return f"{when.day} {when:%B %Y, %H:%M}"

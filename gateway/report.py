@@ -54,8 +54,21 @@ _QUESTIONS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Question -> what it is called, and on which side of its limit an arm has to be."""
 
-_GRAVE: Final = frozenset({"paused", "rolled_back", "aborted"})
+_HAPPENED: Final[Mapping[str, str]] = {
+    "start": "Started",
+    "promote": "Promoted",
+    "complete": "Promoted for good",
+    "pause": "Paused",
+    "resume": "Resumed",
+    "rollback": "Rolled back",
+    "abort": "Aborted",
+    "ready": "Ready for the next step",
+    "plan": "Plan edited",
+}
+_GRAVE: Final = frozenset({"pause", "rollback", "abort"})
 """Events that took calls from the canary, or keep others from it."""
+
+_HALTED: Final[Mapping[str, str]] = {"PAUSED": "Paused", "ROLLED_BACK": "Rolled back"}
 
 _VERDICTS: Final[Mapping[str, str]] = {
     "HOLD": "go on as it is",
@@ -63,6 +76,20 @@ _VERDICTS: Final[Mapping[str, str]] = {
     "PAUSE": "wait for a person",
     "ROLLBACK": "take the canary back",
 }
+
+_EVIDENCE: Final[Mapping[str, tuple[str, Callable[[Number], str]]]] = {
+    "since": ("Since", readable.moment),
+    "rate": ("Error rate", readable.share),
+    "limit": ("Limit", readable.limit),
+    "odds": ("Odds", readable.odds),
+    "above_limit": ("Odds that it is above the limit", readable.odds),
+    "others_above_limit": ("Odds that the others are, too", readable.odds),
+    "worse_than_others": ("Odds that it is worse than the others", readable.odds),
+    "needed": ("Odds that are enough to act", readable.odds),
+    "below_limit": ("Odds that it is below the limit", readable.odds),
+    "needed_to_promote": ("Odds that are enough to promote", readable.odds),
+}
+"""What a rollout's evidence is called, and how it is written; all else by its name, as a plain number."""
 
 
 def report_page(route: Facts, made_at: datetime.datetime) -> str:
@@ -264,51 +291,62 @@ def _nothing_compared(route: Facts) -> Html:
 
 def _halted(rollout: Facts) -> Html | None:
     """What nobody must overlook: that the rollout does not go on, and why."""
-    last = rollout["history"][-1] if rollout["history"] else None
-    if rollout["state"] not in _GRAVE or last is None:
+    if rollout["state"] not in _HALTED:
         return None
     return element(
         "p",
-        element("strong", _worded(rollout["state"]), ": "),
-        _name(rollout["canary"]),
-        together(" on ", _time(last["at"]), ". ", last["explanation"]),
+        element("strong", _HALTED[rollout["state"]], ": "),
+        together(_name(rollout["canary"]), ", ", _time(rollout["since"]), ". ", rollout["explanation"]),
         class_="halted",
         role="note",
     )
 
 
 def _rollout(rollout: Facts) -> Html:
-    step, steps = rollout["step"], rollout["steps"]
-    where = f", step {step + 1} of {len(steps)}" if step is not None else ""
-    verdict = rollout["verdict"]
+    step, verdict, evidence = rollout["step"], rollout["verdict"], rollout["evidence"] or {}
+    where = f", step {readable.count(step)} of {readable.count(rollout['steps'])}" if step else ""
+    missing = [together(each["text"]) for each in rollout["missing"]]
     facts: list[Html | None] = [
         _fact("Canary", _name(rollout["canary"])),
-        _fact("State", together(rollout["state"].replace("_", " "), where)),
-        _fact("Verdict", together(element("strong", verdict), f", {_VERDICTS.get(verdict, '')}".rstrip(", "))),
-        _fact("Missing for a promotion", _listed(rollout["missing"])) if rollout["missing"] else None,
-        *(_fact(_worded(name), _evidence(value)) for name, value in rollout["evidence"].items()),
+        _fact("State", together(_lower(rollout["state"]), where)),
+        _fact("Its share of new sessions", _data(rollout["weight"], readable.percent)),
+        _fact("Verdict", together(element("strong", verdict), f", {_VERDICTS[verdict]}")),
+        _fact("Missing for a promotion", _listed(missing)) if missing else None,
+        *(_fact(*_told(name, value)) for name, value in evidence.items() if value is not None),
     ]
     plan = _table(
         "The plan",
         ("Step", "Canary\N{RIGHT SINGLE QUOTATION MARK}s share", "Lasts at least", "Error rate below", ""),
         [
             (
-                str(number + 1),
+                str(number),
                 _data(each["weight"], readable.percent),
                 _data(each["hold"], readable.length),
                 _data(each["max_error_rate"], readable.limit),
-                element("strong", "now") if number == step else "",
+                element("strong", "now") if number == step and rollout["state"] in ("RUNNING", "PAUSED") else "",
             )
-            for number, each in enumerate(steps)
+            for number, each in enumerate(rollout["plan"], 1)
         ],
     )
-    return _section("The rollout", element("div", element("dl", *facts, class_="facts"), plan, class_="pair"))
+    after = element("p", "After the last step: ", _data(rollout["promoted_weight"], readable.percent), class_="by")
+    return _section(
+        "The rollout", element("div", element("dl", *facts, class_="facts"), element("div", plan, after), class_="pair")
+    )
+
+
+def _told(name: str, value: Any) -> tuple[str, Html]:
+    """A piece of evidence: what it is called, and what it says."""
+    if name in _EVIDENCE and isinstance(value, int | float | Decimal):
+        called, shown = _EVIDENCE[name]
+        return called, together(_data(value, shown))
+    return _worded(name), _evidence(value)
 
 
 def _evidence(value: Any) -> Html:
-    """What an operator's detector says, whatever its shape."""
+    """Whatever its shape is."""
     if isinstance(value, Mapping):
-        return _listed([together(str(name).replace("_", " "), " ", _inner(each)) for name, each in value.items()])
+        told = [_told(str(name), each) for name, each in value.items() if each not in (None, [], {})]
+        return _listed([together(called[:1].lower() + called[1:], ": ", text) for called, text in told])
     if isinstance(value, list | tuple):
         return _listed([_evidence(each) for each in value])
     if isinstance(value, bool) or value is None:
@@ -318,13 +356,13 @@ def _evidence(value: Any) -> Html:
     return together(str(value))
 
 
-def _inner(value: Any) -> Html:
-    return together("(", _evidence(value), ")") if isinstance(value, Mapping | list | tuple) else _evidence(value)
-
-
 def _worded(name: str) -> str:
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def _lower(state: str) -> str:
+    return state.replace("_", " ").lower()
 
 
 # --- how long, how dear ----------------------------------------------------------------------------------------------
@@ -435,7 +473,7 @@ def _over_time(route: Facts, styles: Mapping[str, int]) -> Iterable[Html]:
     if not slots:
         yield _section("Over time", element("p", "There has been no call yet."))
         return
-    history = rollout["history"] if rollout is not None else []
+    history = sorted(rollout["history"], key=lambda each: each["at"]) if rollout is not None else []
     canary = rollout["canary"] if rollout is not None else None
     # The arm that grows is at the bottom, where its share can be read off the axis.
     names = sorted(styles, key=lambda name: name != canary)
@@ -444,24 +482,25 @@ def _over_time(route: Facts, styles: Mapping[str, int]) -> Iterable[Html]:
     end = max(readable.epoch(slots[-1]["at"]) + slots[-1]["seconds"], start + 60)
     within = [each for each in history if start <= readable.epoch(each["at"]) <= end]
     events = [
-        Event(readable.epoch(each["at"]), number + 1, f"{number + 1}. {_happened(each)}", each["event"] in _GRAVE)
-        for number, each in enumerate(within)
+        Event(readable.epoch(each["at"]), number, f"{number}. {_happened(each, rollout or {})}", each["what"] in _GRAVE)
+        for number, each in enumerate(within, 1)
     ]
     colours = [styles[name] for name in names]
+    planned, limits = _planned(rollout, history, start, end)
     split = Timeline(names, colours, [_span(each, names, _of_traffic) for each in slots], events, start, end)
     yield _section(
         "Who took the calls",
         _key(names, styles),
         _figure(
             "Each arm\N{RIGHT SINGLE QUOTATION MARK}s share of the calls, and how many calls there were."
-            + (" The dashed line is the share that the rollout meant the canary to have." if within else ""),
+            + (" The dashed line is the share that the rollout meant the canary to have." if planned else ""),
             shares(
                 Described("shares", "Share of the calls over time", _spoken_shares(names, slots)),
                 split,
-                _levels(history, start, end, lambda each: each["weight"] / 100 if each["weight"] is not None else None),
+                planned,
             ),
         ),
-        _events(within, len(history)),
+        _events(within, len(history), rollout),
         _folded(
             "Calls, slot by slot",
             _table(
@@ -472,7 +511,6 @@ def _over_time(route: Facts, styles: Mapping[str, int]) -> Iterable[Html]:
         ),
     )
     failures = Timeline(names, colours, [_span(each, names, _failing) for each in slots], events, start, end)
-    limits = _limits(rollout, start, end) if rollout is not None else []
     classes = _classes(route["arms"])
     yield _section(
         "Errors",
@@ -594,35 +632,55 @@ def _levels(history: Sequence[Facts], start: int, end: int, value: Callable[[Fac
     return found
 
 
-def _limits(rollout: Facts, start: int, end: int) -> list[Level]:
-    steps = rollout["steps"]
+def _planned(rollout: Facts | None, history: Sequence[Facts], start: int, end: int) -> tuple[list[Level], list[Level]]:
+    """The share that the canary was meant to have, and its limit, by the plan as it is now."""
+    if rollout is None:
+        return [], []
 
     def limit(event: Facts) -> Number | None:
-        step = event["step"]
-        known: Number | None = steps[step]["max_error_rate"] if step is not None and 0 <= step < len(steps) else None
-        return known
+        step = _step(event, rollout) if event["state"] in ("RUNNING", "PAUSED", "PROMOTED") else None
+        return step["max_error_rate"] if step is not None else None
 
-    return _levels(rollout["history"], start, end, limit)
+    def share(event: Facts) -> Number | None:
+        weight = _weight(event, rollout)
+        return float(weight) / 100 if weight is not None else None
 
-
-def _happened(event: Facts) -> str:
-    words = _worded(event["event"])
-    if event["weight"] is not None:
-        words += f", canary at {readable.percent(event['weight'])}"
-    return words + (f", by {event['by']}" if event["by"] else "")
+    return _levels(history, start, end, share), _levels(history, start, end, limit)
 
 
-def _events(within: Sequence[Facts], of: int) -> Html | None:
-    if not within:
+def _step(event: Facts, rollout: Facts) -> Facts | None:
+    number, plan = event["step"], rollout["plan"]
+    step: Facts | None = plan[number - 1] if 0 < number <= len(plan) else None
+    return step
+
+
+def _weight(event: Facts, rollout: Facts) -> Number | None:
+    """The canary's share after an event; None where it is as configured."""
+    if event["state"] == "ROLLED_BACK":
+        return 0
+    if event["state"] == "PROMOTED":
+        promoted: Number = rollout["promoted_weight"]
+        return promoted
+    step = _step(event, rollout)
+    return step["weight"] if step is not None else None
+
+
+def _happened(event: Facts, rollout: Facts) -> str:
+    words, weight = _HAPPENED.get(event["what"], _worded(event["what"])), _weight(event, rollout)
+    return words + (f", canary at {readable.percent(weight)}" if weight is not None else "")
+
+
+def _events(within: Sequence[Facts], of: int, rollout: Facts | None) -> Html | None:
+    if not within or rollout is None:
         return None
     items = [
         element(
             "li",
             _time(each["at"]),
             " ",
-            element("strong", _happened(each), class_="grave" if each["event"] in _GRAVE else None),
-            together(": ", each["explanation"]) if each["explanation"] else None,
-            element("div", _evidence(each["evidence"]), class_="evidence") if each["evidence"] else None,
+            element("strong", _happened(each, rollout), class_="grave" if each["what"] in _GRAVE else None),
+            together(": ", each["text"]),
+            element("div", _evidence(each["facts"]), class_="evidence") if each["facts"] else None,
         )
         for each in within
     ]
@@ -756,5 +814,5 @@ def _data(value: Number | None, shown: Callable[[Number], str]) -> str:
     return element("data", shown(value), value=f"{readable.exact(value):f}")
 
 
-def _time(text: str) -> Html:
-    return element("time", readable.moment(text), datetime=f"{readable.instant(text):%Y-%m-%dT%H:%M:%SZ}")
+def _time(at: str | Number) -> Html:
+    return element("time", readable.moment(at), datetime=f"{readable.instant(at):%Y-%m-%dT%H:%M:%SZ}")

@@ -15,10 +15,7 @@ STYLE: Final = """
 --go:#5fd9b1;--go-bg:#12352b;--no:#ffab7a;--no-bg:#40220f;--open:#c3b4f2;--open-bg:#2a2440}}
 @media print{:root{--page:#fff;--raised:#fff;--ink:#000;--soft:#444;--rule:#aaa;--grid:#ddd;--a0:#0072b2;--a1:#d55e00;
 --a2:#00805e;--a3:#a8487f;--a4:#7d6200;--a5:#4a4f57;--hatch:#ffffff99;--go:#00664b;--go-bg:#fff;--no:#a83f00;
---no-bg:#fff;--open:#5a4b85;--open-bg:#fff}
-body{font-size:10pt}main{max-width:none;padding:0}section{break-inside:auto}figure,tr,.verdict,.tiles{break-inside:avoid}
-h2,h3{break-after:avoid}.table{overflow:visible}details{display:none}
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+--no-bg:#fff;--open:#5a4b85;--open-bg:#fff}}
 @page{margin:15mm}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
@@ -57,7 +54,7 @@ th,td{padding:8px 10px;border-bottom:1px solid var(--rule);text-align:left;verti
 th,td{min-width:4.5rem}tbody th+td:not(.n){min-width:8rem}
 th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
 thead th{font-size:.8125rem;color:var(--soft);font-weight:600;vertical-align:bottom}
-tbody th{font-weight:600}
+tbody th{font-weight:600;min-width:7rem}
 .n{text-align:right;white-space:nowrap}thead .n{white-space:normal}
 bdi{overflow-wrap:anywhere}
 figure{margin:20px 0 8px}figcaption{color:var(--soft);font-size:.875rem;margin-top:6px}
@@ -84,4 +81,9 @@ svg text{fill:var(--ink);font-size:13px}
 .volume{fill:var(--soft);opacity:.55}.hover{fill:transparent}
 .flag{stroke:var(--ink);fill:var(--page);stroke-width:1.5}.flag.grave{stroke:var(--no)}
 .number{font-size:11px;font-weight:700}
+@media print{html,body{font-size:11px}main{max-width:none;padding:0}section{margin-top:16px;padding-top:14px}
+.tiles{grid-template-columns:repeat(4,1fr)}.pair{grid-template-columns:1fr 1fr}
+.table,.chart{overflow:visible}.chart svg{min-width:0}details{display:none}th,td{padding:4px 6px}
+figure,tr,.verdict,.halted,.tiles,.pair,.legend{break-inside:avoid}h2,h3,caption,.legend{break-after:avoid}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """.strip()

@@ -23,7 +23,7 @@ from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain, whole
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 _STEPS: Final = ("start", "pause", "resume", "promote", "abort")
-_HALTED: Final = frozenset({"paused", "rolled_back", "aborted"})
+_HALTED: Final = frozenset({"PAUSED", "ROLLED_BACK"})
 _ANSWERS: Final = {"go": "go", "no_go": "no-go", "not_enough_data": "not enough data"}
 
 
@@ -164,30 +164,24 @@ def table(routes: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def rollout(route: str, told: dict[str, Any]) -> list[str]:
-    """A rollout as the admin API tells it, for a person."""
-    step, steps = told["step"], told["steps"]
-    where = ""
-    if step is not None:
-        where = f", step {step + 1} of {len(steps)} at {readable.percent(steps[step]['weight'])}"
-    lines = [
-        f"{route}: canary {told['canary']}, {told['state'].replace('_', ' ')}{where}",
-        f"verdict   {told['verdict']}",
-        *(f"missing   {each}" for each in told["missing"]),
-        *(f"evidence  {name} {_told(value)}" for name, value in told["evidence"].items()),
+    """A rollout as the admin API tells it, for a person; what happened last is the last line."""
+    where = f", step {told['step']} of {told['steps']}" if told["step"] else ""
+    weight = f", at {readable.percent(told['weight'])}" if told["weight"] is not None else ""
+    facts: list[Sequence[str]] = [
+        ("verdict", told["verdict"]),
+        *(("missing", each["text"]) for each in told["missing"]),
+        *(
+            (name.replace("_", " "), _told(value))
+            for name, value in (told["evidence"] or {}).items()
+            if value is not None
+        ),
     ]
-    happened: list[Sequence[str]] = []
-    for each in told["history"]:
-        weight = each["weight"]
-        happened.append(
-            (
-                each["at"],
-                each["event"].replace("_", " "),
-                readable.percent(weight) if weight is not None else "",
-                each["by"] or "",
-                each["explanation"],
-            )
-        )
-    return [*lines, *(["", *columns(happened, right={2})] if happened else [])]
+    lines = [f"{route}: canary {told['canary']}, {told['state'].replace('_', ' ').lower()}{where}{weight}"]
+    lines += columns(facts, right=set())
+    if told["history"]:
+        happened = [(_moment(each["at"]), each["by"], each["text"]) for each in reversed(told["history"])]
+        lines += ["", *columns(happened, right=set())]
+    return lines
 
 
 def answer(comparison: dict[str, Any]) -> str:
@@ -209,9 +203,17 @@ def _known(value: Number | None, shown: Any) -> str:
 
 
 def _told(value: Any) -> str:
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        return readable.plain(value)
-    return value if isinstance(value, str) else as_json(value)
+    """A piece of evidence, whatever its shape."""
+    if isinstance(value, dict):
+        told = ((name.replace("_", " "), each) for name, each in value.items() if each not in (None, [], {}))
+        return ", ".join(f"{name} {_moment(each) if name == 'since' else _told(each)}" for name, each in told)
+    if isinstance(value, list):
+        return " ".join(map(_told, value))
+    return readable.plain(value) if isinstance(value, int | float | Decimal) else str(value)
+
+
+def _moment(at: Number) -> str:
+    return f"{readable.instant(at):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _lines(lines: Iterable[str]) -> None:

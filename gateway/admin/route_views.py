@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from config.settings import RolloutSettings
 from gateway.admin.operation import Usd, View
 from routing.comparison import Added, Answer, Comparison, Finding, Question, Side
 from routing.figures import ArmFigures, Figures
@@ -117,26 +118,46 @@ class StepView(View):
 
 
 class EventView(View):
-    """What has happened to a rollout."""
+    """What has happened to a rollout. State, step and verdict are those afterwards."""
 
-    at: str = Field(description="When, UTC.")
-    event: str = Field(description="`started`, `promoted`, `paused`, `resumed`, `rolled_back`, `aborted`, `finished`.")
-    by: str | None = Field(default=None, description="The person; null where the rollout did it itself.")
-    step: int | None = Field(default=None, description="The step from then on, 0 the first; null for none.")
-    weight: float | None = Field(default=None, description="The canary's share from then on, from 0 to 100.")
-    explanation: str = Field(default="", description="Why, in words.")
-    evidence: dict[str, Any] = Field(default_factory=dict, description="The numbers behind it.")
+    at: int = Field(description="When, in seconds since the epoch.")
+    what: str = Field(description="A move, `ready` (a person has to promote it) or `plan` (it was edited).")
+    by: str = Field(description="The person; `weighbridge` where the rollout did it itself.")
+    state: str
+    step: int
+    verdict: str
+    text: str = Field(description="What happened and why, in words.")
+    facts: dict[str, Any] | None = Field(description="How many of how many calls failed, and which.")
+
+
+class MissingView(View):
+    what: str
+    text: str
+    amount: float | None = Field(description="Seconds or calls; null where nobody can say.")
 
 
 class RolloutView(View):
     canary: str
-    state: str
-    step: int | None = Field(description="0 is the first; null while there is none.")
-    steps: list[StepView]
+    state: Literal["DRAFT", "RUNNING", "PAUSED", "PROMOTED", "ROLLED_BACK"]
+    step: int = Field(description="From 1 to `steps`; 0 before the first start.")
+    steps: int
+    weight: float | None = Field(description="The canary's share, from 0 to 100; null where it is as configured.")
     verdict: Literal["HOLD", "PROMOTE", "PAUSE", "ROLLBACK"]
-    evidence: dict[str, Any]
-    missing: list[str] = Field(description="What a promotion still takes, in words.")
-    history: list[EventView] = Field(description="The oldest first.")
+    since: int = Field(description="When that came to be, in seconds since the epoch.")
+    explanation: str
+    evidence: dict[str, Any] | None = Field(description="Odds to one, and the counts behind them.")
+    missing: list[MissingView] = Field(description="What a promotion still takes.")
+    history: list[EventView] = Field(description="The latest first.")
+    plan: list[StepView]
+    promoted_weight: float = Field(description="The canary's share once the last step is passed.")
+
+    @classmethod
+    def of(cls, standing: Mapping[str, Any], plan: RolloutSettings) -> RolloutView:
+        """From what `routing.rollout.standing` tells."""
+        steps = [
+            StepView(weight=each.weight, hold=each.hold, max_error_rate=each.max_error_rate) for each in plan.steps
+        ]
+        return cls(**standing, plan=steps, promoted_weight=plan.promoted_weight)
 
 
 class AddedView(View):

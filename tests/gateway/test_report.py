@@ -99,12 +99,16 @@ def test_every_number_of_the_input_is_in_the_page_with_all_its_digits(page: Page
     route = told()
     shown = {Decimal(value) for value in page.having("value") if value is not None}
     rollout = route["rollout"]
-    asked = [route["arms"], route["comparisons"], route["timeline"], rollout["steps"], rollout["evidence"]]
+    asked = [route["arms"], route["comparisons"], route["timeline"], rollout["plan"], rollout["weight"]]
     assert len(list(numbers(asked))) > 500
     assert set(numbers(asked)) <= shown
     for event in rollout["history"]:
-        assert f"canary at {float(event['weight']):g} %" in page.text
-        assert event["explanation"] in page.text
+        assert event["text"] in page.text
+        assert set(numbers({**(event["facts"] or {}), "samples": []})) <= shown
+    well = told(days=6.0)
+    shown = {Decimal(str(value)) for value in Page(report_page(well, NOW)).having("value")}
+    assert set(numbers(well["rollout"]["evidence"])) <= shown
+    assert all(each["text"] in report_page(well, NOW) for each in well["rollout"]["missing"])
 
 
 def test_a_director_can_read_the_answer_first() -> None:
@@ -186,7 +190,22 @@ def test_events_are_marked_and_explained_and_the_limit_is_drawn(page: Page) -> N
     limits = [str(given["d"]) for _, given in page.elements if given.get("class") == "limit"]
     assert len(limits) == 1
     assert limits[0].count("M") == 2, "1 %, then 0.5 %, then none"
-    assert [given.get("class") for _, given in page.elements].count("planned") == 1
+    planned = [str(given["d"]) for _, given in page.elements if given.get("class") == "planned"]
+    assert [path.count("M") for path in planned] == [3], "10 %, then 30 %, then 0"
+    ends = ("PROMOTED", "complete", "Promoted for good, canary at 100 %"), ("DRAFT", "plan", "Plan edited")
+    for state, what, words in ends:
+        route = small()
+        route["rollout"]["history"][0] |= {"state": state, "what": what, "step": 4 if state == "PROMOTED" else 0}
+        assert words in Page(report_page(route, NOW)).text
+
+
+def test_a_rollout_that_began_before_the_window_still_has_its_limit_drawn() -> None:
+    route = copy.deepcopy(told(days=6.0))
+    for event in route["rollout"]["history"]:
+        event["at"] -= 30 * 86_400
+    page = Page(report_page(route, NOW))
+    assert [given.get("class") for _, given in page.elements].count("limit") == 1
+    assert "What happened" not in page.text
 
 
 def test_equal_input_makes_an_equal_page() -> None:
@@ -214,9 +233,11 @@ def _renamed(name: str) -> dict[str, Any]:
         finding["missing_of"] = name
     route |= {"name": name, "models": [name, "gpt-4o-mini"], "baseline": name}
     rollout = route["rollout"]
-    rollout |= {"canary": canary, "missing": [name, name], "evidence": {name: name, "more": [name, {name: 3}]}}
+    missing = {"what": name, "text": name, "amount": None}
+    rollout |= {"canary": canary, "missing": [missing] * 2, "evidence": {name: name, "more": [name, {name: 3}]}}
+    rollout["explanation"] = name
     for event in rollout["history"]:
-        event |= {"by": name, "explanation": name, "evidence": {name: name}}
+        event |= {"by": name, "text": name, "facts": {name: name}}
     return route
 
 
@@ -265,9 +286,9 @@ def test_more_arms_than_styles_and_more_events_than_rows_have_a_page() -> None:
     canary = route["arms"][1]
     route["arms"] += [{**canary, "target": f"arm-{number}"} for number in range(7)]
     at = route["rollout"]["history"][0]
-    route["rollout"]["history"] = [{**at, "event": "resumed", "step": number % 9} for number in range(12)]
+    route["rollout"]["history"] = [{**at, "what": "resume", "step": number % 9} for number in range(12)]
     page = Page(report_page(route, NOW))
-    assert page.text.count("Resumed, canary at 10 %") >= 12
+    assert page.text.count("Resumed") >= 12
     assert "arm-6" in page.text
 
 

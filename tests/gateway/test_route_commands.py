@@ -114,17 +114,22 @@ async def test_a_rollout_shows_where_it_stands_why_and_what_happened(shell: Shel
     shell.desk.routes[0] = told(days=6.0)
     assert await shell.run("rollout", "chat", "status") == OK
     assert shell.said.splitlines() == [
-        "chat: canary parallax, running, step 2 of 4 at 30 %",
-        "verdict   HOLD",
-        "missing   about 1,310 more calls at the present rate",
-        "missing   12 more days",
-        "evidence  absolute 0.02",
-        "evidence  relative 118.5",
-        "evidence  threshold 100",
+        "chat: canary parallax, running, step 2 of 4, at 30 %",
+        "verdict            HOLD",
+        "missing            18 d more at this step",
+        "missing            needs ~1,310 more calls",
+        "limit              0.005",
+        "above limit        0.02",
+        "needed             100",
+        "below limit        3.4",
+        "needed to promote  20",
         "",
-        "2025-11-19T00:01:00Z  started   10 %  dana  The plan is agreed.",
-        "2025-11-22T00:00:00Z  promoted  30 %        Held for 3 days with evidence that the error rate is below 1 %.",
+        "2025-11-19T00:01:00Z  dana         dana started the rollout.",
+        "2025-11-22T00:00:00Z  weighbridge  Step 1 of 4 is passed: 1 of 600 calls failed, 0.167 %.",
     ]
+    shell.desk.routes[0]["rollout"]["evidence"] = {"so_far": shell.desk.routes[0]["rollout"]["history"][0]["facts"]}
+    assert await shell.run("rollout", "chat", "status") == OK
+    assert "so far   since 2025-11-19T00:01:00Z, errors 1, calls 600, rate 0.001667, limit 0.01" in shell.said
     assert await shell.run("rollout", "chat", "status", "--exit-code") == OK
 
 
@@ -137,7 +142,13 @@ async def test_a_rollout_that_has_stopped_can_be_told_by_a_script(shell: Shell) 
 
 @pytest.mark.parametrize(
     ("move", "state"),
-    [("start", "running"), ("pause", "paused"), ("resume", "running"), ("promote", "running"), ("abort", "aborted")],
+    [
+        ("start", "running"),
+        ("pause", "paused"),
+        ("resume", "running"),
+        ("promote", "running"),
+        ("abort", "rolled back"),
+    ],
 )
 async def test_a_rollout_is_moved_by_a_person_and_shown(shell: Shell, move: str, state: str) -> None:
     assert await shell.run("rollout", "chat", move, "--comment", "why not") == OK

@@ -15,7 +15,7 @@ from gateway.remote import as_json
 from tests.support.door import door
 
 TOKEN = "danas-own-token"
-MOVES = {"start": "running", "pause": "paused", "resume": "running", "promote": "running", "abort": "aborted"}
+MOVES = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "promote": "RUNNING", "abort": "ROLLED_BACK"}
 
 
 @dataclass

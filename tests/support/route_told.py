@@ -3,24 +3,26 @@
 import functools
 import json
 import random
-from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from config.settings import RolloutSettings
 from gateway.admin.route_views import (
     ArmView,
     ComparisonView,
-    EventView,
     RolloutView,
     RouteView,
-    StepView,
     timeline,
     utc,
 )
 from routing.comparison import compare
 from routing.figures import ArmFigures, Figures
+from routing.promotion import Missing
+from routing.rollout import ITSELF, Event, Rollout, State, draft, standing, step
+from routing.watch import Facts, Verdict
 
 BEGUN = 1_763_510_400
 """2025-11-19, midnight UTC."""
@@ -83,36 +85,38 @@ def _answer(canary: str, baseline: str, route: str, days: float) -> bytes:
 
 
 def _rollout(canary: str, fell: int | None, bad: Figures) -> RolloutView:
-    """`bad` is what made it fall."""
-    history = [
-        EventView(
-            at=utc(BEGUN + 60), event="started", by="dana", step=0, weight=10.0, explanation="The plan is agreed."
-        ),
-        EventView(
-            at=utc(BEGUN + 3 * _DAY),
-            event="promoted",
-            step=1,
-            weight=30.0,
-            explanation="Held for 3 days with evidence that the error rate is below 1 %.",
-        ),
+    """Started by a person, promoted by itself, and, where it fell, taken back for what is `bad`."""
+    begun = step(draft(_plan(canary)), "start", "dana", BEGUN + 60)
+    held = Facts(BEGUN + 60, 1, 600, 1 / 600, 0.01, None, 4, 5400)
+    text = "Step 1 of 4 is passed: 1 of 600 calls failed, 0.167 %."
+    at = BEGUN + 3 * _DAY
+    rollout = _after(begun, Event(at, "promote", ITSELF, State.RUNNING, 2, Verdict.HOLD, text, held))
+    evidence = {"limit": 0.005, "above_limit": 0.02, "needed": 100.0, "below_limit": 3.4, "needed_to_promote": 20.0}
+    missing = [
+        Missing("time", "18 d more at this step", 18.0 * _DAY),
+        Missing("calls", "needs ~1,310 more calls", 1310.0),
     ]
     if fell is not None:
-        why = {"since": utc(fell - 5000), "errors": bad.failed, "calls": bad.calls, "classes": dict(bad.errors)}
-        explanation = f"Since 13:00 {bad.failed} of {bad.calls} calls failed; the limit is 0.5 %."
-        history.append(
-            EventView(at=utc(fell), event="rolled_back", step=None, weight=0.0, explanation=explanation, evidence=why)
-        )
-    missing: Sequence[str] = ["about 1,310 more calls at the present rate", "12 more days"] if fell is None else []
-    return RolloutView(
-        canary=canary,
-        state="rolled_back" if fell is not None else "running",
-        step=None if fell is not None else 1,
-        steps=[
-            StepView(weight=weight, hold=days * _DAY, max_error_rate=limit)
-            for weight, days, limit in ((10, 14, 0.01), (30, 21, 0.005), (50, 21, 0.003), (80, 28, 0.002))
-        ],
-        verdict="ROLLBACK" if fell is not None else "HOLD",
-        evidence={"absolute": 12_400.0 if fell is not None else 0.02, "relative": 118.5, "threshold": 100},
-        missing=list(missing),
-        history=history,
+        rate, classes = bad.failed / bad.calls, tuple(bad.errors.items())
+        facts = Facts(fell - 5000, bad.failed, bad.calls, rate, 0.005, 12_400.0, 1, 70, classes, ("01KAZ0", "01KAZ1"))
+        text = f"Since 2025-11-26 13:00:40 UTC {bad.failed} of {bad.calls} calls failed, where 0.5 % may."
+        rollout = _after(rollout, Event(fell, "rollback", ITSELF, State.ROLLED_BACK, 2, Verdict.ROLLBACK, text, facts))
+    told = standing(rollout, _plan(canary), at)
+    if fell is None:
+        told |= {"evidence": evidence, "missing": [each._asdict() for each in missing]}
+    return RolloutView.of(told, _plan(canary))
+
+
+def _plan(canary: str) -> RolloutSettings:
+    return RolloutSettings(canary=canary)
+
+
+def _after(rollout: Rollout, event: Event) -> Rollout:
+    return replace(
+        rollout,
+        state=event.state,
+        step=event.step,
+        verdict=event.verdict,
+        moved=event.at,
+        history=(*rollout.history, event),
     )
