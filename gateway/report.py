@@ -339,14 +339,15 @@ def _told(name: str, value: Any) -> tuple[str, Html]:
     if name in _EVIDENCE and isinstance(value, int | float | Decimal):
         called, shown = _EVIDENCE[name]
         return called, together(_data(value, shown))
-    return _worded(name), _evidence(value)
+    inner = _evidence(value)
+    return _worded(name), together("(", inner, ")") if isinstance(value, Mapping) else inner
 
 
 def _evidence(value: Any) -> Html:
     """Whatever its shape is."""
     if isinstance(value, Mapping):
         told = [_told(str(name), each) for name, each in value.items() if each not in (None, [], {})]
-        return _listed([together(called[:1].lower() + called[1:], ": ", text) for called, text in told])
+        return _listed([together(f"{called[:1].lower()}{called[1:]} ", text) for called, text in told])
     if isinstance(value, list | tuple):
         return _listed([_evidence(each) for each in value])
     if isinstance(value, bool) or value is None:
