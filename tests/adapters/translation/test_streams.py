@@ -389,6 +389,11 @@ def test_tool_calls_without_numbers_or_ids_are_told_apart() -> None:
             chunk(_called(1, id="b", function={"name": "t"})),
             chunk(_called(0, function={"arguments": "{}"})),
         ],
+        [
+            chunk(_called(0, id="a", function={"name": "t"})),
+            chunk(_called(1, id="b", function={"name": "t"})),
+            chunk(_called(0, id="a", function={"name": "t", "arguments": "{}"})),
+        ],
         [b"data: [1]\n\n"],
         [b"data: {nonsense\n\n"],
         [b'data: {"choices":5}\n\n'],
@@ -425,6 +430,13 @@ def test_events_that_say_nothing_are_passed_over() -> None:
     assert told.replace(b": ping\n\n", b"") == b"".join(MESSAGE_STREAM_AS_CHUNKS).replace(b": ping\n\n", b"")
     first = b'data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}\n\n'  # as Azure's streams begin
     assert converted("down", first, *CHUNK_STREAM) == b"".join(CHUNK_STREAM_AS_MESSAGE)
+
+
+def test_a_text_that_comes_with_its_beginning_is_said() -> None:
+    begun = [{"type": "thinking", "thinking": "Hm.", "signature": ""}, {"type": "text", "text": "Yes"}]
+    stream = [typed("content_block_start", index=index, content_block=block) for index, block in enumerate(begun)]
+    deltas = [orjson.loads(said)["choices"][0]["delta"] for _, _, said in events(converted("up", *stream))]
+    assert deltas[1:] == [{"reasoning_content": "Hm."}, {"content": "Yes"}]
 
 
 def test_a_tool_whose_arguments_come_with_its_beginning_has_them_once() -> None:
