@@ -26,6 +26,7 @@ from tests.gateway.state.routes_suite import AT, CALL, ERROR, EVER, RoutesSuite,
 from tests.support.redis_places import ServerTime, reached
 from tests.support.redis_proxy import Fault, FaultProxy, Plan, fault_proxy
 from tests.support.redis_server import RedisServer, needs_redis, redis_server
+from tests.support.stores import in_memory
 
 pytestmark = needs_redis
 
@@ -106,7 +107,7 @@ async def gateway(
 ) -> AsyncIterator[RedisRoutes]:
     """One of several at a server."""
     scripts = (server_time or ServerTime(AT * 10**9)).scripts()
-    servers = RedisServers(RedisUrl.parse(url), scripts=scripts, patience=0.1, pause=0.01)
+    servers = RedisServers(RedisUrl.parse(url), scripts=scripts, pause=0.01)
     store = RedisRoutes(servers, monotonic)
     try:
         await reached(servers)
@@ -202,15 +203,15 @@ def _for_scripts(fault: Callable[[], Fault]) -> Plan:
     return lambda words: fault() if words[0] == b"EVALSHA" and int(words[2]) else Fault.NONE
 
 
-async def _until_flushed(store: RedisRoutes) -> int:
-    """How often that had to be tried."""
-    for tried in itertools.count(1):
+async def _until_flushed(store: RedisRoutes) -> None:
+    deadline = time.monotonic() + 20
+    while True:
         try:
             await store.flush()
-            return tried
+            return
         except StoreUnavailable:
+            assert time.monotonic() < deadline, store.failure
             await asyncio.sleep(0.005)
-    raise AssertionError
 
 
 async def test_flushes_that_arrive_again_later_and_in_any_order_change_nothing(proxy: FaultProxy) -> None:
@@ -303,6 +304,23 @@ async def test_a_flush_of_which_nobody_can_tell_whether_it_was_counted_is_given_
         assert "given up" in caplog.text
         clock.advance(BUCKET)
         assert total(await store.buckets("chat", 0, EVER)) == {CALL: 2}
+
+
+async def test_a_flush_that_never_left_is_counted_however_long_it_has_waited(proxy: FaultProxy) -> None:
+    now = 50 * SECOND
+    clock = ServerTime(AT * 10**9)
+    async with gateway(proxy.url, lambda: now, clock) as store:
+        proxy.refuse()
+        while store.failure is None:
+            await asyncio.sleep(0.005)
+        store.count("chat", {CALL: 1})
+        with pytest.raises(StoreUnavailable):
+            await store.flush()
+        now += KEPT * SECOND
+        proxy.restore()
+        await _until_flushed(store)
+        clock.advance(BUCKET)
+        assert total(await store.buckets("chat", 0, EVER)) == {CALL: 1}
 
 
 async def test_what_was_counted_last_is_flushed_at_the_end_or_its_loss_is_told(
@@ -473,15 +491,27 @@ async def test_a_node_that_is_gone_holds_up_only_the_counts_of_its_own_routes(cl
 
 
 async def test_a_server_that_is_killed_and_comes_back_has_every_course_that_was_promised(tmp_path: Path) -> None:
-    with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
-        async with gateway(server.url) as a:
+    with (
+        in_memory(tmp_path) as folder,
+        redis_server(folder, "--appendonly", "yes", "--appendfsync", "always") as server,
+    ):
+        async with gateway(server.url) as a, gateway(server.url) as b:
             for epoch in range(10):
                 assert await a.steer("chat", course(epoch + 1), epoch)
-                a.count("chat", {CALL: 1})
-                await a.flush()
             server.kill()
+            with pytest.raises(StoreUnavailable):
+                await b.courses()
             server.start()
-            async with gateway(server.url) as b:
-                assert await b.courses() == {"chat": course(10)}
-            await reached(a._servers)
-            assert await a.steer("chat", course(11), 10)
+            await reached(b._servers)
+            assert await b.courses() == {"chat": course(10)}
+
+
+async def test_what_is_written_again_does_not_take_the_place_of_a_later_course(server: RedisServer) -> None:
+    """Somebody else was quicker, after one had been told that it is lost."""
+    empty([server])
+    async with gateway(server.url) as a, gateway(server.url) as b:
+        for epoch in range(2):
+            assert await a.steer("chat", course(epoch + 1), epoch)
+        assert await b.steer("chat", course(3), 2)
+        await a._write_again("chat")
+        assert await b.courses() == {"chat": course(3)}
