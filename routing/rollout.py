@@ -198,8 +198,8 @@ def weights(rollout: Rollout, plan: RolloutSettings, configured: Mapping[str, fl
     others = {arm: weight for arm, weight in configured.items() if arm != plan.canary}
     if not any(others.values()):
         others = dict.fromkeys(others, 1.0)
-    each = (100.0 - mine) / sum(others.values())
-    return {arm: mine if arm == plan.canary else others[arm] * each for arm in configured}
+    together = sum(others.values())
+    return {arm: mine if arm == plan.canary else (100.0 - mine) * (others[arm] / together) for arm in configured}
 
 
 def step(rollout: Rollout, what: Step, by: str, now: int) -> Rollout:

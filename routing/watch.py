@@ -37,7 +37,8 @@ _REFUSALS: Final = 5
 """Calls that the canary's target refused for its credentials, without a success in between, that pause a rollout."""
 _REFUSED: Final = f"{ERROR}config"
 _PATIENCE: Final = 12
-"""Errors after which the other arms' few calls are no longer waited for."""
+"""Errors after which it is not waited any longer for other arms that have had fewer calls than this:"""
+_FEW: Final = 2
 _TELLING: Final = math.log(30)
 """How much likelier one explanation has to be than the other, as a logarithm."""
 _MINUTE: Final = 60
@@ -300,8 +301,8 @@ def _others(watch: Watch, counted: Units) -> Others:
         return Others.WELL
     if watch.others.evidence >= enough:
         return Others.FAILING
-    waited = counted.errors >= _PATIENCE and watch.canary.evidence >= 2 * enough
-    if common <= -_TELLING or (waited and common <= 0):
+    waited = counted.errors >= _PATIENCE and counted.other_calls < _FEW and common <= 0
+    if common <= -_TELLING or waited:
         return Others.WELL
     return Others.UNCLEAR
 

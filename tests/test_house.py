@@ -65,6 +65,7 @@ NEVER_TOLD = {
     "gateway.remote.Refused": "is told by a command, at a terminal",
     "gateway.spend.SpendRefused": "is told to a person, by the admin API",
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
+    "routing.rollout.MoveRefused": "is told to a person, by the admin API",
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
     "routing.errors.WeightsRefused": "is told to a person, by the admin API",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
