@@ -148,7 +148,8 @@ async def test_a_node_is_unwell_after_it_has_failed_several_times(
 ) -> None:
     async with Misbehaving() as upstream:
         upstream.on(path, script)
-        settings = target("parallax", f"http://127.0.0.1:{upstream.port}", health={"probe_timeout": "0.1s"})
+        patience = "0.3s" if what == "timeout" else "20s"
+        settings = target("parallax", f"http://127.0.0.1:{upstream.port}", health={"probe_timeout": patience})
         async with watching(settings) as watched:
             await watched.once()
             assert watched.said == []
