@@ -232,7 +232,7 @@ def _moved(
     elif move == "promote":
         moved = _at_step(moved, rollout.step + 1, now)
     elif move == "complete":
-        moved = _at_step(replace(moved, tries=0), rollout.step, now)
+        moved = _at_step(replace(moved, tries=1), rollout.step, now)
     elif move == "resume":
         moved = replace(
             moved,

@@ -120,6 +120,7 @@ def test_a_promoted_canary_is_watched_for_a_while_and_still_taken_back() -> None
     assert promoted.state is State.PROMOTED
     early, _ = played(promoted, mine, down(START + 600, 60))
     assert early.state is State.ROLLED_BACK
+    assert step(early, "start", "dana", START + 700).tries == 2
     late, events = played(promoted, mine, down(START + 600 + 3600, 600))
     assert (late.state, events) == (State.PROMOTED, [])
 
