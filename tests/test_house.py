@@ -67,6 +67,7 @@ NEVER_TOLD = {
     "gateway.trial.TrialRefused": "is told to a person, by the admin API",
     "routing.rollout.MoveRefused": "is told to a person, by the admin API",
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
+    "routing.errors.StoreUnavailable": "is caught where routes are steered and counts flushed; calls ask no store",
     "routing.errors.WeightsRefused": "is told to a person, by the admin API",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }

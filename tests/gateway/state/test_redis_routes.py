@@ -514,4 +514,5 @@ async def test_what_is_written_again_does_not_take_the_place_of_a_later_course(s
             assert await a.steer("chat", course(epoch + 1), epoch)
         assert await b.steer("chat", course(3), 2)
         await a._write_again("chat")
-        assert await b.courses() == {"chat": course(3)}
+        async with gateway(server.url) as new:
+            assert await new.courses() == {"chat": course(3)}
