@@ -67,7 +67,8 @@ class Anthropic:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
         check_spelling(arguments, MEMBERS)
-        model, stream = read_model(arguments), read_stream(arguments)
+        model = read_model(arguments)
+        stream = "stream" in arguments and read_stream(arguments)
         if not isinstance(arguments.get("messages"), list):
             raise MalformedCall("`messages` must be a list.")
         return AgentCall(

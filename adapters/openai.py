@@ -118,11 +118,12 @@ class OpenAI:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
         check_spelling(arguments, MEMBERS)
-        model, stream = read_model(arguments), read_stream(arguments)
+        model = read_model(arguments)
+        stream = "stream" in arguments and read_stream(arguments)
         field, types, remedy = _CONTENT[endpoint.operation]
         if not isinstance(arguments.get(field), types):
             raise MalformedCall(f"`{field}` {remedy}.")
-        asks_usage = _asks_usage(arguments)
+        asks_usage = "stream_options" in arguments and _asks_usage(arguments)
         return AgentCall(
             "llm",
             self.protocol,
@@ -147,7 +148,7 @@ class OpenAI:
         return _TOKEN_CAPS.get(call.operation, ())
 
     def size(self, call: AgentCall) -> Size:
-        return of_openai(call, self.token_caps(call))
+        return of_openai(call, _TOKEN_CAPS.get(call.operation, ()))
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         usage = reported_usage(answer)
