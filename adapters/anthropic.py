@@ -10,7 +10,6 @@ from adapters.anthropic_streams import MessagesMeter
 from adapters.base import (
     ERROR_TYPES,
     AgentCall,
-    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -61,6 +60,7 @@ class Anthropic:
 
     protocol = "anthropic"
     endpoints: Sequence[Endpoint] = _ENDPOINTS
+    limit_headers = staticmethod(anthropic_headers)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         if endpoint.answered_here:
@@ -112,9 +112,6 @@ class Anthropic:
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"request-id"), orjson.dumps(_error(refusal))
-
-    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
-        return anthropic_headers(calls, tokens, now_ns)
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"event: error\ndata: " + orjson.dumps(_error(refusal)) + b"\n\n"

@@ -109,13 +109,23 @@ class Size(NamedTuple):
     outlasts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What is left of a limit on calls or tokens a minute. `resets_in` is in seconds, until all of it is free again."""
+class Limited(Protocol):
+    """A limit on calls or tokens a minute; `policies.limits.Limit` is one."""
 
-    limit: int
-    remaining: int
-    resets_in: float
+    @property
+    def most(self) -> int: ...
+
+
+class Allowance(Protocol):
+    """What is left of a limit; `policies.limits.Standing` is one. `resets_in` is in seconds, until all of it is free
+    again."""
+
+    @property
+    def limit(self) -> Limited: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def resets_in(self) -> float: ...
 
 
 class StreamMeter(Protocol):

@@ -11,7 +11,6 @@ from adapters.base import (
     ERROR_TYPES,
     MOST_TOKENS,
     AgentCall,
-    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -112,6 +111,7 @@ class OpenAI:
 
     protocol = "openai"
     endpoints: Sequence[Endpoint] = _ENDPOINTS
+    limit_headers = staticmethod(openai_headers)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         if endpoint.answered_here:
@@ -172,9 +172,6 @@ class OpenAI:
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"x-request-id"), orjson.dumps(_error(refusal))
-
-    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
-        return openai_headers(calls, tokens)
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"data: " + orjson.dumps(_error(refusal)) + b"\n\n"
