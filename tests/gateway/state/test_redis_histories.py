@@ -22,13 +22,13 @@ from tests.support.redis_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.redis_server import RedisServer, needs_redis
 from tests.support.stores import DAY, NOW, Place, ask, budget, paying, spent, standing, unseen
 
-pytestmark = needs_redis
+pytestmark = [needs_redis, pytest.mark.timeout(300)]  # a history that fails is made short first
 
 T = TypeVar("T")
 
 ACCOUNTS = paying(budget("acme", 900), budget("acme/bot", 800))
 
-PATIENT = 10.0
+PATIENT = 30.0
 """Seconds, for stores that are to be answered however slow the machine is."""
 
 _FAULTS = [*Fault, Fault.DROP_REPLY]
@@ -158,8 +158,10 @@ class FaultyPlace:
 
     def _plan(self, words: list[bytes]) -> Fault:
         """Depends on what it is, all but what may hang on the time, and on how often it has come: on a slow machine the
-        same history has the same luck.
+        same history has the same luck. Scripts arrive: there are so many that hardly a connection would come about.
         """
+        if words[0] == b"SCRIPT":
+            return Fault.NONE
         what = b" ".join(words[:-1])
         self._times[what] += 1
         chance = random.Random(f"{self.luck} {self._times[what]} {what!r}")
@@ -181,8 +183,8 @@ def test_a_failing_connection_makes_no_difference_to_who_asks_until_it_is_answer
     @asynccontextmanager
     async def place(_: Path) -> AsyncIterator[Place]:
         nonlocal faults
-        async with fault_proxy(server, delay=0.1) as proxy:
-            yield FaultyPlace(RedisPlace([server], NOW, patience=0.03, pause=0.001), proxy)
+        async with fault_proxy(server, delay=0.2) as proxy:
+            yield FaultyPlace(RedisPlace([server], NOW, patience=0.08, pause=0.001), proxy)
             faults += sum(fault is not Fault.NONE for _, fault in proxy.seen)
 
     agree(place, examples=5, history=UnluckyHistory)
@@ -239,6 +241,8 @@ async def test_calls_at_once_over_failing_connections_pass_no_limit_and_are_sett
         one.restore()
         other.restore()
         for store in stores:
+            while len(store.outbox):
+                await asyncio.sleep(0.001)
             await store.close()
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
