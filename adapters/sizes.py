@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.base import OVERRIDES, AgentCall, Size, whole
+from adapters.base import OVERRIDES, AgentCall, Size, size_of, whole
 
 TEMPLATE: Final = 512
 """Tokens that a server puts around messages. The longest default system prompts of open models' chat templates have
@@ -100,7 +100,7 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
         return Size(0, False, 1, 0)
     arguments, body = call.arguments, call.body
     if call.operation == "chat" and _OPENAI_BESIDE.isdisjoint(arguments) and _are_texts(arguments["messages"]):
-        return Size(len(body) + TEMPLATE, looks_up(call.target), 1, _cap(arguments, caps, 1))
+        return size_of((len(body) + TEMPLATE, looks_up(call.target), 1, _cap(arguments, caps, 1), 0, "", 0, False))
     if call.operation == "embeddings":
         return Size(len(body), _holds_objects(body) and _is_more_than_text(arguments.get("input")), 1, 0)
     found = _Found(OPENAI_IMAGE)
@@ -145,7 +145,7 @@ def of_anthropic(call: AgentCall, caps: Sequence[str]) -> Size:
         return Size(0, False, 1, 0)
     arguments, body = call.arguments, call.body
     if _ANTHROPIC_BESIDE.isdisjoint(arguments) and _are_texts(arguments["messages"]):
-        return Size(len(body) + TEMPLATE, False, 1, _cap(arguments, caps, 0))
+        return size_of((len(body) + TEMPLATE, False, 1, _cap(arguments, caps, 0), 0, "", 0, False))
     found = _Found(ANTHROPIC_IMAGE)
     tokens = len(body) + TEMPLATE
     found.messages(arguments.get("messages"))
