@@ -19,7 +19,7 @@ from gateway.ledger import FileLedger
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload, Reloads, unforeseen
-from gateway.state import open_state
+from gateway.state import file_of, open_state
 from gateway.telemetry import Telemetry
 from policies.approvals import NobodyToAsk
 
@@ -151,7 +151,9 @@ class App:
 
     async def _watching(self) -> None:
         """Acts on edits until the end: a reload never raises, so that one edit's trouble does not hide the next."""
-        async with aclosing(changes(self._watched, stop=self._stop)) as edits:
+        state = file_of(self.pipeline.assembly.settings.state)  # the place of the state stays until the next start
+        busy = [state.parent] if state is not None else []
+        async with aclosing(changes(self._watched, stop=self._stop, busy=busy)) as edits:
             async for edited in edits:
                 if edited & {self.path, *self._files}:
                     await self.reload_config("edit")
