@@ -6,7 +6,7 @@ journal begun anew.
 
     killed                                 leaves
     before a turn is written               nothing of it: nobody was lent anything; what was settled in it is not, so
-                                           that these loans are posted whole
+                                           that these loans are posted whole; what no budget pays is not in the sums
     after it, before its calls go on       their loans, which nobody will use: posted whole
     while calls are under way              their loans: posted whole, until somebody tells the truth
     in the middle of a fold                rows that are newer than others: each is brought up to date from its own turn
@@ -50,6 +50,9 @@ _FEW: Final = 2
 """Calls that may ask in one turn before the next one is longer than a turn of the event loop."""
 _GATHERED: Final = 0.001
 """Seconds that such a turn takes: SQLite writes five pages for a turn, however many calls share it."""
+
+_NOBODYS: Final = 0.05
+"""Seconds after which costs are written that no budget pays: nothing depends on them but sums for people."""
 
 FOLD_EVERY: Final = 1.0
 """Seconds between two folds, and between two looks whether a file that failed can be written again."""
@@ -98,6 +101,8 @@ class EmbeddedStore:
         self._waiting: list[asyncio.Future[bool]] = []
         """Calls that wait until it is written."""
         self._scheduled = False
+        self._later: asyncio.TimerHandle | None = None
+        """When costs are written that no budget pays."""
         self._many = False
         """Whether so many calls ask at once that it is worth to wait for more before they are written."""
         self._held = False
@@ -178,8 +183,10 @@ class EmbeddedStore:
         except sqlite3.Error as error:
             self._unread.append(lambda: self._books.post(call, accounts, cost, spent, now))
             self._failed(error)
-        if not self._scheduled:
+        if accounts and not self._scheduled:
             self._flush_soon()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_NOBODYS, self._flush)
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         found = self.known(accounts)
@@ -281,6 +288,9 @@ class EmbeddedStore:
     def _flush(self) -> None:
         """Writes this turn, and tells those who wait for it whether that was possible."""
         self._scheduled = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._held:
             return
         asked, self._asked = self._asked, []

@@ -185,6 +185,23 @@ async def test_what_is_settled_is_written_in_the_same_turn_although_nobody_waits
     assert store._journal.seq == before + 1
 
 
+async def test_what_no_budget_pays_is_written_a_little_later(folder: Path) -> None:
+    store = EmbeddedStore(folder / "state.db", fold_every=60.0)
+    before = store._journal.seq
+    for number in range(3):
+        store.post(f"c{number}", "acme", (), 1, [spent(1)])
+        await asyncio.sleep(0)
+    assert store._journal.seq == before
+    async with asyncio.timeout(10):
+        while store._journal.seq == before:
+            await asyncio.sleep(0.001)
+    left = EmbeddedStore(copied(store.path))
+    (row,) = await left.spend(["acme"], DAY, DAY, [], {})
+    assert (row["cost"], store._journal.seq) == (3, before + 1)
+    await left.close()
+    await store.close()
+
+
 async def test_time_is_told_by_the_clock_that_was_given(folder: Path) -> None:
     store = EmbeddedStore(folder / "state.db", lambda: NOW)
     assert store.now_ns() == NOW
