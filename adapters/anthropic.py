@@ -10,7 +10,6 @@ from adapters.anthropic_streams import MessagesMeter
 from adapters.base import (
     ERROR_TYPES,
     AgentCall,
-    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -61,13 +60,15 @@ class Anthropic:
 
     protocol = "anthropic"
     endpoints: Sequence[Endpoint] = _ENDPOINTS
+    limit_headers = staticmethod(anthropic_headers)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         if endpoint.answered_here:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
         check_spelling(arguments, MEMBERS)
-        model, stream = read_model(arguments), read_stream(arguments)
+        model = read_model(arguments)
+        stream = "stream" in arguments and read_stream(arguments)
         if not isinstance(arguments.get("messages"), list):
             raise MalformedCall("`messages` must be a list.")
         return AgentCall(
@@ -112,9 +113,6 @@ class Anthropic:
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"request-id"), orjson.dumps(_error(refusal))
 
-    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
-        return anthropic_headers(calls, tokens, now_ns)
-
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"event: error\ndata: " + orjson.dumps(_error(refusal)) + b"\n\n"
 
@@ -151,24 +149,23 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
             counted.cache_read_tokens += further.cache_read_tokens
             counted.cache_write_tokens += further.cache_write_tokens
             counted.cache_write_1h_tokens += further.cache_write_1h_tokens
-    counted.web_searches = whole(member(usage, "server_tool_use").get("web_search_requests"))
-    counted.tier = "fast" if usage.get("speed") == "fast" else ""
+    if usage.get("server_tool_use") is not None:
+        counted.web_searches = whole(member(usage, "server_tool_use").get("web_search_requests"))
+    if usage.get("speed") == "fast":
+        counted.tier = "fast"
     return counted
 
 
 def _counted(usage: Mapping[str, Any]) -> Usage:
-    kept = member(usage, "cache_creation")
-    for_an_hour = whole(kept.get("ephemeral_1h_input_tokens"))
-    read = whole(usage.get("cache_read_input_tokens"))
-    written = max(
-        whole(usage.get("cache_creation_input_tokens")), whole(kept.get("ephemeral_5m_input_tokens")) + for_an_hour
-    )
-    thought = member(usage, "output_tokens_details")
-    return Usage(
-        input_tokens=whole(usage.get("input_tokens")) + read + written,
-        output_tokens=whole(usage.get("output_tokens")),
-        cache_read_tokens=read,
-        cache_write_tokens=written,
-        cache_write_1h_tokens=for_an_hour,
-        reasoning_tokens=whole(thought.get("thinking_tokens", thought.get("reasoning_tokens"))),
-    )
+    given, made = whole(usage.get("input_tokens")), whole(usage.get("output_tokens"))
+    read, written = whole(usage.get("cache_read_input_tokens")), whole(usage.get("cache_creation_input_tokens"))
+    counted = Usage(given + read + written, made, read, written)
+    if usage.get("cache_creation") is not None:
+        kept = member(usage, "cache_creation")
+        counted.cache_write_1h_tokens = for_an_hour = whole(kept.get("ephemeral_1h_input_tokens"))
+        counted.cache_write_tokens = max(written, whole(kept.get("ephemeral_5m_input_tokens")) + for_an_hour)
+        counted.input_tokens += counted.cache_write_tokens - written
+    if usage.get("output_tokens_details") is not None:
+        thought = member(usage, "output_tokens_details")
+        counted.reasoning_tokens = whole(thought.get("thinking_tokens", thought.get("reasoning_tokens")))
+    return counted

@@ -1,8 +1,9 @@
 """The one shape in which a call of any protocol reaches the policy, and the promises an adapter makes about it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
@@ -109,13 +110,27 @@ class Size(NamedTuple):
     outlasts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What is left of a limit on calls or tokens a minute. `resets_in` is in seconds, until all of it is free again."""
+size_of: Callable[[tuple[int, bool, int, int | None, int, str, int, bool]], Size] = partial(tuple.__new__, Size)
+"""A Size of all its fields. Every call has one, and the class's own constructor costs several times as much."""
 
-    limit: int
-    remaining: int
-    resets_in: float
+
+class Limited(Protocol):
+    """A limit on calls or tokens a minute; `policies.limits.Limit` is one."""
+
+    @property
+    def most(self) -> int: ...
+
+
+class Allowance(Protocol):
+    """What is left of a limit; `policies.limits.Standing` is one. `resets_in` is in seconds, until all of it is free
+    again."""
+
+    @property
+    def limit(self) -> Limited: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def resets_in(self) -> float: ...
 
 
 class StreamMeter(Protocol):
@@ -250,14 +265,16 @@ def refusal_headers(refusal: Refusal, request_id: bytes) -> Headers:
     return headers if refusal.retry else [*headers, (b"x-should-retry", b"false")]
 
 
-_MOST_TOKENS = 10**9
+MOST_TOKENS = 10**9
 """No call has as many. A target that reports more makes no sense, and must not use a budget up beyond all that can be
 made good again; sums of billions of such numbers still fit the 64 bits that a record can hold."""
 
 
 def whole(value: object) -> int:
     """A token count as targets report it, at most 10**9: anything but a non-negative integer counts as none."""
-    return min(value, _MOST_TOKENS) if type(value) is int and value > 0 else 0
+    if type(value) is not int or value <= 0:
+        return 0
+    return value if value <= MOST_TOKENS else MOST_TOKENS
 
 
 def member(mapping: object, key: str) -> Mapping[str, Any]:
@@ -266,8 +283,10 @@ def member(mapping: object, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+_SHORT = 8192
+"""Bytes of an answer that is parsed sooner than its end is looked at."""
 _TAIL = 4096
-"""Bytes at the end of a long answer in which its usage is looked for first: parsing megabytes takes milliseconds."""
+"""Bytes at the end of a longer one in which its usage is looked for first: parsing megabytes takes milliseconds."""
 
 # Strings and brackets of a JSON text that is read backwards, where a quote is part of a text if a backslash follows.
 # A string may be torn where the text begins. Every match is tried once and succeeds, so the time is linear.
@@ -278,12 +297,15 @@ _COLON_BACKWARDS = re.compile(rb"\s*+:\s*+")
 
 def reported_usage(answer: bytes) -> Mapping[str, Any]:
     """The `usage` member of an answer, or of its tail where the beginning is missing; empty when there is none."""
-    if len(answer) > _TAIL and (usage := _usage_in_tail(answer[-_TAIL:])):
+    short = len(answer) <= _SHORT
+    if not short and (usage := _usage_in_tail(answer[-_TAIL:])):
         return usage
     try:
-        return member(orjson.loads(answer), "usage")
+        parsed = orjson.loads(answer)
     except orjson.JSONDecodeError:
-        return _usage_in_tail(answer) if len(answer) <= _TAIL else {}
+        return _usage_in_tail(answer[-_TAIL:]) if short else {}
+    found = parsed.get("usage") if type(parsed) is dict else None
+    return found if type(found) is dict else {}
 
 
 def _usage_in_tail(tail: bytes) -> Mapping[str, Any]:

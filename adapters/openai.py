@@ -9,8 +9,8 @@ import orjson
 from adapters.allowances import openai_headers
 from adapters.base import (
     ERROR_TYPES,
+    MOST_TOKENS,
     AgentCall,
-    Allowance,
     Endpoint,
     Headers,
     Refusal,
@@ -85,6 +85,13 @@ _DEARER = b'"priority"'
 """What an answer says near its end where its project is billed by other terms than the call has asked for."""
 _NEAR_END = 4096
 
+_DETAILS = frozenset(
+    """
+    cached_tokens completion_tokens_details input_tokens_details output_tokens_details prompt_tokens_details
+    """.split()
+)
+"""Members of a `usage` that say what its tokens are parts of."""
+
 _USAGE_ON_REQUEST = frozenset({"chat", "completions"})
 """Operations that stream token counts only to those who ask."""
 
@@ -104,17 +111,19 @@ class OpenAI:
 
     protocol = "openai"
     endpoints: Sequence[Endpoint] = _ENDPOINTS
+    limit_headers = staticmethod(openai_headers)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         if endpoint.answered_here:
             return AgentCall("llm", self.protocol, argument, endpoint.operation, None, {}, b"{}", endpoint)
         arguments = parse(body)
         check_spelling(arguments, MEMBERS)
-        model, stream = read_model(arguments), read_stream(arguments)
+        model = read_model(arguments)
+        stream = "stream" in arguments and read_stream(arguments)
         field, types, remedy = _CONTENT[endpoint.operation]
         if not isinstance(arguments.get(field), types):
             raise MalformedCall(f"`{field}` {remedy}.")
-        asks_usage = _asks_usage(arguments)
+        asks_usage = "stream_options" in arguments and _asks_usage(arguments)
         return AgentCall(
             "llm",
             self.protocol,
@@ -139,11 +148,11 @@ class OpenAI:
         return _TOKEN_CAPS.get(call.operation, ())
 
     def size(self, call: AgentCall) -> Size:
-        return of_openai(call, self.token_caps(call))
+        return of_openai(call, _TOKEN_CAPS.get(call.operation, ()))
 
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         usage = reported_usage(answer)
-        if _BILLED_OTHERWISE.isdisjoint(call.arguments) and _DEARER not in answer[-_NEAR_END:]:
+        if _BILLED_OTHERWISE.isdisjoint(call.arguments) and answer.find(_DEARER, -_NEAR_END) < 0:
             return _usage(usage)
         asked = call.arguments.get("service_tier")
         # Where only an answer's end is at hand, nobody knows that it is billed by cheaper terms than the usual ones.
@@ -163,9 +172,6 @@ class OpenAI:
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"x-request-id"), orjson.dumps(_error(refusal))
-
-    def limit_headers(self, calls: Allowance | None, tokens: Allowance | None, now_ns: int) -> Headers:
-        return openai_headers(calls, tokens)
 
     def broken_stream(self, refusal: Refusal) -> bytes:
         return b"data: " + orjson.dumps(_error(refusal)) + b"\n\n"
@@ -228,16 +234,22 @@ def _usage(usage: Mapping[str, Any], around: Mapping[str, Any] = MappingProxyTyp
     """
     if not usage:
         return None
+    given, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not (
+        type(given) is type(made) is int
+        and given >= 0 <= made
+        and given + made == usage.get("total_tokens")
+        and given + made <= MOST_TOKENS
+    ):
+        given, made = _totals(usage)
+    if not around and _DETAILS.isdisjoint(usage):
+        return Usage(given, made)
     read = member(usage, "prompt_tokens_details") or member(usage, "input_tokens_details")
     written = member(usage, "completion_tokens_details") or member(usage, "output_tokens_details")
-    given = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
-    made = whole(usage.get("completion_tokens", usage.get("output_tokens")))
-    total = whole(usage.get("total_tokens"))
-    if total > given + made:
-        given, made = (given, total - given) if given else (total - made, made)
+    if not (around or any(read.values()) or any(written.values()) or "cached_tokens" in usage):
+        return Usage(given, made)
     cached, stored = whole(read.get("cached_tokens", usage.get("cached_tokens"))), whole(read.get("cache_write_tokens"))
-    tier = around.get("service_tier")
-    return Usage(
+    found = Usage(
         input_tokens=given if max(cached, stored) <= given else given + cached + stored,
         output_tokens=made,
         cache_read_tokens=cached,
@@ -246,13 +258,24 @@ def _usage(usage: Mapping[str, Any], around: Mapping[str, Any] = MappingProxyTyp
         audio_input_tokens=whole(read.get("audio_tokens")),
         audio_output_tokens=whole(written.get("audio_tokens")),
         image_input_tokens=whole(read.get("image_tokens")),
-        web_searches=max(
-            _items(around, "web_search_call"),
-            whole(member(member(around, "tool_usage"), "web_search").get("num_requests")),
-        ),
-        file_searches=_items(around, "file_search_call"),
-        tier=tier if isinstance(tier, str) and tier != "default" else "",
     )
+    if around:
+        counted = whole(member(member(around, "tool_usage"), "web_search").get("num_requests"))
+        found.web_searches = max(_items(around, "web_search_call"), counted)
+        found.file_searches = _items(around, "file_search_call")
+        tier = around.get("service_tier")
+        found.tier = tier if isinstance(tier, str) and tier != "default" else ""
+    return found
+
+
+def _totals(usage: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens read and made, where a server tells them in its own way."""
+    given = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
+    made = whole(usage.get("completion_tokens", usage.get("output_tokens")))
+    total = whole(usage.get("total_tokens"))
+    if total > given + made:
+        given, made = (given, total - given) if given else (total - made, made)
+    return given, made
 
 
 def _items(answer: Mapping[str, Any], kind: str) -> int:

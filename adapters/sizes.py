@@ -9,11 +9,12 @@ text is not taken for it.
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
-from adapters.base import OVERRIDES, AgentCall, Size, whole
+from adapters.base import OVERRIDES, AgentCall, Size, size_of, whole
 
 TEMPLATE: Final = 512
 """Tokens that a server puts around messages. The longest default system prompts of open models' chat templates have
@@ -67,6 +68,9 @@ _OPENAI_OPEN: Final = frozenset(
 )
 """Members that make a server read, or do, more than the body says: OpenAI's, and those of servers like it."""
 
+_OPENAI_BESIDE: Final = _OPENAI_OPEN | {"functions", "n", "service_tier", "tools"}
+"""Members that can make a chat call more than its messages are."""
+
 _LOOK_UP: Final = re.compile("compound|deep-research|:online|search|sonar")
 """Parts of the names of models that search the web, unasked."""
 
@@ -85,6 +89,7 @@ _NESTED_BLOCKS: Final = frozenset({"tool_result", "mcp_tool_result", "search_res
 _ANTHROPIC_OPEN: Final = frozenset(
     {"compaction", "container", "context_management", "fallbacks", "mcp_servers", "thread"}
 )
+_ANTHROPIC_BESIDE: Final = _ANTHROPIC_OPEN | {"speed", "tools"}
 _ANTHROPIC_TEXT_TOOLS: Final = frozenset({"", "custom"})
 _ANTHROPIC_OWN_TOOLS: Final = ("bash_2", "text_editor_2", "computer_2", "memory_2")
 
@@ -94,6 +99,8 @@ def of_openai(call: AgentCall, caps: Sequence[str]) -> Size:
     if call.endpoint.free:
         return Size(0, False, 1, 0)
     arguments, body = call.arguments, call.body
+    if call.operation == "chat" and _OPENAI_BESIDE.isdisjoint(arguments) and _are_texts(arguments["messages"]):
+        return size_of((len(body) + TEMPLATE, looks_up(call.target), 1, _cap(arguments, caps, 1), 0, "", 0, False))
     if call.operation == "embeddings":
         return Size(len(body), _holds_objects(body) and _is_more_than_text(arguments.get("input")), 1, 0)
     found = _Found(OPENAI_IMAGE)
@@ -137,6 +144,8 @@ def of_anthropic(call: AgentCall, caps: Sequence[str]) -> Size:
     if call.endpoint.free:
         return Size(0, False, 1, 0)
     arguments, body = call.arguments, call.body
+    if _ANTHROPIC_BESIDE.isdisjoint(arguments) and _are_texts(arguments["messages"]):
+        return size_of((len(body) + TEMPLATE, False, 1, _cap(arguments, caps, 0), 0, "", 0, False))
     found = _Found(ANTHROPIC_IMAGE)
     tokens = len(body) + TEMPLATE
     found.messages(arguments.get("messages"))
@@ -158,6 +167,7 @@ def of_anthropic(call: AgentCall, caps: Sequence[str]) -> Size:
     )
 
 
+@lru_cache(maxsize=256)
 def looks_up(model: str) -> bool:
     """Whether a model of this name searches the web unasked, and so reads more than a call says."""
     return _LOOK_UP.search(model) is not None
@@ -260,6 +270,17 @@ class _Found:
                 self.open_ended = True
 
 
+def _are_texts(messages: Iterable[Any]) -> bool:
+    """Whether nothing but texts is to be read, as in most calls; False where that takes a closer look."""
+    for message in messages:
+        if type(message) is not dict or "audio" in message:
+            return False
+        content = message.get("content")
+        if type(content) is not str and content is not None:
+            return False
+    return True
+
+
 def _opens(name: str, value: Any) -> bool:
     """Whether a member of _ANTHROPIC_OPEN opens a call. To forget parts of a conversation makes nothing longer."""
     if name == "context_management" and isinstance(value, dict) and isinstance(value.get("edits"), list):
@@ -334,12 +355,14 @@ def _cap(arguments: Mapping[str, Any], members: Sequence[str], least: int) -> in
             continue
         if type(value) is not int or value < least:
             return None
-        found = value if found is None else max(found, value)
+        if found is None or value > found:
+            found = value
     if found is None:
         return None
-    for name in OVERRIDES if members else ():
+    for name in OVERRIDES:
         value = arguments.get(name, found)
         if type(value) is not int or value < least:
             return None
-        found = max(found, value)
-    return min(found, _MOST)
+        if value > found:
+            found = value
+    return found if found <= _MOST else _MOST

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,9 @@ class _Look:
     folders: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
 
-def changes(paths: Callable[[], Iterable[Path]], *, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path], None]:
+def changes(
+    paths: Callable[[], Iterable[Path]], *, stop: asyncio.Event, busy: Collection[Path] = ()
+) -> AsyncGenerator[frozenset[Path], None]:
     """Yield the watched paths that changed, usually within 100 ms, until `stop` is set.
 
     What counts is what changed since this function was called: call it before reading the files, and no edit falls
@@ -48,12 +50,15 @@ def changes(paths: Callable[[], Iterable[Path]], *, stop: asyncio.Event) -> Asyn
     for all files in it, however deep, except names that begin with a dot or end with ~. A path may be missing: its
     coming, like its going, is a change. What is compared is identity, size and times, so a rename over the file, a
     symlink swapped anywhere on the way to it and a deletion are all seen. To end it early, close it (`aclosing`).
+
+    Folders that are `busy` hold files that are written all the time: what happens in them is not listened to, and an
+    edit in one is found by POLL.
     """
-    return _changes(_look(paths()), paths, stop)
+    return _changes(_look(paths()), paths, stop, busy)
 
 
 async def _changes(
-    before: _Look, paths: Callable[[], Iterable[Path]], stop: asyncio.Event
+    before: _Look, paths: Callable[[], Iterable[Path]], stop: asyncio.Event, busy: Collection[Path]
 ) -> AsyncGenerator[frozenset[Path], None]:
     woken = asyncio.Event()
     listener = _Listener(woken)
@@ -61,7 +66,7 @@ async def _changes(
     ending = asyncio.create_task(_pass_on(stop, woken), name="configuration watch ends")
     try:
         while not stop.is_set():
-            await listener.listen(before.folders)
+            await listener.listen(_quiet(before.folders, busy))
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await woken.wait()
@@ -148,6 +153,15 @@ async def _settled(paths: Callable[[], Iterable[Path]], now: _Look) -> _Look:
             return again
         now = again
     return now
+
+
+def _quiet(folders: dict[Path, tuple[int, int]], busy: Collection[Path]) -> dict[Path, tuple[int, int]]:
+    """Those that are not busy, by whatever name."""
+    look = _Look()
+    for each in busy:
+        _note(each, look)
+    known = set(look.folders.values())
+    return {folder: identity for folder, identity in folders.items() if identity not in known}
 
 
 async def _pass_on(stop: asyncio.Event, woken: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from adapters.base import Adapter, Allowance, Headers
+from adapters.base import Adapter, Headers
 from policies.limits import Standing
 
 
@@ -14,15 +14,12 @@ def limit_headers(adapter: Adapter, standings: Iterable[Standing], now_ns: int) 
     calls: Standing | None = None
     tokens: Standing | None = None
     for each in standings:
-        if each.limit.what == "calls_per_minute":
+        what = each.limit.what
+        if what == "calls_per_minute":
             if calls is None or each.remaining < calls.remaining:
                 calls = each
-        elif each.limit.what == "tokens_per_minute" and (tokens is None or each.remaining < tokens.remaining):
+        elif what == "tokens_per_minute" and (tokens is None or each.remaining < tokens.remaining):
             tokens = each
     if calls is None and tokens is None:
         return []
-    return adapter.limit_headers(_allowance(calls), _allowance(tokens), now_ns)
-
-
-def _allowance(standing: Standing | None) -> Allowance | None:
-    return Allowance(standing.limit.most, standing.remaining, standing.resets_in) if standing is not None else None
+    return adapter.limit_headers(calls, tokens, now_ns)

@@ -19,7 +19,7 @@ from gateway.ledger import FileLedger
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload, Reloads, unforeseen
-from gateway.state import open_state
+from gateway.state import file_of, open_state
 from gateway.telemetry import Telemetry
 from policies.approvals import NobodyToAsk
 
@@ -57,7 +57,11 @@ class App:
             loaded.settings.ledger.path, events, self.collector.take if self.collector is not None else None
         )
         place = loaded.settings.state
-        self.state = open_state(place if isinstance(place, str) else place.reveal())
+        place = place if isinstance(place, str) else place.reveal()
+        self.state = open_state(place)
+        file = file_of(place)
+        self._busy = [file.parent] if file is not None else []
+        """Folders in which something is written all the time."""
         lender = self.telemetry.lender = Lender(self.state.budgets, self.state.limits)
         self.pipeline = Pipeline(
             assembly,
@@ -151,7 +155,7 @@ class App:
 
     async def _watching(self) -> None:
         """Acts on edits until the end: a reload never raises, so that one edit's trouble does not hide the next."""
-        async with aclosing(changes(self._watched, stop=self._stop)) as edits:
+        async with aclosing(changes(self._watched, stop=self._stop, busy=self._busy)) as edits:
             async for edited in edits:
                 if edited & {self.path, *self._files}:
                     await self.reload_config("edit")

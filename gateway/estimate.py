@@ -7,7 +7,7 @@ from typing import Final
 
 from adapters.base import AgentCall, Size
 from adapters.sizes import looks_up
-from policies.prices import Price, Prices
+from policies.prices import NANO_OF_FEMTO, Price, Prices
 from routing.table import Route
 
 _ROOM: Final = 4096
@@ -27,10 +27,10 @@ class Tariff:
 
     `longest` is what is configured for all of them, `possible` what fits into their models' contexts; both are 0 where
     nobody knows it of one of them. `context` is never 0. `looks_up` says that one of the models reads more than calls
-    say, by the name that its target knows it by.
+    say, by the name that its target knows it by. `flat` is as that of a Price, where one price is all there is.
     """
 
-    __slots__ = ("context", "longest", "looks_up", "possible", "price", "prices", "unpriced")
+    __slots__ = ("context", "flat", "longest", "looks_up", "possible", "prices", "unpriced")
 
     def __init__(self, route: Route, call: AgentCall, prices: Prices) -> None:
         found: list[Price] = []
@@ -52,7 +52,7 @@ class Tariff:
         self.longest = _largest(longest)
         self.possible = _largest(possible)
         self.prices = tuple(found)
-        self.price = found[0] if len(found) == 1 else None
+        self.flat = found[0].flat if len(found) == 1 else None
         self.unpriced = self.unpriced or not found
 
 
@@ -71,6 +71,8 @@ class Estimate:
     """
 
     __slots__ = (
+        "_a_token",
+        "_before_output",
         "_tariff",
         "_tier",
         "answers",
@@ -86,16 +88,19 @@ class Estimate:
 
     def __init__(self, size: Size, tariff: Tariff, usual: int) -> None:
         """`usual` is how long answers to this agent by this model usually are, in tokens."""
+        input_tokens, open_ended, answers, asked, self.searches, self._tier, _, self.outlasts = size
         self._tariff = tariff
         self.unpriced = tariff.unpriced
-        self.input_tokens = size.input_tokens
-        if size.open_ended or tariff.looks_up:
-            self.input_tokens = max(size.input_tokens, tariff.context)
-        self.answers = size.answers or 1
-        self.searches = size.searches
-        self.outlasts = size.outlasts
-        self._tier = size.tier
-        self.asked = asked = size.output_tokens
+        if (open_ended or tariff.looks_up) and input_tokens < tariff.context:
+            input_tokens = tariff.context
+        self.input_tokens = input_tokens
+        self.answers = answers or 1
+        self.asked = asked
+        self._a_token = -1
+        """Femto-dollars of each token of output; below 0 where the call has to be put before every price."""
+        if tariff.flat is not None and not (self.searches or self._tier):
+            given, self._a_token, once = tariff.flat
+            self._before_output = input_tokens * given + once
         if asked is None:
             self.longest = tariff.longest or max(_ROOM, 4 * usual)
             self.known = tariff.longest > 0
@@ -107,9 +112,8 @@ class Estimate:
 
     def bound(self, output_tokens: int) -> int:
         """Nano-dollars that the call costs at most with so many tokens in all its answers together."""
-        price = self._tariff.price
-        if price is not None and not self._tier:
-            return price.bound(self.input_tokens, output_tokens, 1, self.searches)
+        if self._a_token >= 0:
+            return -(-(self._before_output + output_tokens * self._a_token) // NANO_OF_FEMTO)
         return max(price.bound(self.input_tokens, output_tokens, 1, self.searches) for price in self._prices())
 
     def affords(self, amount: int) -> int:

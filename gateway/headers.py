@@ -1,6 +1,6 @@
 """Which headers pass the gate, in either direction: pure functions over lists of lower-cased names and values."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 
 from adapters.base import Headers
 
@@ -75,17 +75,27 @@ def onward(
 
 def homeward(headers: Headers) -> Headers:
     """The headers of a target's answer that its agent is sent."""
-    stays: Set[bytes] = _STAYS
-    for name, value in headers:
-        if name == b"connection":
-            stays = stays | {token.strip().lower() for token in value.split(b",")}
-    return [line for line in headers if line[0] not in stays and not line[0].startswith(b"x-weighbridge-")]
+    kept: Headers = []
+    hops: set[bytes] = set()
+    for line in headers:
+        name = line[0]
+        if name not in _STAYS:
+            if not name.startswith(b"x-weighbridge-"):
+                kept.append(line)
+        elif name == b"connection" and line[1] != b"keep-alive":
+            hops.update(token.strip().lower() for token in line[1].split(b","))
+    return [line for line in kept if line[0] not in hops] if hops else kept
 
 
 def replaced(headers: Headers, own: Headers) -> Headers:
     """`own` in place of the lines of the same names."""
-    names = {name for name, _ in own}
-    return [line for line in headers if line[0] not in names] + own
+    names = dict(own)
+    kept = []
+    for line in headers:  # every answer comes by: a comprehension would be one more call for each
+        if line[0] not in names:
+            kept.append(line)
+    kept += own
+    return kept
 
 
 def parameters(query: bytes) -> bytes:

@@ -23,7 +23,6 @@ from gateway.quote import Quote
 from gateway.shortage import limited, when
 from policies.budgets import (
     Account,
-    Ask,
     Balance,
     Loan,
     Mode,
@@ -32,11 +31,13 @@ from policies.budgets import (
     Store,
     StoreUnavailable,
     account,
+    ask_of,
+    spent_of,
     window_id,
 )
 from policies.chunks import Chunks
 from policies.errors import UnpricedModel
-from policies.limits import LimitReached, LimitStore, Pass, session_of
+from policies.limits import Limit, LimitReached, LimitStore, Pass, session_of
 from policies.money import MOST
 from routing.errors import NoRoute
 from routing.table import Weights
@@ -104,16 +105,22 @@ class Lending:
 
 
 class _Payers:
-    """The accounts that pay for an agent's calls, and what their budgets demand of a loan."""
+    """Who pays for the calls of one agent in one session, what their budgets demand of a loan, and what limits them.
 
-    __slots__ = ("accounts", "hard", "strict", "watched")
+    `session` is the one that limits count such calls in; `counts_tokens` says that one of them is by tokens.
+    """
 
-    def __init__(self, accounts: tuple[Account, ...]) -> None:
+    __slots__ = ("accounts", "counts_tokens", "hard", "limits", "session", "strict", "watched")
+
+    def __init__(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...], session: str) -> None:
         modes = {each.budget.mode for each in accounts}
         self.accounts = accounts
         self.strict = Mode.STRICT in modes
         self.hard = self.strict or Mode.ADAPTIVE in modes
         self.watched = Mode.SOFT in modes or Mode.SHADOW in modes
+        self.limits = limits
+        self.session = session
+        self.counts_tokens = any(each.what == "tokens_per_minute" for each in limits)
 
 
 class Lender:
@@ -168,7 +175,11 @@ class Lender:
         found = self._payers.get(key)
         if found is None:
             budgets = (self._plan or x.assembly.plan).of(agent.tenant, agent.team, agent.name)
-            found = self._payers[key] = _Payers(tuple(account(each, now_ns, x.session) for each in budgets))
+            found = self._payers[key] = _Payers(
+                tuple(account(each, now_ns, x.session) for each in budgets),
+                x.assembly.limit_plan.of(agent.tenant, agent.team, agent.name),
+                session_of(x.session, agent.name, self._day),
+            )
         return found
 
     def _begin_anew(self, assembly: Assembly, now_ns: int) -> None:
@@ -198,9 +209,7 @@ class Lender:
 
     def _tariff(self, x: Exchange, call: AgentCall) -> Tariff:
         """Raises NoRoute."""
-        route = x.fulfilled.route if x.fulfilled is not None else None
-        if route is None:
-            route = x.assembly.table.match(call.target)
+        route = (x.fulfilled.route if x.fulfilled is not None else None) or x.assembly.table.match(call.target)
         now = time.monotonic()
         if now > self._tariffs_until or len(self._tariffs) > _MOST_TARIFFS:
             self._tariffs.clear()
@@ -228,12 +237,13 @@ class Lender:
             return None
         payers = self.payers(x)
         x.day = self._day
-        await self._enter(x)
         x.payers = accounts = payers.accounts
-        if call.endpoint.free or not accounts:
-            return None
-        found = self.estimated(x)
-        if found is None:  # no route: that is said where one is chosen
+        found = None
+        if (accounts or payers.counts_tokens) and not call.endpoint.free:
+            found = self.estimated(x)
+        if payers.limits:
+            await self._enter(x, payers, found)
+        if found is None or not accounts:  # it costs nothing, or no route serves it: that is said where one is chosen
             return None
         if not payers.hard:
             self._look_at_soft(x, accounts, found)
@@ -247,7 +257,7 @@ class Lender:
         first = found.chunk if grows else found.longest
         want = found.bound(first * found.answers)
         least = found.bound(min(FEWEST, first) * found.answers) if grows or lowers else want
-        x.loan = loan = await self.queues.lend(Ask(x.id, agent.tenant, accounts, want, least))
+        x.loan = loan = await self.queues.lend(ask_of((x.id, agent.tenant, accounts, want, least)))
         if payers.watched:
             self._look_at_soft(x, accounts, found)
         granted = first if loan.amount >= want else max(1, min(first, found.affords(loan.amount)))
@@ -278,18 +288,26 @@ class Lender:
 
     def settle(self, x: Exchange) -> None:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
+        loan, admitted = x.loan, x.admitted
         try:
-            self._settle(x, x.loan)
-        finally:
-            if x.admitted is not None:
-                self._leave(x, x.admitted)
-
-    def _settle(self, x: Exchange, loan: Loan | None) -> None:
-        if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
-            if loan is not None:
-                self.store.void(loan)
+            if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
+                if loan is not None:
+                    self.store.void(loan)
+            else:
+                self._post(x, loan)
+            if loan is not None and self.queues.waited_for:
                 self.queues.returned(loan.accounts)
-            return
+        finally:
+            if admitted is not None:
+                usage = x.usage
+                if usage is not None:
+                    tokens = usage.input_tokens + usage.output_tokens
+                else:
+                    tokens = 0 if x.reached is Reached.NO else admitted.tokens
+                self._limits.leave(admitted, tokens)
+
+    def _post(self, x: Exchange, loan: Loan | None) -> None:
+        """For a call that may have cost something."""
         try:
             spent = self._spent(x)
         except Exception:
@@ -306,8 +324,6 @@ class Lender:
                 self.store.settle(loan, spent.cost, (spent,))
         if x.lending is not None and x.lending.cut:
             self.cut_streams += 1
-        if loan is not None:
-            self.queues.returned(loan.accounts)
 
     def _spent(self, x: Exchange) -> Spent:
         """What the call has cost, and whom; notes it on the exchange, too."""
@@ -325,14 +341,7 @@ class Lender:
         elif usage is not None:
             cost = min(self._estimated_cost(x, price, usage) if usage.estimated else price.cost(usage), MOST)
         x.cost = cost
-        if usage is None:
-            return Spent(
-                x.day, agent.tenant, agent.team or "", agent.name, x.session or "", call.target, arm.target.name, ""
-            )
-        if not usage.estimated:
-            unseen = max(usage.output_tokens - x.lending.passed, 0) if x.lending is not None and x.whole else 0
-            self._chunks.saw(agent.name, call.target, usage.output_tokens, unseen)
-        return Spent(
+        dimensions = (
             x.day,
             agent.tenant,
             agent.team or "",
@@ -341,14 +350,14 @@ class Lender:
             call.target,
             arm.target.name,
             "",
-            1,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cache_read_tokens,
-            cost,
-            0,
-            int(x.unpriced),
         )
+        if usage is None:
+            return Spent(*dimensions)
+        if not usage.estimated:
+            unseen = max(usage.output_tokens - x.lending.passed, 0) if x.lending is not None and x.whole else 0
+            self._chunks.saw(agent.name, call.target, usage.output_tokens, unseen)
+        metrics = (1, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, int(x.unpriced))
+        return spent_of(dimensions + metrics)
 
     def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
         """What a call has cost of which the target has not said what it has used; notes in `usage` what is likely.
@@ -381,19 +390,13 @@ class Lender:
         strict = any(each.budget.mode is Mode.STRICT for each in loan.accounts)
         return max(seen, loan.amount if strict else min(price.cost(usage), loan.amount))
 
-    async def _enter(self, x: Exchange) -> None:
+    async def _enter(self, x: Exchange, payers: _Payers, found: Estimate | None) -> None:
         call, agent = x.call, x.agent
         assert call is not None, "a call is read before it is let in"
         assert agent is not None, "a call is identified before it is let in"
-        limits = x.assembly.limit_plan.of(agent.tenant, agent.team, agent.name)
-        if not limits:
-            return
-        session = session_of(x.session, agent.name, self._day)
-        tokens = _probable_input(x)
-        caps = x.adapter.token_caps(call)
-        if caps:
-            asked = [value for name in caps if type(value := call.arguments.get(name)) is int]
-            tokens += min([self._chunks.usual(agent.name, call.target), *(value for value in asked if value > 0)])
+        limits, session, tokens = payers.limits, payers.session, 0
+        if payers.counts_tokens:
+            tokens = _probable_input(x) + (found.chunk if found is not None else 0)
         try:
             x.admitted = await self._limits.enter(x.id, agent.tenant, limits, session, tokens)
             x.standings = x.admitted.standings
@@ -407,13 +410,6 @@ class Lender:
         except BaseException:
             self._limits.leave(Pass(x.id, agent.tenant, limits, session, tokens), 0)
             raise
-
-    def _leave(self, x: Exchange, admitted: Pass) -> None:
-        if x.usage is not None:
-            tokens = x.usage.input_tokens + x.usage.output_tokens
-        else:
-            tokens = 0 if x.reached is Reached.NO else admitted.tokens
-        self._limits.leave(admitted, tokens)
 
     def _look_at_soft(self, x: Exchange, accounts: tuple[Account, ...], found: Estimate) -> None:
         """Soft budgets warn, shadow budgets count what they would have refused."""

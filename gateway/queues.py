@@ -44,29 +44,33 @@ class Queues:
         """`patience` is in seconds."""
         self._store = store
         self._patience = patience
-        self._queues: dict[str, _Queue] = {}
+        self.waited_for: dict[str, _Queue] = {}
+        """By account: none for those whose money nobody waits for."""
 
     @property
     def waiting(self) -> int:
         """Calls that wait now."""
-        return sum(queue.waiting for queue in self._queues.values())
+        return sum(queue.waiting for queue in self.waited_for.values())
 
     async def lend(self, ask: Ask) -> Loan:
         """Borrows, waiting for a while for what others may give back.
 
         Raises BudgetExhausted, BudgetContended, BudgetsUnavailable.
         """
-        key = self._behind(ask) if self._queues else None
+        key = self._behind(ask) if self.waited_for else None
         if key is None:
             try:
-                return await self._borrow(ask)
+                return await self._store.reserve(ask)
             except Short as short:
                 if not short.contended:
                     raise exhausted(short, ask) from None
                 key = short.balance.account.key
-        queue = self._queues.get(key)
+            except BaseException as error:
+                self._given_up(ask, error)
+                raise
+        queue = self.waited_for.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(ask.least)
+            queue = self.waited_for[key] = _Queue(ask.least)
         queue.waiting += 1
         ends = asyncio.get_running_loop().time() + self._patience
         try:
@@ -78,7 +82,7 @@ class Queues:
         finally:
             queue.waiting -= 1
             if not queue.waiting:
-                self._queues.pop(key, None)
+                self.waited_for.pop(key, None)
         # Its turn never came, and what it waited for may be there.
         try:
             return await self._borrow(ask)
@@ -103,7 +107,7 @@ class Queues:
     def _behind(self, ask: Ask) -> str | None:
         """The account whose queue a call has to join."""
         for each in ask.accounts:
-            queue = self._queues.get(each.key)
+            queue = self.waited_for.get(each.key)
             if queue is not None and ask.least >= queue.least:
                 return each.key
         return None
@@ -114,20 +118,23 @@ class Queues:
             return await self._store.reserve(ask)
         except Short:
             raise
-        except (StoreUnavailable, Conflict) as error:
-            self._store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
+        except BaseException as error:
+            self._given_up(ask, error)
+            raise
+
+    def _given_up(self, ask: Ask, error: BaseException) -> None:
+        """Whoever leaves without an answer may have been lent something. Raises BudgetsUnavailable, or nothing."""
+        self._store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
+        self.returned(ask.accounts)
+        if isinstance(error, StoreUnavailable | Conflict):
             log.log(logging.ERROR if isinstance(error, Conflict) else logging.DEBUG, "call %s: %r", ask.call, error)
             raise BudgetsUnavailable("Whether a budget can pay for this call cannot be found out now.") from None
-        except BaseException:  # whoever leaves now may have been lent something
-            self._store.void(Loan(ask.call, ask.tenant, ask.accounts, ask.want))
-            self.returned(ask.accounts)
-            raise
 
     def returned(self, accounts: Sequence[Account]) -> None:
         """Money came back: whoever waits for it looks again."""
-        if self._queues:
+        if self.waited_for:
             for each in accounts:
-                queue = self._queues.get(each.key)
+                queue = self.waited_for.get(each.key)
                 if queue is not None:
                     queue.returned.set()
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
+from orjson import Fragment
 
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
@@ -51,7 +52,7 @@ def concluded(x: Exchange, events: DecisionLog) -> list[bytes]:
         except Exception as error:
             log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
     try:
-        lines.append(line(outcome(x)))
+        lines.append(orjson.dumps(outcome(x), option=orjson.OPT_APPEND_NEWLINE))
     except Exception as error:
         # Whatever a target or a call made of the exchange: that it happened has to be on record.
         log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
@@ -69,7 +70,10 @@ def _decided(x: Exchange, events: DecisionLog, count: int) -> list[bytes]:
 
 
 def outcome(x: Exchange) -> dict[str, Any]:
-    """What came of a call. Fields that do not apply are absent; what was asked and why stands in its decision."""
+    """What came of a call. Fields that do not apply are absent; what was asked and why stands in its decision.
+
+    Times are rounded to microseconds, by what takes a third of what round() does.
+    """
     agent, call, decision, arm, usage = x.agent, x.call, x.decision, x.arm, x.usage
     record: dict[str, Any] = {
         "record": "outcome",
@@ -80,7 +84,7 @@ def outcome(x: Exchange) -> dict[str, Any]:
         "protocol": x.adapter.protocol,
         "method": x.method,
         "path": x.path[:LONGEST_PATH],
-        "seconds": _seconds(x.began, x.ended),
+        "seconds": int((x.ended - x.began) * 1e6 + 0.5) / 1e6,
     }
     if agent is not None:
         record["agent"] = agent.name
@@ -106,9 +110,9 @@ def outcome(x: Exchange) -> dict[str, Any]:
     if x.target_status is not None:
         record["target_status"] = x.target_status
     if x.sent_at is not None:
-        record["target_seconds"] = _seconds(x.sent_at, x.ended)
+        record["target_seconds"] = int((x.ended - x.sent_at) * 1e6 + 0.5) / 1e6
         if x.first_byte_at is not None:
-            record["first_byte_seconds"] = _seconds(x.sent_at, x.first_byte_at)
+            record["first_byte_seconds"] = int((x.first_byte_at - x.sent_at) * 1e6 + 0.5) / 1e6
     if usage is not None:
         record["usage"] = {
             "input_tokens": usage.input_tokens,
@@ -123,11 +127,11 @@ def outcome(x: Exchange) -> dict[str, Any]:
         if x.unpriced:
             record["unpriced"] = True
         else:
-            record["cost_usd"] = _usd(x.cost)
+            record["cost_usd"] = Fragment(usd_text(x.cost))
     if x.loan is not None:
-        record["lent_usd"] = _usd(x.loan.amount)
+        record["lent_usd"] = Fragment(usd_text(x.loan.amount))
         if x.overrun:
-            record["overrun_usd"] = _usd(x.overrun)
+            record["overrun_usd"] = Fragment(usd_text(x.overrun))
     if x.clamped is not None:
         record["max_tokens_clamped"] = x.clamped
     if x.warnings:
@@ -135,11 +139,6 @@ def outcome(x: Exchange) -> dict[str, Any]:
     if x.detail:
         record["detail"] = x.detail
     return record
-
-
-def _usd(amount: int) -> orjson.Fragment:
-    """Nano-dollars as a JSON number of dollars, exactly."""
-    return orjson.Fragment(usd_text(amount))
 
 
 def _least(x: Exchange) -> dict[str, Any]:
@@ -153,7 +152,3 @@ def _least(x: Exchange) -> dict[str, Any]:
         "agent": x.agent.name if x.agent is not None else None,
         "detail": NOT_IN_FULL,
     }
-
-
-def _seconds(began: float, ended: float) -> float:
-    return int((ended - began) * 1e6 + 0.5) / 1e6  # a third of what round() takes

@@ -37,9 +37,9 @@ class Reply:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
-        self._x.status = status
-        self.started = True
         x = self._x
+        x.status = status
+        self.started = True
         if x.standings:
             headers = replaced(headers, limit_headers(x.adapter, x.standings, time.time_ns()))
         return {"type": "http.response.start", "status": status, "headers": headers + marks(x)}

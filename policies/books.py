@@ -54,7 +54,8 @@ Line = tuple[str, ...]
 """One line of the cost ledger: a value for each of DIMENSIONS."""
 Sums = Sequence[int]
 """A number for each of METRICS."""
-Step = tuple[str, str, Sequence[str], int, int, Sequence[tuple[Line, Sums]]]
+Keys = tuple[str, ...]
+Step = tuple[str, str, Keys, int, int, Sequence[tuple[Line, Sums]]]
 """Kind, call, keys of the accounts, what is added to what each has pending and posted, and to the cost ledger."""
 
 REMEMBERED: Final = 3600 * 10**9
@@ -94,7 +95,7 @@ class Debt:
 
     __slots__ = ("amount", "ask", "at", "call", "kept", "keys", "pages", "stale", "state")
 
-    def __init__(self, call: str, ask: Ask | None, keys: Sequence[str], pages: Sequence[Page], amount: int, at: int):
+    def __init__(self, call: str, ask: Ask | None, keys: Keys, pages: Sequence[Page], amount: int, at: int):
         self.call = call
         self.ask = ask
         self.keys = keys
@@ -209,13 +210,13 @@ class Books:
         if call in self._debts or call in self.ended:
             return self._again(ask)
         found = self._pages.get
-        pages, keys = [], []
+        pages, names = [], []
         amount = ask.want if ask.want <= MOST else MOST
         for account in ask.accounts:
             key = account.key
             page = found(key) or self._fetched(key)
             pages.append(page)
-            keys.append(key)
+            names.append(key)
             budget = account.budget
             mode = budget.mode
             if mode is _ADAPTIVE or mode is _STRICT:
@@ -233,6 +234,7 @@ class Books:
             if not page.changed:
                 page.changed = True
                 self._changed.append(page)
+        keys = tuple(names)
         self._debts[call] = Debt(call, ask, keys, pages, amount, now)
         self.steps.append((_LEND, call, keys, amount, 0, ()))
         return amount
@@ -258,10 +260,11 @@ class Books:
     def settle(self, call: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent], now: int) -> None:
         """Posts what a call has cost, and takes back what it was lent."""
         debt = self._debts.get(call)
-        cost = _possible(cost)
+        if not 0 <= cost <= MOST:
+            cost = _possible(cost)
         if debt is None:
             if call not in self.ended:
-                self._end(_SETTLE, _POSTED, call, [each.key for each in accounts], cost, spent, now)
+                self._end(_SETTLE, _POSTED, call, tuple(each.key for each in accounts), cost, spent, now)
         elif debt.state is _PENDING:
             self._repay(_SETTLE, _POSTED, debt, cost, spent, now)
         else:  # expired: all of the loan is posted
@@ -291,7 +294,7 @@ class Books:
         """Posts what a call has cost that was lent nothing, whatever was lent to the same call and paid back."""
         if call in self.posts:
             return
-        keys = [each.key for each in accounts]
+        keys = tuple(each.key for each in accounts)
         cost = _possible(cost)
         self._add([self._pages.get(key) or self._fetched(key) for key in keys], 0, cost, now)
         self.posts.add(call, _POSTED)
@@ -386,9 +389,8 @@ class Books:
         if debt is None or debt.state is not _PENDING or debt.ask is None:
             raise Conflict(f"What the call {ask.call} was lent is settled already.")
         before = debt.ask
-        if (ask.tenant, ask.want, ask.least) != (before.tenant, before.want, before.least) or [
-            each.key for each in ask.accounts
-        ] != debt.keys:
+        keys = tuple(each.key for each in ask.accounts)
+        if (ask.tenant, ask.want, ask.least, keys) != (before.tenant, before.want, before.least, debt.keys):
             raise Conflict(f"The call {ask.call} has asked for something else before.")
         return debt.amount
 
@@ -427,11 +429,16 @@ class Books:
             if not page.changed:
                 page.changed = True
                 self._changed.append(page)
-        self._close(debt.call, state)
-        self.steps.append((kind, debt.call, debt.keys, -amount, cost, self._noted(spent) if spent else ()))
+        call = debt.call
+        del self._debts[call]
+        debt.state = state
+        if debt.kept:
+            self._gone.append(call)
+        self.ended.add(call, state)
+        self.steps.append((kind, call, debt.keys, -amount, cost, self._noted(spent) if spent else ()))
 
     def _end(
-        self, kind: str, state: State, call: str, keys: Sequence[str], posted: int, spent: Sequence[Spent], now: int
+        self, kind: str, state: State, call: str, keys: Keys, posted: int, spent: Sequence[Spent], now: int
     ) -> None:
         """Ends what is not pending, or was never known."""
         self._add([self._pages.get(key) or self._fetched(key) for key in keys], 0, posted, now)
@@ -453,7 +460,12 @@ class Books:
             sums: Sums = each[8:]
             if max(sums) > MOST:
                 sums = tuple(map(_possible, sums))
-            noted.append((self._sum(line, sums), sums))
+            found = self._lines.get(line)
+            if found is None:
+                line = self._sum(line, sums)
+            else:
+                found[:] = map(add, found, sums)
+            noted.append((line, sums))
         return noted
 
     def _sum(self, line: Line, sums: Sums) -> Line:

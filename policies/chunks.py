@@ -37,7 +37,7 @@ class Chunks:
             if len(models) >= _MOST:
                 models.clear()
             lengths = models[model] = _Lengths()
-        lengths.saw(tokens - unseen, min(unseen, MOST_UNSEEN))
+        lengths.saw(tokens - unseen, unseen if unseen < MOST_UNSEEN else MOST_UNSEEN)
 
     def usual(self, agent: str, model: str) -> int:
         """Tokens that nine answers out of ten stay below, from SMALLEST to LARGEST; SMALLEST where nothing is known.
@@ -64,7 +64,8 @@ class _Lengths:
         self.usual = SMALLEST
 
     def saw(self, tokens: int, unseen: int) -> None:
-        self._counts[min(tokens.bit_length(), _BUCKETS - 1)] += 1
+        bits = tokens.bit_length()
+        self._counts[bits if bits < _BUCKETS else -1] += 1
         self._total += 1
         if self._total >= self._due:
             if self._total >= _MEMORY:

@@ -17,8 +17,9 @@ which lets in the same but tells neither what remains nor when to come again, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, NamedTuple, Protocol
 
 from config.settings import LimitSettings
@@ -58,6 +59,10 @@ class Standing(NamedTuple):
     limit: Limit
     remaining: int
     resets_in: float
+
+
+standing_of: Callable[[tuple[Limit, int, float]], Standing] = partial(tuple.__new__, Standing)
+"""A Standing of all its fields. Every call makes some, and the class's own constructor costs several times as much."""
 
 
 @dataclass(slots=True)
@@ -167,10 +172,10 @@ def take(tat: int, now: int, amount: int, per_minute: int) -> tuple[int, int]:
 
 def remaining(tat: int, now: int, per_minute: int) -> int:
     """The most that `take` would let in at once, of what the limit is on the whole; 0 where it is overdrawn."""
-    free = now + MINUTE - tat
-    if free >= MINUTE:
+    if tat <= now:
         return per_minute
-    return min(((free + 1) * per_minute - 1) // MINUTE, per_minute) if free >= 0 else 0
+    free = now + MINUTE - tat
+    return ((free + 1) * per_minute - 1) // MINUTE if free >= 0 else 0
 
 
 def correct(tat: int, given: int, mark: int, now: int, took: int, used: int, per_minute: int) -> tuple[int, int]:
@@ -184,5 +189,6 @@ def correct(tat: int, given: int, mark: int, now: int, took: int, used: int, per
     more = used * MINUTE // per_minute - took * MINUTE // per_minute
     if more > 0:
         return min(max(tat, now) + more, now + MOST_OWED), given
-    back = min(-more, max(mark - given - now, 0))
-    return tat - back, given + back
+    left = mark - given - now
+    back = -more if left > -more else left
+    return (tat - back, given + back) if back > 0 else (tat, given)

@@ -30,7 +30,5 @@ def usd(amount: int) -> float:
 
 def usd_text(amount: int) -> str:
     """Nano-dollars -> dollars as a decimal text without an exponent: 1500000000 -> `1.50`, 250 -> `0.00000025`."""
-    sign, amount = ("-", -amount) if amount < 0 else ("", amount)
-    whole, rest = divmod(amount, NANO)
-    digits = f"{rest:09d}".rstrip("0")
-    return f"{sign}{whole}.{digits:0<2}"
+    text = f"{amount:010d}" if amount >= 0 else f"-{-amount:010d}"
+    return f"{text[:-9]}.{text[-9:-7]}{text[-7:].rstrip('0')}"

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 MOST_TOKENS: Final = 2**53
 """What an amount affords where tokens cost nothing."""
 
+NANO_OF_FEMTO: Final = 10**6
+"""Femto-dollars of a nano-dollar."""
 _FEMTO: Final = 10**15
-_NANO_OF_FEMTO: Final = 10**6
 _MILLION: Final = 10**6
 
 _FRESH: Final = 900.0
@@ -153,6 +154,9 @@ class Price:
     variants: Mapping[str, Price] = field(default_factory=dict)
     perhaps: tuple[Price, ...] = ()
 
+    flat: tuple[int, int, int] | None = field(init=False, repr=False, compare=False)
+    """What a token of the input costs at most, one of the output, and the call itself; None where that depends on how
+    much is read."""
     _plain: bool = field(init=False, repr=False, compare=False)
     _steps: tuple[tuple[int, int, int], ...] = field(init=False, repr=False, compare=False)
     """More input tokens than this -> the dearest that one of the input costs, and one of the output."""
@@ -165,6 +169,8 @@ class Price:
         object.__setattr__(self, "_steps", _steps(alike))
         object.__setattr__(self, "_dearest_call", max(each.call for each in alike))
         object.__setattr__(self, "_dearest_search", max(max(each.web_search, each.file_search) for each in alike))
+        flat = (*self._steps[0][1:], self._dearest_call) if len(self._steps) == 1 else None
+        object.__setattr__(self, "flat", flat)
 
     def on(self, terms: str) -> Price:
         """The price of a call that asks for these terms: for its bounds, since the target decides what it grants."""
@@ -172,9 +178,18 @@ class Price:
 
     def cost(self, usage: Used) -> int:
         """Nano-dollars, rounded up."""
-        if usage.tier and (other := self.variants.get(usage.tier)) is not None:
-            return other._cost(usage)
-        return self._cost(usage)
+        price = self.variants.get(usage.tier, self) if usage.tier else self
+        given, made = usage.input_tokens, usage.output_tokens
+        rates = price.rates
+        for above, dearer in price.tiers:
+            if given > above:
+                rates = dearer
+        charged = given * rates.input + made * rates.output + price.call
+        if not price._plain:
+            charged += _of_parts(usage, rates)
+        if usage.web_searches or usage.file_searches:
+            charged += usage.web_searches * price.web_search + usage.file_searches * price.file_search
+        return -(-charged // NANO_OF_FEMTO)
 
     def bound(self, input_tokens: int, output_tokens: int, calls: int = 1, searches: int = 0) -> int:
         """The most that is charged for up to so many tokens, whatever they are parts of, in nano-dollars."""
@@ -187,7 +202,7 @@ class Price:
         charged = input_tokens * given + output_tokens * made + calls * self._dearest_call
         if searches:
             charged += searches * self._dearest_search
-        return -(-charged // _NANO_OF_FEMTO)
+        return -(-charged // NANO_OF_FEMTO)
 
     def affords(self, amount: int, input_tokens: int, answers: int = 1, searches: int = 0) -> int:
         """The most output tokens, of all answers together and as many for each, whose bound is within `amount`.
@@ -195,24 +210,11 @@ class Price:
         -1 where the amount does not even pay for the input.
         """
         _, given, made = next(step for step in reversed(self._steps) if input_tokens > step[0])
-        left = amount * _NANO_OF_FEMTO - input_tokens * given - self._dearest_call - searches * self._dearest_search
+        left = amount * NANO_OF_FEMTO - input_tokens * given - self._dearest_call - searches * self._dearest_search
         if left < 0:
             return -1
         tokens = min(left // made, MOST_TOKENS) if made else MOST_TOKENS
         return tokens - tokens % answers
-
-    def _cost(self, usage: Used) -> int:
-        given, made = usage.input_tokens, usage.output_tokens
-        rates = self.rates
-        for above, dearer in self.tiers:
-            if given > above:
-                rates = dearer
-        charged = given * rates.input + made * rates.output + self.call
-        if not self._plain:
-            charged += _of_parts(usage, rates)
-        if usage.web_searches or usage.file_searches:
-            charged += usage.web_searches * self.web_search + usage.file_searches * self.file_search
-        return -(-charged // _NANO_OF_FEMTO)
 
 
 def configured(settings: PriceSettings) -> Price:

@@ -1,11 +1,12 @@
 """Budgets of one process: the books in memory, and in the journal of a file before anybody is told what they lend.
 
-What happens in one turn of the event loop is one row of the journal, so that many calls share one write. What has
-changed is folded into the file's tables now and then, a little at a time, and the journal begun anew.
+What happens in one turn of the event loop, or in a millisecond where many calls come, is one row of the journal, so
+that they share one write. What has changed is folded into the file's tables now and then, a little at a time, and the
+journal begun anew.
 
     killed                                 leaves
     before a turn is written               nothing of it: nobody was lent anything; what was settled in it is not, so
-                                           that these loans are posted whole
+                                           that these loans are posted whole; what no budget pays is not in the sums
     after it, before its calls go on       their loans, which nobody will use: posted whole
     while calls are under way              their loans: posted whole, until somebody tells the truth
     in the middle of a fold                rows that are newer than others: each is brought up to date from its own turn
@@ -22,16 +23,36 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from gateway.state.journal import FOLDED_AT_ONCE, Journal
 from gateway.state.spending import Spending
 from policies.books import Books, Changes, Page, State
-from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, StoreUnavailable, Window
+from policies.budgets import (
+    Account,
+    Ask,
+    Balance,
+    Budget,
+    Conflict,
+    Loan,
+    Raised,
+    Short,
+    Spent,
+    StoreUnavailable,
+    Window,
+)
 
 log = logging.getLogger("weighbridge.state")
+
+_FEW: Final = 2
+"""Calls that may ask in one turn before the next one is longer than a turn of the event loop."""
+_GATHERED: Final = 0.001
+"""Seconds that such a turn takes: SQLite writes five pages for a turn, however many calls share it."""
+
+_NOBODYS: Final = 0.05
+"""Seconds after which costs are written that no budget pays: nothing depends on them but sums for people."""
 
 FOLD_EVERY: Final = 1.0
 """Seconds between two folds, and between two looks whether a file that failed can be written again."""
@@ -77,9 +98,15 @@ class EmbeddedStore:
         self._books = Books(self._journal.find)
         self._steps = self._books.steps
         """Those of this turn."""
+        self._asked: list[tuple[Ask, asyncio.Future[Loan]]] = []
+        """What was asked for in this turn: it is lent at its end, when what others gave back in it is there."""
         self._waiting: list[asyncio.Future[bool]] = []
         """Calls that wait until it is written."""
         self._scheduled = False
+        self._later: asyncio.TimerHandle | None = None
+        """When costs are written that no budget pays."""
+        self._many = False
+        """Whether so many calls ask at once that it is worth to wait for more before they are written."""
         self._held = False
         """Whether turns are held back."""
         self._unread: list[Callable[[], object]] = []
@@ -114,21 +141,12 @@ class EmbeddedStore:
     def begin(self) -> None:
         """The file is there since this was made."""
 
-    async def reserve(self, ask: Ask) -> Loan:
-        if self.failure is not None:
-            raise StoreUnavailable(self.failure)
-        try:
-            amount = self._books.reserve(ask, self.now_ns())
-        except sqlite3.Error as error:
-            self._unreadable(error, ask.accounts)
-            raise StoreUnavailable(self.failure) from None
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
+    def reserve(self, ask: Ask) -> Awaitable[Loan]:
+        lent: asyncio.Future[Loan] = asyncio.get_running_loop().create_future()
+        self._asked.append((ask, lent))
         if not self._scheduled:
             self._flush_soon()
-        if not await waiting:
-            raise StoreUnavailable(self.failure)
-        return Loan(ask.call, ask.tenant, ask.accounts, amount)
+        return lent
 
     async def extend(self, loan: Loan, amount: int) -> bool:
         if self.failure is not None:
@@ -167,8 +185,10 @@ class EmbeddedStore:
         except sqlite3.Error as error:
             self._unread.append(lambda: self._books.post(call, accounts, cost, spent, now))
             self._failed(error)
-        if not self._scheduled:
+        if accounts and not self._scheduled:
             self._flush_soon()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_NOBODYS, self._flush)
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         found = self.known(accounts)
@@ -277,13 +297,23 @@ class EmbeddedStore:
 
     def _flush_soon(self) -> None:
         self._scheduled = True
-        asyncio.get_running_loop().call_soon(self._flush)
+        loop = asyncio.get_running_loop()
+        if self._many:
+            loop.call_later(_GATHERED, self._flush)
+        else:
+            loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Writes this turn, and tells those who wait for it whether that was possible."""
         self._scheduled = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._held:
             return
+        asked, self._asked = self._asked, []
+        self._many = len(asked) > _FEW
+        loans = self._lend(asked) if asked else []
         written = self.failure is None
         if self._steps:
             if written:
@@ -301,10 +331,36 @@ class EmbeddedStore:
                 self._fold_in(self._fold_every)
             elif self._unfolded > _MOST_UNFOLDED and not self._taken and written:
                 self._fold_in(0.0)
+        for loan, lent in loans:
+            if lent.done():
+                continue
+            if written:
+                lent.set_result(loan)
+            else:
+                lent.set_exception(StoreUnavailable(self.failure))
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if not each.done():
                 each.set_result(written)
+
+    def _lend(self, asked: Sequence[tuple[Ask, asyncio.Future[Loan]]]) -> list[tuple[Loan, asyncio.Future[Loan]]]:
+        """The loans, which are nobody's before they are written; whoever gets none is told at once."""
+        now = self.now_ns()
+        reserve = self._books.reserve
+        loans = []
+        for ask, lent in asked:
+            if lent.done():  # whoever has asked is gone
+                continue
+            try:
+                if self.failure is not None:
+                    raise StoreUnavailable(self.failure)
+                loans.append((Loan(ask.call, ask.tenant, ask.accounts, reserve(ask, now)), lent))
+            except sqlite3.Error as error:
+                self._unreadable(error, ask.accounts)
+                lent.set_exception(StoreUnavailable(self.failure))
+            except (StoreUnavailable, Short, Conflict) as error:
+                lent.set_exception(error)
+        return loans
 
     # Where the file fails
 

@@ -30,7 +30,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.state.errors import StateUnusable
-from policies.books import MOST_REMEMBERED, REMEMBERED, Books, Changes, Debt, Kind, Line, Page, State, Step
+from policies.books import MOST_REMEMBERED, REMEMBERED, Books, Changes, Debt, Keys, Kind, Line, Page, State, Step
 from policies.budgets import DIMENSIONS, METRICS, Raised
 from policies.money import MOST
 
@@ -86,7 +86,7 @@ CREATE TABLE limits (
     by TEXT NOT NULL, at INTEGER NOT NULL, comment TEXT NOT NULL, PRIMARY KEY (node, "window")
 ) WITHOUT ROWID;
 {_ROUTES}
-INSERT INTO journal VALUES (0, 0, x'5b5d');
+INSERT INTO journal VALUES (0, 0, CAST('[[],[],[]]' AS BLOB));
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
@@ -145,7 +145,7 @@ class Journal:
 
     def append(self, at: int, steps: Sequence[Step]) -> int:
         """Writes what has happened in one turn, and returns its size in bytes."""
-        turn = orjson.dumps(steps)
+        turn = _turn(steps)
         self._cursor.execute(_TURN, (self.seq + 1, at, turn))
         self.seq += 1
         return len(turn)
@@ -227,7 +227,7 @@ class Journal:
             for changes in taken:
                 self._write(changes, seq, seq, at)
             # A turn that could not be written may be there after all: its number is taken here.
-            self._cursor.execute(_TURN, (seq, at, b"[]"))
+            self._cursor.execute(_TURN, (seq, at, _turn(())))
             self._cursor.execute("DELETE FROM journal WHERE seq < ?", (seq,))
             self._cursor.execute("DELETE FROM loans WHERE state = ? AND at < ?", (State.EXPIRED, at - _EXPIRED_KEPT))
         self.seq = self._first = seq
@@ -251,11 +251,11 @@ class Journal:
                 if call in books.ended:  # a fold did not come as far as here
                     self._cursor.execute("DELETE FROM loans WHERE call = ?", (call,))
                     continue
-                debt = Debt(call, None, orjson.loads(accounts), (), amount, at)
+                debt = Debt(call, None, tuple(orjson.loads(accounts)), (), amount, at)
                 debt.state, debt.kept, debt.stale = State(state), True, False
                 books.owe(debt)
             self._repeat(books, loans)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError) as error:
             raise StateUnusable(_damaged(self.path, str(error))) from error
 
     def _repeat(self, books: Books, loans: dict[str, int]) -> None:
@@ -278,10 +278,10 @@ class Journal:
         first = None
         for seq, at, steps in self._db.execute("SELECT * FROM journal ORDER BY seq"):
             first = seq if first is None else first
-            for step in orjson.loads(steps):
+            for step in _steps(steps):
                 kind, call, keys, _, _, spent = step
                 owed = call not in (books.posts if kind == Kind.POST else books.ended) and loans.get(call, -1) < seq
-                lacking = [(tuple(line), sums) for line, sums in spent if summed(tuple(line)) < seq]
+                lacking = [(line, sums) for line, sums in spent if summed(line) < seq]
                 books.again(step, [key for key in keys if folded(key) < seq], owed, lacking, at)
             self.seq = seq
         if first is None:
@@ -386,6 +386,31 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._cursor.execute("ROLLBACK")
             raise
+
+
+def _turn(steps: Sequence[Step]) -> bytes:
+    """The steps of a turn, each named once that is in several of them: accounts, lines of the cost ledger, steps."""
+    accounts: dict[Keys, int] = {}
+    lines: dict[Line, int] = {}
+    short = [
+        (
+            kind,
+            call,
+            accounts.setdefault(keys, len(accounts)),
+            pending,
+            posted,
+            [(lines.setdefault(line, len(lines)), sums) for line, sums in spent] if spent else (),
+        )
+        for kind, call, keys, pending, posted, spent in steps
+    ]
+    return orjson.dumps((list(accounts), list(lines), short))
+
+
+def _steps(turn: bytes) -> Iterator[Step]:
+    """What `_turn` was made of. Raises ValueError, TypeError, IndexError for anything else."""
+    accounts, lines, steps = orjson.loads(turn)
+    for kind, call, keys, pending, posted, spent in steps:
+        yield kind, call, tuple(accounts[keys]), pending, posted, [(tuple(lines[line]), sums) for line, sums in spent]
 
 
 def _written(changes: Changes) -> None:

@@ -12,7 +12,19 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
-from policies.limits import COME_AGAIN, SESSION_KEPT, Limit, LimitReached, Pass, Standing, correct, remaining, take
+from policies.limits import (
+    COME_AGAIN,
+    MINUTE,
+    SESSION_KEPT,
+    Limit,
+    LimitReached,
+    Pass,
+    Standing,
+    correct,
+    remaining,
+    standing_of,
+    take,
+)
 
 MOST_SESSIONS: Final = 100_000
 """Sessions in which calls are counted; beyond that, the one used longest ago is forgotten. Agents name sessions as they
@@ -51,34 +63,40 @@ class EmbeddedLimits:
         counts: list[tuple[Limit, int]] = []
         taken: list[tuple[Limit, _Rate, int]] = []
         for limit in limits:
-            what = limit.what
+            what, most = limit.what, limit.most
             if what == "concurrent":
-                full = self._running.get(limit.key, 0) >= limit.most
+                full = self._running.get(limit.key, 0) >= most
                 places.append(limit)
             elif what == "calls_per_session":
                 calls = self._sessions.calls(limit.key, session, now)
-                full = calls >= limit.most
+                full = calls >= most
                 counts.append((limit, calls + 1))
             else:
                 rate = self._rates.get(limit.key) or self._begun(limit.key)
-                tat, wait = take(rate.tat, now, tokens if what == "tokens_per_minute" else 1, limit.most)
-                full = wait > 0
-                taken.append((limit, rate, tat))
+                amount = tokens if what == "tokens_per_minute" else 1
+                tat = rate.tat
+                after = (tat if tat > now else now) + amount * MINUTE // most
+                full = False
+                if after - now > MINUTE:  # else `take` gives just this
+                    after, wait = take(tat, now, amount, most)
+                    full = wait > 0
+                taken.append((limit, rate, after))
             if full:
                 raise self._reached(limits, session, tokens, now)
         standings: list[Standing] = []
         marks: list[tuple[_Rate, int, int]] = []
         for limit, rate, tat in taken:
             rate.tat = tat
+            most = limit.most
             if limit.what == "tokens_per_minute":
-                marks.append((rate, tat + rate.given, limit.most))
-            standings.append(Standing(limit, remaining(tat, now, limit.most), (tat - now) / _SECOND))
+                marks.append((rate, tat + rate.given, most))
+            standings.append(standing_of((limit, remaining(tat, now, most), (tat - now) / _SECOND)))
         for limit in places:
             running = self._running[limit.key] = self._running.get(limit.key, 0) + 1
-            standings.append(Standing(limit, limit.most - running, 0.0))
+            standings.append(standing_of((limit, limit.most - running, 0.0)))
         for limit, calls in counts:
             self._sessions.put(limit.key, session, calls, now)
-            standings.append(Standing(limit, limit.most - calls, 0.0))
+            standings.append(standing_of((limit, limit.most - calls, 0.0)))
         entered = Pass(call, tenant, limits, session, tokens, tuple(standings))
         self._inside[call] = (entered, places, marks)
         return entered

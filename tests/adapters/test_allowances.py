@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from adapters.allowances import duration
 from adapters.anthropic import Anthropic
-from adapters.base import Allowance
 from adapters.openai import OpenAI
+from policies.limits import Limit, Standing
 from tests.adapters.stock import JSON, Answers
 
 NOW = 1_795_235_400 * 10**9  # 2026-11-21 04:30:00 UTC
 
-CALLS = Allowance(600, 599, 0.1)
-TOKENS = Allowance(90_000, 0, 75.2)
+CALLS = Standing(Limit("acme", "calls_per_minute", 600), 599, 0.1)
+TOKENS = Standing(Limit("acme", "tokens_per_minute", 90_000), 0, 75.2)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,8 @@ def test_an_anthropic_client_reads_what_is_left() -> None:
 
 @given(now=st.integers(NOW, NOW + 10**15), resets_in=st.floats(0, 4000))
 def test_no_time_of_reset_is_before_the_reset(now: int, resets_in: float) -> None:
-    reset = dict(Anthropic().limit_headers(Allowance(1, 0, resets_in), None, now))[
-        b"anthropic-ratelimit-requests-reset"
-    ]
+    calls = CALLS._replace(resets_in=resets_in)
+    reset = dict(Anthropic().limit_headers(calls, None, now))[b"anthropic-ratelimit-requests-reset"]
     said = datetime.strptime(reset.decode(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     assert -1e-5 < said - (now / 10**9 + resets_in) < 1 + 1e-5
 

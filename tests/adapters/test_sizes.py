@@ -378,3 +378,21 @@ def test_searches_that_the_target_may_make_are_counted(path: str, changes: dict[
 )
 def test_the_terms_that_a_call_asks_for_are_told(path: str, changes: dict[str, Any], tier: str) -> None:
     assert size(path, **changes).tier == tier
+
+
+CONTENTS = st.sampled_from(["hi", "", None, 7, [], [{"type": "image"}]])
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({}, optional={"content": CONTENTS, "audio": st.none()}) | st.just("odd"), max_size=4
+    ),
+    st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens", "n_predict"]), st.integers(-1, 2**60)),
+    st.sampled_from(["m", "sonar-pro"]),
+)
+def test_what_is_said_and_changes_nothing_makes_a_call_no_other_size(
+    messages: list[Any], caps: dict[str, Any], model: str
+) -> None:
+    plain = {"messages": messages, "model": model, **caps}
+    assert size(CHAT, **plain, x=1) == size(CHAT, **plain, n=1)
+    assert size(MESSAGES, **plain, loots=[]) == size(MESSAGES, **plain, tools=[])

@@ -342,6 +342,27 @@ async def test_an_edit_during_the_reload_is_not_missed(file: Path) -> None:
         assert await anext(found) == {file}
 
 
+async def test_what_is_written_all_the_time_beside_a_file_is_not_listened_to_and_an_edit_is_found(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listened: list[Path] = []
+
+    async def listening(self: watch._Listener, folders: list[Path]) -> None:
+        listened.extend(folders)
+
+    monkeypatch.setattr(watch._Listener, "_run", listening)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    other = elsewhere / "other.rego"
+    write(other, "a")
+    link = tmp_path / "link"
+    link.symlink_to(file.parent)
+    found = changes(lambda: [file, other], stop=asyncio.Event(), busy=[link])
+    write(file, "edited")
+    async with aclosing(found), asyncio.timeout(SOON):
+        assert await anext(found) == {file}
+    assert set(listened) == {elsewhere}
+
+
 async def test_nothing_to_watch_is_no_error() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().call_soon(stop.set)

@@ -348,16 +348,19 @@ class Watched(EmbeddedStore):
             if not each.hard:
                 self.soft.add(each.key)
         self._limits(ask.accounts)
-        try:
-            loan = await super().reserve(ask)
-        except Short as short:
-            self._refused(ask, short)
-            raise
+        loan = await super().reserve(ask)
         if not ask.least <= loan.amount <= ask.want:
             self.wrong.append(f"{ask} was lent {loan.amount}")
         self.lent.add(ask.call)
         self._look(ask.accounts)
         return loan
+
+    def _lend(self, asked: Sequence[tuple[Ask, asyncio.Future[Loan]]]) -> list[tuple[Loan, asyncio.Future[Loan]]]:
+        loans = super()._lend(asked)
+        for ask, lent in asked:
+            if lent.done() and not lent.cancelled() and isinstance(short := lent.exception(), Short):
+                self._refused(ask, short)
+        return loans
 
     async def extend(self, loan: Loan, amount: int) -> bool:
         self._limits(loan.accounts)

@@ -41,6 +41,7 @@ async def main(folder: Path) -> None:
             break
         store.settle(loan, 1, [spent(1, model="m" * 500)])
         posted += 1
+    leave_room(4000)  # less than one page, also for a log that begins anew
     assert store.failure is not None
     sys.stdout.write("refused\n")
     for number in range(20):

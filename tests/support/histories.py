@@ -272,10 +272,12 @@ class History(RuleBasedStateMachine):
             return "contended" if short.contended else "exhausted"
 
 
-def agree(where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 60) -> None:
+def agree(
+    where: Callable[[Path], AbstractAsyncContextManager[Place]], examples: int = 60, history: type[History] = History
+) -> None:
     """Raises AssertionError for a history, as short as it can be found, in which store and model differ."""
     run_state_machine_as_test(
-        type("HistoryThere", (History,), {"where": staticmethod(where)}),
+        type("HistoryThere", (history,), {"where": staticmethod(where)}),
         settings=settings(
             max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),

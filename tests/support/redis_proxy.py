@@ -47,7 +47,8 @@ class FaultProxy:
         self._server = server
         self._delay = delay
         self._listener: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: list[asyncio.Task[None]] = []
+        """In the order in which they were made."""
         self._ends: set[asyncio.StreamWriter] = set()
         self._again: set[asyncio.Task[None]] = set()
 
@@ -72,6 +73,14 @@ class FaultProxy:
     async def begin(self) -> None:
         self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
 
+    async def arrived(self) -> None:
+        """Returns once all has happened at the server that came by connections before the newest, or is repeated.
+
+        For one gateway, which has ended one connection before it makes the next, this is all it was not answered, too.
+        """
+        while late := [*self._connections[:-1], *self._again]:
+            await asyncio.wait(late)
+
     async def end(self) -> None:
         assert self._listener is not None
         self._listener.close()
@@ -81,28 +90,44 @@ class FaultProxy:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections.append(task)
         ends = [writer]
-        answers: asyncio.Task[None] | None = None
         try:
             if not self.refuses:
                 answer, upstream = await asyncio.open_connection("127.0.0.1", self._server.port)
                 ends.append(upstream)
                 self._ends.update(ends)
-                way = _Way(writer)
-                answers = asyncio.create_task(way.carry(answer))
-                while await self._command(reader, upstream, way):
-                    pass
-        except (OSError, asyncio.IncompleteReadError):
+                await self._carry(reader, writer, answer, upstream)
+        except OSError:
             pass  # what the gateway sees of it is the point
         finally:
-            self._connections.discard(task)
+            self._connections.remove(task)
             self._ends.difference_update(ends)
             for each in ends:
                 each.transport.abort()
-            if answers is not None:
-                answers.cancel()
-                await asyncio.gather(answers, return_exceptions=True)
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: asyncio.StreamReader,
+        upstream: asyncio.StreamWriter,
+    ) -> None:
+        """Carries commands and answers until the connection is cut, and sees what was carried happen at the server."""
+        way = _Way(writer)
+        answers = asyncio.create_task(way.carry(answer))
+        try:
+            while await self._command(reader, upstream, way):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+        upstream.write_eof()
+        while await answer.read(65536):  # the server ends it when it has done all
+            pass
 
     async def _command(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, way: _Way) -> bool:
         """Carries one command; False when the connection is to be cut."""
