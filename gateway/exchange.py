@@ -11,7 +11,8 @@ from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
 from policies.limits import Pass, Standing
-from routing.table import Arm, Route
+from routing.outcomes import Outcome
+from routing.table import Arm, Route, Weights
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
@@ -44,6 +45,27 @@ class Reached(enum.Enum):
     MAYBE = "maybe"
     """Bytes of the call were on their way, and no answer began."""
     ANSWERED = "answered"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a call at one node of an arm. Times are as of Exchange.
+
+    `overflow` says that an arm before it was full. `outcome` is None while it is under way. `cost` is what this try has
+    cost, in nano-dollars.
+    """
+
+    arm: Arm
+    node: str
+    overflow: bool
+    began: float
+    ended: float = 0.0
+    first_byte_at: float | None = None
+    outcome: Outcome | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    cost: int = 0
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -94,7 +116,11 @@ class Exchange:
     """What soft budgets have to say of this call."""
     intended: bool = False
     route: Route | None = None
+    weights: Weights | None = None
+    """Those of the route that this call goes by, from its reservation to its last attempt."""
     arm: Arm | None = None
+    attempts: list[Attempt] = field(default_factory=list, repr=False)
+    """Every try, in order; the last one is what the agent was answered with."""
 
     status: int = 0
     """The HTTP status the agent was sent; 0 while there is none."""
