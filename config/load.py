@@ -36,6 +36,8 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("peers", "*", "key"),
     ("environments", "*", "key"),
     ("policy", "opa", "token"),
+    ("routes", "*", "rollout", "webhook", "url"),
+    ("routes", "*", "rollout", "webhook", "secret"),
     ("approvals", "webhook", "url"),
     ("approvals", "webhook", "secret"),
 )
@@ -46,7 +48,6 @@ NOT_YET: Final[tuple[document.Path, ...]] = (
     ("tools",),
     ("peers",),
     ("environments",),
-    ("routes", "*", "rollout"),
 )
 """What this version reads and checks but does not act on: a warning each."""
 

@@ -726,6 +726,16 @@ class GateSettings(Section):
     )
 
 
+class WebhookSettings(Section):
+    """An address that is told of what happens, by signed POST requests."""
+
+    url: Secret = Field(description="Address, as a secret: webhook addresses often carry a token.")
+    secret: Secret | None = Field(
+        default=None,
+        description="Signs what is sent, as Standard Webhooks do: `whsec_` and base64, or any other text.",
+    )
+
+
 class RolloutSettings(Section):
     """How a canary grows, and what takes it back."""
 
@@ -783,6 +793,9 @@ class RolloutSettings(Section):
     )
     gates: GateSettings = Field(
         default=GateSettings(), description="What the canary has to show besides few errors before it is promoted."
+    )
+    webhook: WebhookSettings | None = Field(
+        default=None, description="Who is told of what happens to it; `approvals.webhook` when absent."
     )
 
     @field_validator("steps", mode="after")
@@ -918,13 +931,6 @@ class LimitSettings(Section):
                 "limits nothing", "Give calls_per_minute, tokens_per_minute, concurrent or calls_per_session."
             )
         return self
-
-
-class WebhookSettings(Section):
-    """Who is told of a held call."""
-
-    url: Secret = Field(description="Address, as a secret: webhook addresses often carry a token.")
-    secret: Secret | None = Field(default=None, description="Signs what is sent.")
 
 
 class ApprovalSettings(Section):
