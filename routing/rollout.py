@@ -202,7 +202,7 @@ def weights(rollout: Rollout, plan: RolloutSettings, configured: Mapping[str, fl
     return {arm: mine if arm == plan.canary else (100.0 - mine) * (others[arm] / together) for arm in configured}
 
 
-def step(rollout: Rollout, what: Step, by: str, now: int) -> Rollout:
+def step(rollout: Rollout, what: Step, by: str, now: int, comment: str = "") -> Rollout:
     """The state after a person's step; what happened is the last of its history. Raises MoveRefused.
 
     Who promotes is not asked for evidence: whether the person may is for the caller to know.
@@ -218,6 +218,8 @@ def step(rollout: Rollout, what: Step, by: str, now: int) -> Rollout:
         passed = f"{by} promoted step {rollout.step} of {rollout.steps}"
         text = f"{passed}." if rollout.verdict is Verdict.PROMOTE else f"{passed}; the verdict was {rollout.verdict}."
         facts = so_far(rollout.watch) if rollout.watch else None
+    if comment:
+        text = f"{text.removesuffix('.')}: {comment}"
     return _moved(rollout, move, by, now, text, facts)
 
 
