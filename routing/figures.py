@@ -171,7 +171,7 @@ class ArmFigures:
     def observe(
         self,
         at: float,
-        seconds: float,
+        seconds: float | None,
         *,
         error: str | None = None,
         first_token: float | None = None,
@@ -181,6 +181,7 @@ class ArmFigures:
     ) -> None:
         """Counts one call that has ended at `at`. Durations are in seconds, `cost` in nano-dollars; None is not known.
 
+        `seconds` is None, too, where it says nothing of how quick the arm is: the call was refused, by no fault of it.
         `error` is its class, a word of the gateway's own: each is kept for as long as the gateway runs.
         """
         if at >= self._until:
@@ -196,6 +197,8 @@ class ArmFigures:
                 self._priced += 1
         if error is not None:
             self._errors[error] = self._errors.get(error, 0) + 1
+            return
+        if seconds is None:
             return
         taken = int(seconds * 1e6)
         if not 0 <= taken <= LONGEST:

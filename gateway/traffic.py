@@ -1,0 +1,323 @@
+"""What the arms of routes meet with, counted as each call ends: for people who compare them, for the evidence on which a
+canary grows or is taken back, and for metrics.
+
+A call can meet several arms. What it was tried on one arm in a row is one call of that arm, and its last attempt says
+how that ended: another node of the same arm made good, or nobody did. What `routing.outcomes` does not count, as the
+call of an agent that left, counts nowhere. Failures of one session in one minute are one failure to the evidence, and
+failures still.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from config.settings import RolloutSettings
+from gateway.exchange import Attempt, Exchange
+from routing.course import CALLS, COST, ERROR, ERRORS, OUTPUT_TOKENS, OVERFLOW, RAW_ERRORS, SLOW, RouteStore, counted
+from routing.evidence import Seen
+from routing.figures import ArmFigures
+from routing.outcomes import Outcome
+from routing.table import Arm, Route
+
+log = logging.getLogger("weighbridge.traffic")
+
+SAMPLES: Final = 5
+"""Failed calls of an arm that are remembered, the last ones."""
+FORGOTTEN: Final = 86_400.0
+"""Seconds after its last call at which an arm is forgotten that is configured no more."""
+
+_NOBODY: Final = "no_healthy_target"
+
+
+class Met(NamedTuple):
+    """What one arm has met with since the start. `attempts` are by outcome; `overflow` is as of `routing.figures`."""
+
+    route: str
+    target: str
+    attempts: Mapping[str, int]
+    overflow: int
+
+
+class _Met:
+    """One arm of one route; the rest are the keys of its counts."""
+
+    __slots__ = (
+        "attempts",
+        "calls",
+        "cost",
+        "errors",
+        "figures",
+        "last",
+        "output_tokens",
+        "overflow",
+        "overflowed",
+        "place",
+        "raw_errors",
+        "samples",
+        "slow",
+        "target",
+    )
+
+    def __init__(self, route: str, target: str, since: float, now: float) -> None:
+        self.target = target
+        self.place = f"{route}\0{target}"
+        self.figures = ArmFigures(since)
+        self.attempts: dict[str, int] = {}
+        self.overflowed = 0
+        self.samples: deque[str] = deque(maxlen=SAMPLES)
+        self.last = now
+        self.calls = counted(target, CALLS)
+        self.errors = counted(target, ERRORS)
+        self.raw_errors = counted(target, RAW_ERRORS)
+        self.slow = counted(target, SLOW)
+        self.overflow = counted(target, OVERFLOW)
+        self.cost = counted(target, COST)
+        self.output_tokens = counted(target, OUTPUT_TOKENS)
+
+
+class _Watched:
+    """A route as it was configured for the last call: its canary, and after how many seconds a first token is late,
+    where it has a rollout that says so; whether it is `compared`, having several arms."""
+
+    __slots__ = ("arms", "canary", "compared", "retries", "route", "slow_after")
+
+    def __init__(self, route: Route, arms: dict[str, _Met], retries: int, rollout: RolloutSettings | None) -> None:
+        self.route: Route | None = route
+        self.arms = arms
+        self.retries = retries
+        self.canary = rollout.canary if rollout is not None else None
+        self.slow_after = rollout.gates.max_first_token if rollout is not None else None
+        self.compared = len(route.arms) > 1
+
+
+class Traffic:
+    """All routes of one process since its start. What is known outlives reloads.
+
+    Figures are this process's own; counts go to `store`, where those of all gateways come together.
+    """
+
+    def __init__(self, store: RouteStore, since: float | None = None) -> None:
+        """`since` is when the gateway started, in seconds since the epoch."""
+        self.since = since if since is not None else time.time()
+        self._store = store
+        self._routes: dict[str, _Watched] = {}
+        self._seen = Seen()
+
+    def observe(self, x: Exchange) -> None:
+        """Counts a call that is over and paid for, once. Never raises."""
+        try:
+            if x.attempts:
+                self._met(x)
+            elif x.code == _NOBODY and x.order and x.route is not None:  # it had no room, and nobody else had
+                at = _at(x, x.ended)
+                self._went_elsewhere(self._watched(x, x.route, at).arms[x.order[0].target.name], at)
+        except Exception:
+            log.exception("call %s could not be counted at its route", x.id)
+
+    def figures(self, route: str) -> Mapping[str, ArmFigures]:
+        """What is known of a route's arms, by target; some may be configured no more."""
+        watched = self._routes.get(route)
+        return {name: met.figures for name, met in watched.arms.items()} if watched is not None else {}
+
+    def samples(self, route: str) -> Sequence[str]:
+        """The ids of the last calls that failed on a route's canary, the latest last; on any arm where it has none."""
+        watched = self._routes.get(route)
+        if watched is None:
+            return ()
+        canary = watched.arms.get(watched.canary or "")
+        asked = watched.arms.values() if canary is None else (canary,)
+        # Ids are in the order of time.
+        return sorted(each for met in asked for each in met.samples)[-SAMPLES:]
+
+    def met(self) -> Iterator[Met]:
+        """Every arm's attempts, for metrics."""
+        for name, watched in self._routes.items():
+            for target, met in watched.arms.items():
+                yield Met(name, target, met.attempts, met.overflowed)
+
+    def retries(self) -> Iterator[tuple[str, int]]:
+        """(route, attempts that were made because one before had failed)."""
+        for name, watched in self._routes.items():
+            yield name, watched.retries
+
+    def _met(self, x: Exchange) -> None:
+        route, attempts = x.route, x.attempts
+        assert route is not None, "a call is routed before it is attempted"
+        last = attempts[-1]
+        at = _at(x, last.ended)
+        watched = self._routes.get(route.name)
+        if watched is None or watched.route is not route:
+            watched = self._watched(x, route, at)
+        counts: dict[str, int] = {}
+        first = attempts[0]
+        if first.pick.index:
+            self._overflowed(x, watched, first, counts, at)
+        if first is last:
+            met = watched.arms[first.pick.arm.target.name]
+            outcome = first.outcome
+            if outcome is not None:
+                met.attempts[outcome.name] = met.attempts.get(outcome.name, 0) + 1
+                if outcome.counted:
+                    self._ended(x, watched, met, outcome, first, first, first.cost, counts, at)
+        else:
+            self._several(x, watched, counts)
+        if counts and watched.compared:
+            self._store.count(route.name, counts)
+
+    def _several(self, x: Exchange, watched: _Watched, counts: dict[str, int]) -> None:
+        """Attempts in a row on one arm are one call of that arm."""
+        attempts = x.attempts
+        began, cost = attempts[0], 0
+        for attempt, following in zip(attempts, [*attempts[1:], None], strict=True):
+            outcome, name = attempt.outcome, attempt.arm.target.name
+            met = watched.arms[name]
+            if outcome is not None:
+                met.attempts[outcome.name] = met.attempts.get(outcome.name, 0) + 1
+                watched.retries += following is not None and outcome.counted
+            cost += attempt.cost
+            if following is not None and following.arm.target.name == name:
+                continue
+            if outcome is not None and outcome.counted:
+                at = _at(x, attempt.ended)
+                self._ended(x, watched, met, outcome, began, attempt, cost, counts, at)
+            if following is not None:
+                began, cost = following, 0
+
+    def _ended(
+        self,
+        x: Exchange,
+        watched: _Watched,
+        met: _Met,
+        outcome: Outcome,
+        first: Attempt,
+        last: Attempt,
+        cost: int,
+        counts: dict[str, int],
+        at: float,
+    ) -> None:
+        """One call of one arm, which began with the `first` of some attempts and ended with the `last`."""
+        met.last = at
+        usage, call = last.usage, x.call
+        if usage is None and last is x.attempts[-1]:
+            usage = x.usage
+        tokens_in, tokens_out = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
+        known: int | None = cost
+        if (usage is None and not cost) or (x.unpriced and _unpriced(x, last.arm)):
+            known = None  # it is free of charge, nothing was made, or nobody can say
+        elif cost:
+            counts[met.cost] = counts.get(met.cost, 0) + cost
+        first_token: float | None = None
+        if last.first_byte_at is not None and call is not None and call.stream:
+            first_token = last.first_byte_at - first.began
+            if watched.slow_after is not None and first_token > watched.slow_after:
+                counts[met.slow] = counts.get(met.slow, 0) + 1
+        counts[met.calls] = counts.get(met.calls, 0) + 1
+        if tokens_out:
+            counts[met.output_tokens] = counts.get(met.output_tokens, 0) + tokens_out
+        if outcome.name == "ok":
+            error, seconds = None, last.ended - first.began
+        elif outcome.error(last.arm.target.settings.kind):
+            error, seconds = outcome.name, 0.0
+            self._failed(x, met, error, counts, at)
+        else:
+            error, seconds = None, None
+        met.figures.observe(
+            at,
+            seconds,
+            error=error,
+            first_token=first_token,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            cost=known,
+        )
+
+    def _failed(self, x: Exchange, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
+        met.samples.append(x.id)
+        key = counted(met.target, ERROR + error)
+        counts[key] = counts.get(key, 0) + 1
+        counts[met.raw_errors] = counts.get(met.raw_errors, 0) + 1
+        if self._first(x, met, at):
+            counts[met.errors] = counts.get(met.errors, 0) + 1
+
+    def _first(self, x: Exchange, met: _Met, at: float) -> bool:
+        """Whether a failure is no repetition of another one in the same minute.
+
+        Without a session only what its client says is a repetition is one: the same words alone may be anybody's.
+        """
+        agent, now = x.agent, int(at)
+        tenant, name = (agent.tenant, agent.name) if agent is not None else ("", "")
+        if x.session is not None:
+            return self._seen.first(met.place, f"{tenant}\0{x.session}", now)
+        said = hash(x.call.body) if x.call is not None else 0
+        new = self._seen.first(met.place, f"{tenant}\0\0{name}\0{said}", now)
+        return new or not _repeated(x)
+
+    def _overflowed(self, x: Exchange, watched: _Watched, first: Attempt, counts: dict[str, int], at: float) -> None:
+        """The call was meant for another arm than the one that it was sent to first."""
+        meant = _meant(x, first)
+        if meant is None:
+            return
+        met = watched.arms[meant.target.name]
+        self._went_elsewhere(met, at)
+        if first.overflow:
+            counts[met.overflow] = 1
+
+    def _went_elsewhere(self, met: _Met, at: float) -> None:
+        met.overflowed += 1
+        met.figures.overflowed(at)
+        met.last = at
+
+    def _watched(self, x: Exchange, route: Route, at: float) -> _Watched:
+        """The route as this call knows it. Whoever is configured no more, and has had no call for long, is forgotten."""
+        known = self._routes.get(route.name)
+        if known is not None and known.route is route:
+            return known
+        configured = x.assembly.table
+        for name, each in list(self._routes.items()):
+            now = configured.named(name)
+            names = {arm.target.name for arm in now.arms} if now is not None else set[str]()
+            gone = [name for name, met in each.arms.items() if name not in names and at - met.last > FORGOTTEN]
+            for target in gone:
+                del each.arms[target]
+                each.route = None  # looked at anew by the next call
+            if now is None and not each.arms:
+                del self._routes[name]
+        arms = known.arms if known is not None else {}
+        for arm in route.arms:
+            if arm.target.name not in arms:
+                arms[arm.target.name] = _Met(route.name, arm.target.name, self.since, at)
+        settings = next((each for each in x.assembly.settings.routes if each.name == route.name), None)
+        watched = self._routes[route.name] = _Watched(
+            route,
+            arms,
+            known.retries if known is not None else 0,
+            settings.rollout if settings is not None else None,
+        )
+        return watched
+
+
+def _at(x: Exchange, ended: float) -> float:
+    """A moment of the call in seconds since the epoch, by the clock that it arrived at."""
+    return x.arrived_ns / 1e9 + (ended - x.began)
+
+
+def _meant(x: Exchange, first: Attempt) -> Arm | None:
+    """The arm that the call fell on; None where the exchange does not tell any more."""
+    if len(x.attempts) == 1 and x.order:
+        return x.order[0]
+    others = [arm for arm in (x.route.arms if x.route is not None else ()) if arm.target is not first.arm.target]
+    return others[0] if len(others) == 1 else None
+
+
+def _repeated(x: Exchange) -> bool:
+    """Whether a client says that it tries again: the SDKs of OpenAI and Anthropic count how often they have."""
+    return any(name == b"x-stainless-retry-count" and value.strip(b"0 ") for name, value in x.headers)
+
+
+def _unpriced(x: Exchange, arm: Arm) -> bool:
+    model = arm.model or (x.call.target if x.call is not None else "")
+    return x.assembly.prices.of(arm.target.name, model) is None
