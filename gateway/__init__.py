@@ -35,6 +35,8 @@ ledger     the file: decision before, outcome after
 backlog    lines of the ledger that wait
 reader     the ledger, read back
 collector  decisions uploaded in batches
+traffic    what arms meet with, counted for people, rollouts and metrics
+mirroring  a share of calls sent to a second target as well, and compared
 telemetry  every metric
 spend      questions to the cost ledger, and their answers
 parquet    those answers as a file for analysts

@@ -239,6 +239,8 @@ class Mirrors:
         except (MalformedCall, ValueError):
             copy.error = "ReplyMalformed"
         copy.ended = time.monotonic()
+        if copy.stage == "sent":  # without an answer nobody knows what it has made of it
+            copy.usage = Usage(estimated=True)
         kind = to.settings.kind
         outcome = classify(Facts(kind, copy.stage, copy.status, copy.error, copy.hidden, copy.complete))
         self._pay(x, call, copy, to, model)

@@ -33,6 +33,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         required=True, metavar="COMMAND"
     )
     command = below.add_parser("list", help="all routes with their arms, weights and figures")
+    command.add_argument("--window", metavar="TIME", help="how far back figures go, as 1h or 7d")
     command.add_argument("--exit-code", action="store_true", help="exit 1 when an arm that has a weight is not well")
     takes_admin(command)
     command.set_defaults(run=show)
@@ -55,6 +56,10 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command = below.add_parser("report", help="a page for people who decide: go or no-go, with charts")
     command.add_argument("route", metavar="ROUTE")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="HTML; - is standard output")
+    command.add_argument("--window", metavar="TIME", help="how far back figures go, as 1h or 7d")
+    command.add_argument("--added-p95-ms", metavar="MS", help="what an arm may add to the latency, else 150")
+    command.add_argument("--saving", metavar="SHARE", help="what it has to save of the cost per call, else 0.2")
+    command.add_argument("--availability", metavar="SHARE", help="of its calls, what it has to answer, else 0.995")
     command.add_argument("--exit-code", action="store_true", help="exit 1 unless every answer is go")
     takes_admin(command)
     command.set_defaults(run=report)
@@ -62,7 +67,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def show(given: argparse.Namespace) -> int:
     try:
-        told = _all(given.admin)
+        told = _all(given.admin, _asked(given, "window"))
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
@@ -118,7 +123,8 @@ def report(given: argparse.Namespace) -> int:
         complain("-o: name the file to write the page to, or - for standard output.")
         return UNUSABLE
     try:
-        told = ask(given.admin, "GET", _place(given.route), exact=True)
+        asked = _asked(given, "window", "added_p95_ms", "saving", "availability")
+        told = ask(given.admin, "GET", f"{_place(given.route)}{_query(asked)}", exact=True)
         page = report_page(told, datetime.datetime.now(datetime.UTC))
     except Refused as refused:
         complain(str(refused))
@@ -225,14 +231,23 @@ def _place(route: str) -> str:
     return f"/routes/{quote(route, safe='')}"
 
 
-def _all(admin: str) -> dict[str, Any]:
+def _asked(given: argparse.Namespace, *names: str) -> dict[str, str]:
+    """Those of these parameters that were given."""
+    return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+
+def _query(parameters: dict[str, str]) -> str:
+    return f"?{urlencode(parameters)}" if parameters else ""
+
+
+def _all(admin: str, asked: dict[str, str]) -> dict[str, Any]:
     """All pages as one answer. Raises Refused."""
-    pages, after = [], ""
+    pages, after = [], _query(asked)
     while True:
         pages.append(ask(admin, "GET", f"/routes{after}", exact=True))
         if pages[-1]["next"] is None:
             return {**pages[-1], "items": list(itertools.chain.from_iterable(page["items"] for page in pages))}
-        after = f"?{urlencode({'after': pages[-1]['next']})}"
+        after = _query({**asked, "after": pages[-1]["next"]})
 
 
 def _weight(text: str) -> tuple[str, Decimal]:

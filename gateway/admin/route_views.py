@@ -13,8 +13,10 @@ from pydantic import Field
 
 from config.settings import RolloutSettings
 from gateway.admin.operation import Usd, View
-from routing.comparison import Added, Answer, Comparison, Finding, Question, Side
+from gateway.mirroring import Compared
+from routing.comparison import Added, Answer, Comparison, Finding, Question, Side, compare
 from routing.figures import ArmFigures, Figures
+from routing.health import Pool, State
 from routing.histogram import LONGEST, Histogram
 
 _BINS_TO_TEN: Final = 20
@@ -81,7 +83,7 @@ class ArmView(View):
             health=health,
             calls=figures.calls,
             errors=figures.failed,
-            errors_by_class=dict(sorted(figures.errors.items(), key=lambda each: (-each[1], each[0]))),
+            errors_by_class=_by_frequency(figures.errors),
             error_rate=figures.error_rate,
             availability=figures.availability,
             overflow=figures.overflow,
@@ -248,6 +250,83 @@ class ComparisonView(View):
         )
 
 
+class MirrorSideView(View):
+    """One side of the calls that were mirrored."""
+
+    calls: int
+    errors: int
+    errors_by_class: dict[str, int]
+    p50_ms: float | None = Field(description="Latency to the end of the answer, of calls without an error.")
+    p95_ms: float | None
+    p99_ms: float | None
+    first_token_ms: Percentiles = Field(description="Of streamed answers.")
+    tokens_per_second: float | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Usd
+    cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
+
+    @classmethod
+    def of(cls, figures: Figures) -> MirrorSideView:
+        percentiles = _percentiles(figures.latency)
+        return cls(
+            calls=figures.calls,
+            errors=figures.failed,
+            errors_by_class=_by_frequency(figures.errors),
+            p50_ms=percentiles.p50,
+            p95_ms=percentiles.p95,
+            p99_ms=percentiles.p99,
+            first_token_ms=_percentiles(figures.first_token),
+            tokens_per_second=_rounded(figures.tokens_per_second, 1),
+            input_tokens=figures.input_tokens,
+            output_tokens=figures.output_tokens,
+            cost_usd=figures.cost,
+            cost_per_call_usd=figures.cost_per_call,
+        )
+
+
+class MirrorView(View):
+    """Calls that were copied to a second target, and how its answers compare with the route's own."""
+
+    target: str
+    share: float = Field(description="The share of the route's calls that are copied, from 0 to 1.")
+    model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
+    since: str = Field(description="When the first call was copied, UTC.")
+    dropped: int = Field(description="Calls not copied because too many copies were under way, or nothing took them.")
+    unfit: int = Field(description="Calls that cannot be put in the words of this target's protocol.")
+    both_good: int = Field(description="Calls that were answered well by both sides.")
+    own_good: int = Field(description="Calls that only the route's own arm answered well.")
+    mirror_good: int = Field(description="Calls that only the mirror answered well.")
+    neither_good: int
+    own: MirrorSideView = Field(description="The route's own answers to the calls that were copied.")
+    mirror: MirrorSideView
+    added_ms: AddedView
+    added_first_token_ms: AddedView
+    saving_per_call: float | None = Field(description="The share of the route's own cost; below 0 where it costs more.")
+
+    @classmethod
+    def of(cls, compared: Compared) -> MirrorView:
+        own, mirrored, pairs = compared.own.total, compared.mirrored.total, compared.pairs
+        comparison = compare(mirrored, own, seconds=0.0)
+        return cls(
+            target=compared.settings.target,
+            share=compared.settings.share,
+            model=compared.settings.model,
+            since=utc(compared.since),
+            dropped=compared.dropped,
+            unfit=compared.unfit,
+            both_good=pairs.get((True, True), 0),
+            own_good=pairs.get((True, False), 0),
+            mirror_good=pairs.get((False, True), 0),
+            neither_good=pairs.get((False, False), 0),
+            own=MirrorSideView.of(own),
+            mirror=MirrorSideView.of(mirrored),
+            added_ms=AddedView.of(comparison.latency),
+            added_first_token_ms=AddedView.of(comparison.first_token),
+            saving_per_call=_share(comparison.saving_per_call),
+        )
+
+
 class RouteSummary(View):
     name: str
     models: list[str]
@@ -266,6 +345,29 @@ class RouteView(RouteSummary):
     comparisons: list[ComparisonView]
     timeline: list[SlotView] = Field(description="The oldest first; slots without a call are left out.")
     rollout: RolloutView | None
+    mirror: MirrorView | None = Field(
+        default=None, description="null where calls are not copied, and before the first one is."
+    )
+
+
+def health(pool: Pool, now: float) -> str:
+    """`ok`, or what keeps a target from taking calls, at a time of the monotonic clock."""
+    nodes = pool.nodes
+    out = [node for node in nodes if not node.takes(now)]
+    if not out:
+        unwell = sum(node.unwell for node in nodes)
+        if pool.full:
+            return "full"
+        return _of_nodes(unwell, len(nodes), "unwell") if unwell else "ok"
+    if len(out) < len(nodes):
+        return _of_nodes(len(out), len(nodes), "out of use")
+    if all(node.state is State.USED for node in nodes):
+        return "resting"
+    return "trying" if any(node.state is State.TRYING for node in nodes) else "ejected"
+
+
+def _of_nodes(some: int, number: int, how: str) -> str:
+    return how if some == number else f"{some} of {number} nodes {how}"
 
 
 def timeline(arms: Mapping[str, ArmFigures], since: float, until: float) -> list[SlotView]:
@@ -283,6 +385,10 @@ def timeline(arms: Mapping[str, ArmFigures], since: float, until: float) -> list
 def utc(seconds: float) -> str:
     """Seconds since the epoch -> `2026-11-21T04:40:00Z`."""
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _by_frequency(errors: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(errors.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _percentiles(histogram: Histogram) -> Percentiles:
