@@ -6,6 +6,7 @@ health       liveness, readiness, metrics, configuration
 policy       the policy that decides
 trial        the policy on trial
 routes       where calls go
+steering     other weights for arms, and the steps of rollouts
 budgets      how budgets stand, and another limit for one of them
 spend        the cost ledger
 """
@@ -23,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.admin import budgets, health, policy, routes, spend, trial
+from gateway.admin import budgets, health, policy, routes, spend, steering, trial
 from gateway.admin.description import openapi
 from gateway.admin.operation import Desk, Operation, Problem, Visit
 from gateway.app import App
@@ -43,6 +44,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *policy.OPERATIONS,
     *trial.OPERATIONS,
     *routes.OPERATIONS,
+    *steering.OPERATIONS,
     *budgets.OPERATIONS,
     *spend.OPERATIONS,
 )

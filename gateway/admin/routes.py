@@ -28,7 +28,9 @@ from gateway.admin.route_views import (
 )
 from gateway.app import App
 from routing.comparison import Criteria, compare
+from routing.errors import NoRoute, StoreUnavailable
 from routing.figures import ArmFigures, Figures
+from routing.rollout import standing
 from routing.table import Arm, Route
 
 _THIS: Final = "Figures are those of the gateway that answers, since its start: of several, each has its own."
@@ -98,7 +100,11 @@ def _compared(told: _Told, arm: str, base: str, others: Sequence[str], criteria:
 
 
 def _rollout(app: App, settings: RouteSettings) -> RolloutView | None:
-    return None
+    try:
+        state, plan = app.steering.rollout(settings.name)
+    except (NoRoute, StoreUnavailable):  # it has none, or nobody here can read how it stands
+        return None
+    return RolloutView.of(standing(state, plan, app.steering.now()), plan)
 
 
 def _told(app: App, found: Route, window: float | None) -> _Told:

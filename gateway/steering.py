@@ -1,0 +1,504 @@
+"""Keeps every route on its course: what people and rollouts have made of its weights, at all gateways of one state.
+
+    hear    twice a second: the courses, put in force where they have changed
+    flush   each second: what was counted at the routes goes into the buckets
+    judge   when ten seconds are over: what was counted is taken in by the rollouts under way
+
+No call waits for any of this: it asks its route, which has its weights. Whichever gateway takes a bucket in first has
+moved the rollout, and that one tells of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from config.settings import RolloutSettings, WebhookSettings
+from gateway.ledger import Ledger
+from gateway.webhooks import Webhooks
+from routing import course, rollout
+from routing.course import BUCKET, FLUSH, HEAR, Course, RouteStore, lapsed
+from routing.errors import NoRoute, StoreUnavailable
+from routing.rollout import ITSELF, Event, MoveRefused, Rollout, State, Step
+from routing.table import Route, Table
+
+if TYPE_CHECKING:
+    from gateway.assembly import Assembly
+
+log = logging.getLogger("weighbridge.routes")
+
+CANNOT_WAIT: Final = frozenset[Step]({"pause", "abort"})
+"""Steps that are made even while nothing can be recorded: they only take from a canary."""
+
+_ATTEMPTS: Final = 5
+"""How often a change is begun anew where others are first."""
+_TOGETHER: Final = 60 * BUCKET
+"""Seconds of buckets that are taken in at once, so that calls are not held up after a long rest."""
+_TRAFFIC: Final = 86_400
+"""Seconds before a start whose calls say what is to be expected of a step."""
+_START: Final = 1.0
+"""Seconds in which a gateway that starts waits for the courses."""
+_ENDING: Final = 5.0
+_NANO: Final = 1_000_000_000
+_SHORT: Final = 1e-6
+_WORTH_A_LOOK: Final = frozenset({"pause", "rollback", "abort"})
+
+
+def nobody(route: str) -> Sequence[str]:
+    """Samples of failed calls, where none are kept."""
+    return ()
+
+
+def in_force(
+    configured: Mapping[str, float],
+    known: Course | None,
+    plan: RolloutSettings | None,
+    state: Rollout | None,
+    *,
+    leased: bool,
+) -> tuple[Mapping[str, float], frozenset[str]]:
+    """The weights of a route's arms by target, and the targets that take no call whatever.
+
+    `plan` is the configured one, None where there is none; `state` is None where nobody can say how the rollout stands.
+    Without a lease, or without a state, the canary has no new sessions: its share goes to the other arms.
+    """
+    weights = course.weights(known, configured)
+    if plan is None:
+        return weights, frozenset()
+    if state is not None:
+        weights = rollout.weights(state, plan, weights)
+        if state.state is State.ROLLED_BACK and state.canary == plan.canary:
+            return weights, frozenset({plan.canary})
+    if leased and state is not None:
+        return weights, frozenset()
+    together = math.fsum(weights.values())
+    others = {arm: weight for arm, weight in weights.items() if arm != plan.canary}
+    if not any(others.values()):
+        others = {arm: configured[arm] for arm in others}
+    if not any(others.values()):
+        others = dict.fromkeys(others, 1.0)
+    rest = math.fsum(others.values())
+    return {plan.canary: 0.0, **{arm: weight * (together / rest) for arm, weight in others.items()}}, frozenset()
+
+
+def under_way(state: Rollout, plan: RolloutSettings, now: int) -> bool:
+    """Whether something can still become of a rollout by what is counted, at a time in Unix seconds."""
+    if state.state is State.PROMOTED:
+        return now < state.began + plan.watch_for + 2 * BUCKET
+    return state.state in (State.RUNNING, State.PAUSED)
+
+
+@dataclass(slots=True)
+class _Doubtful:
+    """A change of which it is not known whether it was made, and what is to be told once it is."""
+
+    course: Course
+    events: list[Event]
+
+
+class Steering:
+    """The courses of all routes of this process.
+
+    `under` before the first call and after each reload; `begin` and `end` around the whole. `moves` counts what this
+    gateway was the first to do, by route and move.
+    """
+
+    def __init__(
+        self,
+        store: RouteStore,
+        ledger: Ledger,
+        webhooks: Webhooks,
+        *,
+        samples: Callable[[str], Sequence[str]] = nobody,
+        now_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`samples` gives ids of calls that a route's canary has failed lately, the latest last. `now_ns` is the time
+        that the store goes by, in Unix nanoseconds."""
+        self.moves: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._store = store
+        self._ledger = ledger
+        self._webhooks = webhooks
+        self._samples = samples
+        self._now_ns = now_ns
+        self._monotonic_ns = monotonic_ns
+        self._table = Table(())
+        self._plans: dict[str, RolloutSettings] = {}
+        self._webhook: dict[str, WebhookSettings] = {}
+        self._courses: Mapping[str, Course] = {}
+        self._states: dict[str, tuple[Course, Rollout | None]] = {}
+        """What the rollouts in the courses are."""
+        self._heard = False
+        self._told_of_silence = False
+        self._judged_at: dict[str, int] = {}
+        """The bucket of time in which all that was closed of a route was taken in."""
+        self._doubtful: dict[str, _Doubtful] = {}
+        self._troubles: set[str] = set()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # The courses, as they are known here
+
+    def under(self, assembly: Assembly) -> None:
+        """From now on these are the routes; they are on their courses when this returns."""
+        settings = assembly.settings
+        self._table = assembly.table
+        self._plans = {each.name: each.rollout for each in settings.routes if each.rollout is not None}
+        hooks = {name: plan.webhook or settings.approvals.webhook for name, plan in self._plans.items()}
+        self._webhook = {name: hook for name, hook in hooks.items() if hook is not None}
+        self._judged_at.clear()
+        for route in self._table.routes:
+            self._put_in_force(route)
+
+    def rollout(self, name: str) -> tuple[Rollout, RolloutSettings]:
+        """How a route's rollout stands, and its plan. Raises NoRoute where it has none, StoreUnavailable."""
+        self._route(name)
+        plan = self._plans.get(name)
+        if plan is None:
+            raise NoRoute(f"The route {name} has no rollout; `rollout` in its configuration gives it one.")
+        return self._readable(name, plan), plan
+
+    @property
+    def rollouts(self) -> Iterator[tuple[str, Rollout, RolloutSettings]]:
+        """Those of all routes, as far as anybody can say how they stand."""
+        for name, plan in self._plans.items():
+            state = self._state(name, plan)
+            if state is not None:
+                yield name, state, plan
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """All of them, with the weights that are in force."""
+        return self._table.routes
+
+    def course(self, name: str) -> Course | None:
+        """What a route's course was when it was heard last."""
+        return self._courses.get(name)
+
+    def now(self) -> int:
+        """Unix seconds, as the store counts them."""
+        return self._now_ns() // _NANO
+
+    @property
+    def leased(self) -> bool:
+        """Whether the courses are known well enough for canaries to be given new sessions."""
+        return self._heard and not lapsed(self._store.heard_ns, self._monotonic_ns())
+
+    def _route(self, name: str) -> Route:
+        route = self._table.named(name)
+        if route is None:
+            raise NoRoute("There is no such route; GET /routes lists them.")
+        return route
+
+    def _state(self, name: str, plan: RolloutSettings) -> Rollout | None:
+        """The state that a course tells of; None where it cannot be read."""
+        known = self._courses.get(name)
+        if known is None or known.rollout is None:
+            return rollout.draft(plan)
+        found = self._states.get(name)
+        if found is None or found[0] is not known:
+            state = None
+            try:
+                state = rollout.from_json(known.rollout)
+            except ValueError:
+                log.error("the state of the rollout of %s cannot be read here: its canary gets no new sessions", name)
+            found = self._states[name] = (known, state)
+        return found[1]
+
+    def _readable(self, name: str, plan: RolloutSettings) -> Rollout:
+        state = self._state(name, plan)
+        if state is None:
+            raise StoreUnavailable(
+                f"What is kept of the rollout of {name} is of another version of the gateway, which this one cannot "
+                "read. Its canary gets no new sessions here."
+            )
+        return state
+
+    def _put_in_force(self, route: Route) -> None:
+        plan = self._plans.get(route.name)
+        state = self._state(route.name, plan) if plan is not None else None
+        leased = True
+        if plan is not None and not self.leased:
+            # One that was promoted, and is watched no more, is no canary any longer.
+            leased = state is not None and state.state is State.PROMOTED and not under_way(state, plan, self.now())
+        shares, barred = in_force(route.configured, self._courses.get(route.name), plan, state, leased=leased)
+        now = route.weights
+        if now.barred != barred or any(arm.weight != shares.get(arm.target.name, 0.0) for arm in now.arms):
+            route.weigh(shares, barred)
+
+    def _learn(self, heard: Mapping[str, Course]) -> None:
+        """Puts in force what is new in it: none goes back that was heard or made here meanwhile."""
+        before = self._courses
+        newer = {
+            name: known
+            for name, known in before.items()
+            if (other := heard.get(name)) is None or other.epoch < known.epoch
+        }
+        self._courses = {**heard, **newer} if newer else heard
+        for route in self._table.routes:
+            name = route.name
+            if name in self._plans or self._courses.get(name) is not before.get(name):
+                self._put_in_force(route)
+
+    # What goes on beside the calls
+
+    async def begin(self) -> None:
+        """Hears of the courses before the first call, as far as that is possible in a second."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START):
+                while not await self._succeeds("hear", self.hear):
+                    await asyncio.sleep(HEAR / 10)
+        for name, do, pause in (("hear", self.hear, HEAR), ("flush", self.flush, FLUSH), ("judge", self.judge, HEAR)):
+            self._tasks.append(asyncio.create_task(self._keep(name, do, pause), name=f"courses of routes: {name}"))
+
+    async def end(self) -> None:
+        """Ends what it began. Calls go on by the weights that are in force."""
+        self._stop.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_ENDING)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+            self._tasks.clear()
+
+    async def _keep(self, name: str, do: Callable[[], Awaitable[None]], pause: float) -> None:
+        while not self._stop.is_set():
+            await self._succeeds(name, do)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stop.wait()
+
+    async def _succeeds(self, name: str, do: Callable[[], Awaitable[None]]) -> bool:
+        """Does it once. Whatever goes wrong is not the last time; what nobody has foreseen is logged, once in a row."""
+        try:
+            await do()
+        except StoreUnavailable:
+            return False  # the store's own failure tells it
+        except Exception:
+            if name not in self._troubles:
+                log.exception("to %s the courses of routes has failed in the gateway itself", name)
+            self._troubles.add(name)
+            return False
+        self._troubles.discard(name)
+        return True
+
+    async def hear(self) -> None:
+        """Learns the courses. Raises StoreUnavailable, after which canaries have lost their lease where it is due."""
+        heard = self._courses
+        try:
+            heard = await self._store.courses()
+            self._heard = True
+        finally:
+            self._learn(heard)
+            self._tell_of_silence()
+
+    def _tell_of_silence(self) -> None:
+        silent = not self.leased
+        if silent and not self._told_of_silence and self._plans:
+            log.warning("the courses of routes were not heard for a while: canaries get no new sessions")
+        elif self._told_of_silence and not silent:
+            log.info("the courses of routes are heard again")
+        self._told_of_silence = silent and bool(self._plans)
+
+    async def flush(self) -> None:
+        """Brings what was counted to the others. Raises StoreUnavailable."""
+        await self._store.flush()
+
+    async def judge(self) -> None:
+        """Takes what was counted into each rollout under way, once a bucket was closed; again where that has failed.
+
+        Trouble with one is none of the others'.
+        """
+        at = self.now() // BUCKET
+        for name, plan in list(self._plans.items()):
+            if self._judged_at.get(name) == at:
+                continue
+            if await self._succeeds(f"judge {name}", functools.partial(self._judge, name, plan)):
+                self._judged_at[name] = at
+
+    async def _judge(self, name: str, plan: RolloutSettings) -> None:
+        """Raises StoreUnavailable; what may have been changed then is tried again the next time, so that it is told."""
+        doubtful = self._doubtful.pop(name, None)
+        for _ in range(_ATTEMPTS):
+            if doubtful is None:
+                known, state, now = self._courses.get(name), self._state(name, plan), self.now()
+                if known is None or state is None or not (under_way(state, plan, now) or _edited(state, plan)):
+                    return
+                since = max(state.cursor + BUCKET, state.began - BUCKET)
+                fresh, events = await self._taken(name, state, plan, since, now)
+                if fresh is state:
+                    return
+                doubtful = _Doubtful(self._after(known, fresh), events)
+            try:
+                if await self._make(name, doubtful.course, doubtful.events):
+                    return
+            except StoreUnavailable:
+                self._doubtful[name] = doubtful
+                raise
+            doubtful = None
+
+    async def _taken(
+        self, name: str, state: Rollout, plan: RolloutSettings, since: int, now: int
+    ) -> tuple[Rollout, list[Event]]:
+        """A rollout after all buckets that were closed since then. Raises StoreUnavailable."""
+        events: list[Event] = []
+        at = since - since % BUCKET
+        while True:
+            until = min(at + _TOGETHER, now)
+            buckets = await self._store.buckets(name, at, until)
+            state, more = rollout.advance(state, plan, buckets, until, self._samples(name))
+            events += more
+            if until >= now:
+                return state, events
+            at = until
+            await asyncio.sleep(0)
+
+    def _after(self, known: Course | None, state: Rollout, by: str = ITSELF, comment: str = "") -> Course:
+        """The course with a rollout's next state."""
+        before = known or Course(0)
+        kept = rollout.to_json(state)
+        return replace(before, epoch=before.epoch + 1, rollout=kept, by=by, at=self._now_ns(), comment=comment)
+
+    async def _make(self, name: str, after: Course, events: Sequence[Event] = ()) -> bool:
+        """Sets a course and tells of it; False where somebody else was first, and is heard now.
+
+        Raises StoreUnavailable.
+        """
+        if not await self._store.steer(name, after, after.epoch - 1):
+            await self.hear()
+            return False
+        self._learn({**self._courses, name: after})
+        self._tell(name, events, after.comment)
+        return True
+
+    def _tell(self, name: str, events: Sequence[Event], comment: str) -> None:
+        """To the ledger, the log, the metrics and the webhook."""
+        for event in events:
+            self.moves[name, event.what] += 1
+            self._record(name, event, comment, "ok")
+            level = logging.WARNING if event.what in _WORTH_A_LOOK else logging.INFO
+            log.log(level, "rollout of %s: %s", name, event.text)
+            hook = self._webhook.get(name)
+            if hook is not None:
+                self._webhooks.send(hook, f"rollout.{event.what}", {"route": name, **rollout.event_json(event)})
+
+    def _record(self, name: str, event: Event, comment: str, result: str) -> None:
+        """In the ledger, whose records have an `at` of their own: when they were written."""
+        facts = rollout.event_json(event)
+        who, what, at = facts.pop("by"), facts.pop("what"), facts.pop("at")
+        record = {"event": what, "who": who, "route": name, "moved_at": at, **facts}
+        self._ledger.note("rollout", {**record, "comment": comment, "result": result})
+
+    # What people want
+
+    async def move(self, name: str, what: Step, who: str, comment: str = "") -> Rollout:
+        """A person's step in a rollout: it is in force here when this returns, and everywhere within a second.
+
+        Raises NoRoute, MoveRefused, and StoreUnavailable, after which it may have been made or not.
+        """
+        for _ in range(_ATTEMPTS):
+            state, plan = self.rollout(name)
+            known, now, events = self._courses.get(name), self.now(), list[Event]()
+            if what == "start":
+                state, events = await self._taken(name, state, plan, max(state.cursor + BUCKET, now - _TRAFFIC), now)
+            elif _edited(state, plan):
+                state, events = rollout.advance(state, plan, (), now)
+            state = rollout.step(state, what, who, now, comment)
+            event = state.history[-1]
+            try:
+                if await self._make(name, self._after(known, state, who, comment), [*events, event]):
+                    return state
+            except StoreUnavailable:
+                self._record(name, event, comment, "unknown")
+                raise
+        raise MoveRefused("Others are changing this route at the same time. Look, and ask again.")
+
+    async def weigh(self, name: str, asked: Mapping[str, object], who: str, comment: str = "") -> None:
+        """Other weights for a route, by a person: in force here when this returns, and everywhere within a second.
+
+        They hold until others are written into the configuration. Raises NoRoute, WeightsRefused, MoveRefused where the
+        route's rollout would overrule them, and StoreUnavailable, after which they may be in force or not.
+        """
+        for _ in range(_ATTEMPTS):
+            route, plan = self._route(name), self._plans.get(name)
+            wanted = route.checked(asked)
+            state = None
+            if plan is not None:
+                state = self._readable(name, plan)
+                _check_not_overruled(state, plan, wanted)
+            known = self._courses.get(name)
+            old, _ = in_force(route.configured, known, plan, state, leased=True)
+            before = known or Course(0)
+            as_configured = wanted == route.configured
+            after = replace(
+                before,
+                epoch=before.epoch + 1,
+                weights=None if as_configured else wanted,
+                instead_of=None if as_configured else dict(route.configured),
+                by=who,
+                at=self._now_ns(),
+                comment=comment,
+            )
+            facts = {"event": "set", "who": who, "route": name, "old": dict(old), "new": dict(wanted)}
+            try:
+                made = await self._make(name, after)
+            except StoreUnavailable:
+                self._ledger.note("weights", {**facts, "comment": comment, "result": "unknown"})
+                raise
+            if made:
+                self._ledger.note("weights", {**facts, "comment": comment, "result": "ok"})
+                log.warning("%s set the weights of %s: %s, were %s", who, name, _said(wanted), _said(old))
+                return
+        raise MoveRefused("Others are changing this route at the same time. Look, and ask again.")
+
+
+def shares(route: Route) -> Iterator[tuple[str, float]]:
+    """Targets of a route with their shares of new sessions, in per cent."""
+    together = math.fsum(arm.weight for arm in route.arms)
+    for arm in route.arms:
+        yield arm.target.name, 100 * arm.weight / together if together else 0.0
+
+
+def evidence(state: Rollout) -> float | None:
+    """How near the evidence against a canary is to what takes it back: 1.0 is enough. None while it is not watched."""
+    watch = state.watch
+    return math.exp(watch.canary.evidence - watch.terms.enough) if watch is not None else None
+
+
+def _edited(state: Rollout, plan: RolloutSettings) -> bool:
+    """Whether the plan is another than the one that the state is of, in what the state has of it."""
+    return state.canary != plan.canary or state.steps != len(plan.steps)
+
+
+def _check_not_overruled(state: Rollout, plan: RolloutSettings, wanted: Mapping[str, float]) -> None:
+    """Raises MoveRefused for weights that would not be in force, because a rollout has the say."""
+    canary, mine = plan.canary, rollout.share(state, plan)
+    if mine is None:
+        return
+    if state.state in (State.RUNNING, State.PAUSED):
+        raise MoveRefused(
+            f"The rollout of {canary} is {state.state}, and it decides on the weights. Abort it first, or promote it."
+        )
+    if abs(wanted.get(canary, 0.0) - mine) <= _SHORT:
+        return
+    if state.state is State.ROLLED_BACK:
+        raise MoveRefused(
+            f"{canary} was taken back: its weight stays 0 until a person starts the rollout again, or takes it out of "
+            "the configuration."
+        )
+    raise MoveRefused(
+        f"{canary} was promoted to {mine:g} per cent. Abort the rollout first, or change `promoted_weight` in the "
+        "configuration."
+    )
+
+
+def _said(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{arm} {weight:g}" for arm, weight in weights.items())
