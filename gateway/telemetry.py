@@ -14,12 +14,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gateway.exchange import Exchange
+from gateway.steering import Steering, evidence, shares
 from policies.budgets import Balance
 from policies.money import NANO
 from policies.reuse import Reuse
+from routing.health import Fleet, State
 
 if TYPE_CHECKING:
     from gateway.lending import Lender
+    from gateway.mirroring import Mirrors
+    from gateway.traffic import Traffic
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -66,8 +70,14 @@ class Telemetry(Collector):
         self.unpriced: defaultdict[str, int] = defaultdict(int)
         """Calls whose price is not known, by target."""
         self.lender: Lender | None = None
+        self.traffic: Traffic | None = None
+        self.fleet: Fleet | None = None
+        self.mirrors: Mirrors | None = None
         self.balances: Sequence[Balance] = ()
         """How the budgets for days and months stand."""
+        self.steering: Steering | None = None
+        self.webhooks: Mapping[str, int] = {}
+        """Messages to webhooks, by what became of them."""
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.decisions: dict[str, defaultdict[str, int]] = {}
         """By revision, then by the policy's word; `none` where there was no answer."""
@@ -165,7 +175,9 @@ class Telemetry(Collector):
         for direction, count in self.tokens.items():
             tokens.add_metric(direction, count)
         yield tokens
+        yield from self._traffic()
         yield from self._money()
+        yield from self._routes()
         reloads = CounterMetricFamily(
             "weighbridge_reloads", "Reloads of the configuration and of the policy.", labels=("what", "result")
         )
@@ -197,6 +209,47 @@ class Telemetry(Collector):
         for words, count in self.compared.items():
             compared.add_metric(words, count)
         yield compared
+
+    def _traffic(self) -> Iterator[Metric]:
+        attempts = CounterMetricFamily(
+            "weighbridge_attempts",
+            "Tries of calls at the targets of their routes, by how they ended.",
+            labels=("route", "target", "outcome"),
+        )
+        overflow = CounterMetricFamily(
+            "weighbridge_overflow",
+            "Calls meant for a target that another one took: it was full or out of service.",
+            labels=("route", "target"),
+        )
+        retries = CounterMetricFamily(
+            "weighbridge_retries", "Attempts made again because one before had failed.", labels=("route",)
+        )
+        if self.traffic is not None:
+            for met in self.traffic.met():
+                for outcome, count in met.attempts.items():
+                    attempts.add_metric((met.route, met.target, outcome), count)
+                overflow.add_metric((met.route, met.target), met.overflow)
+            for route, count in self.traffic.retries():
+                retries.add_metric((route,), count)
+        nodes = GaugeMetricFamily(
+            "weighbridge_nodes", "Nodes of a target, by whether they take calls.", labels=("target", "state")
+        )
+        busy = GaugeMetricFamily("weighbridge_target_in_flight", "Calls under way at a target.", labels=("target",))
+        for name, pool in self.fleet.pools.items() if self.fleet is not None else ():
+            for state in State:
+                nodes.add_metric((name, state.value), sum(node.state is state for node in pool.nodes))
+            busy.add_metric((name,), pool.in_flight)
+        mirrored = CounterMetricFamily(
+            "weighbridge_mirrored",
+            "Calls chosen to be copied to a second target: compared, dropped, or unfit for its protocol.",
+            labels=("route", "target", "result"),
+        )
+        for route, compared in self.mirrors.all() if self.mirrors is not None else ():
+            target = compared.settings.target
+            mirrored.add_metric((route, target, "compared"), sum(compared.pairs.values()))
+            mirrored.add_metric((route, target, "dropped"), compared.dropped)
+            mirrored.add_metric((route, target, "unfit"), compared.unfit)
+        yield from (attempts, overflow, retries, nodes, busy, mirrored)
 
     def _money(self) -> Iterator[Metric]:
         cost = CounterMetricFamily("weighbridge_cost_usd", "US dollars that calls have cost.", labels=("target",))
@@ -241,6 +294,46 @@ class Telemetry(Collector):
             "1 while the state of budgets and limits cannot be kept.",
             value=int(lender.store.failure is not None),
         )
+
+    def _routes(self) -> Iterator[Metric]:
+        steering = self.steering
+        if steering is None:
+            return
+        weights = GaugeMetricFamily(
+            "weighbridge_route_weight", "Share of new sessions, in per cent.", labels=("route", "target")
+        )
+        for route in steering.routes:
+            for target, share in shares(route):
+                weights.add_metric((route.name, target), share)
+        yield weights
+        state = GaugeMetricFamily("weighbridge_rollout", "1 for the state of a rollout.", labels=("route", "state"))
+        step = GaugeMetricFamily("weighbridge_rollout_step", "Step of a rollout, from 1.", labels=("route",))
+        against = GaugeMetricFamily(
+            "weighbridge_rollout_evidence_ratio",
+            "Evidence that a canary is above its limit, as a share of the evidence that is enough.",
+            labels=("route",),
+        )
+        for name, rollout, _ in steering.rollouts:
+            state.add_metric((name, rollout.state.value), 1)
+            step.add_metric((name,), rollout.step)
+            found = evidence(rollout)
+            if found is not None:
+                against.add_metric((name,), found)
+        yield from (state, step, against)
+        moves = CounterMetricFamily(
+            "weighbridge_rollout_moves", "Moves of rollouts that this gateway made.", labels=("route", "move")
+        )
+        for move, count in steering.moves.items():
+            moves.add_metric(move, count)
+        yield moves
+        webhooks = CounterMetricFamily(
+            "weighbridge_webhooks",
+            "Messages to webhooks: sent, given up, or tried in vain and tried again.",
+            labels=("result",),
+        )
+        for became, count in self.webhooks.items():
+            webhooks.add_metric((became,), count)
+        yield webhooks
 
 
 def _histograms(name: str, text: str, label: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:
