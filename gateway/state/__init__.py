@@ -55,7 +55,7 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     file = file_of(url)
     if file is not None:
         embedded = EmbeddedStore(file, clock)
-        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded))
+        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded, clock))
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:
