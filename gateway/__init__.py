@@ -37,6 +37,8 @@ reader     the ledger, read back
 collector  decisions uploaded in batches
 traffic    what arms meet with, counted for people, rollouts and metrics
 mirroring  a share of calls sent to a second target as well, and compared
+steering   what people and rollouts make of routes' weights, here and at all gateways of one state
+webhooks   people's own systems, told of what has happened
 telemetry  every metric
 spend      questions to the cost ledger, and their answers
 parquet    those answers as a file for analysts

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Self
@@ -17,10 +19,14 @@ from gateway.deciding import Deciding
 from gateway.decision_log import DecisionLog
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
+from gateway.mirroring import Mirrors
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload, Reloads, unforeseen
 from gateway.state import file_of, open_state
+from gateway.steering import Steering
 from gateway.telemetry import Telemetry
+from gateway.traffic import Traffic
+from gateway.webhooks import Webhooks
 from policies.approvals import NobodyToAsk
 
 log = logging.getLogger("weighbridge.app")
@@ -39,8 +45,11 @@ class App:
     the last good policy.
     """
 
-    def __init__(self, path: Path, loaded: Loaded) -> None:
-        """Raises LedgerUnavailable, StateUnusable, SecretMissing, OSError."""
+    def __init__(self, path: Path, loaded: Loaded, clock: Callable[[], int] = time.time_ns) -> None:
+        """`clock` gives the Unix nanoseconds that the state goes by.
+
+        Raises LedgerUnavailable, StateUnusable, SecretMissing, OSError.
+        """
         self.path = path
         self.config = Reload()
         self.warnings = tuple(map(str, loaded.warnings))
@@ -58,7 +67,7 @@ class App:
         )
         place = loaded.settings.state
         place = place if isinstance(place, str) else place.reveal()
-        self.state = open_state(place)
+        self.state = open_state(place, clock)
         file = file_of(place)
         self._busy = [file.parent] if file is not None else []
         """Folders in which something is written all the time."""
@@ -72,6 +81,20 @@ class App:
             events=events,
             telemetry=self.telemetry,
         )
+        fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
+        self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes)
+        self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
+        self.pipeline.mirrors = self.telemetry.mirrors = self.mirrors
+        self.webhooks = Webhooks()
+        self.telemetry.webhooks = self.webhooks.counts
+        self.steering = self.telemetry.steering = Steering(
+            self.state.routes,
+            self.ledger,
+            self.webhooks,
+            samples=self.traffic.samples,
+            now_ns=self.state.budgets.now_ns,
+        )
+        self.steering.under(assembly)
         self._reloads = Reloads(self.telemetry, self.ledger)
         self.deciding = Deciding(loaded.settings.ledger.path, self.pipeline, self.telemetry, self.ledger, self._reloads)
         self.config.succeeded()
@@ -98,6 +121,7 @@ class App:
             self.telemetry.uploaded = self.collector.counts
             self.collector.begin()
         self.state.begin()
+        await self.steering.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self
@@ -107,13 +131,17 @@ class App:
         if self._watch is not None:
             await asyncio.wait([self._watch])
         await self.deciding.end()
+        await self.mirrors.close()
         try:
             async with asyncio.timeout(_CLOSING):
-                await asyncio.gather(*(line.carrier.close() for line in self.pipeline.assembly.lines.values()))
+                lines = self.pipeline.assembly.lines.values()
+                await asyncio.gather(*(carrier.close() for line in lines for carrier in line.carriers))
         except TimeoutError:
             log.error("connections to targets did not close in %.0f s", _CLOSING)
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
+        await self.steering.end()
+        await self.webhooks.close()
         await self.state.close()
         self.ledger.close()
         if self.collector is not None:
@@ -138,6 +166,7 @@ class App:
             except Exception as error:
                 self._refused(who, [f"{self.path}: {unforeseen(error)}"])
                 return
+            self.steering.under(after)  # before the first call goes by the new routes
             self.pipeline.assembly = after
             self._files = loaded.files
             self.warnings = tuple(map(str, loaded.warnings))

@@ -1,6 +1,7 @@
 """Everything built from one accepted configuration: a reload makes a new one, a call keeps the one it began with."""
 
 import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from config.settings import Settings, TargetSettings
@@ -16,12 +17,23 @@ from routing.target import target
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The way to one target: its carrier, and what stands before an endpoint's suffix in its paths."""
+class Way:
+    """The way to one node: its carrier, and what stands before an endpoint's suffix in its paths."""
 
-    settings: TargetSettings
     carrier: Carrier
     root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The ways to one target's nodes, by their URLs."""
+
+    settings: TargetSettings
+    ways: Mapping[str, Way]
+
+    @property
+    def carriers(self) -> Iterable[Carrier]:
+        return [way.carrier for way in self.ways.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +79,8 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
 
 def retired(before: Assembly, after: Assembly) -> list[Carrier]:
     """The carriers that only calls already under way still use."""
-    kept = {id(line.carrier) for line in after.lines.values()}
-    return [line.carrier for line in before.lines.values() if id(line.carrier) not in kept]
+    kept = {id(carrier) for line in after.lines.values() for carrier in line.carriers}
+    return [carrier for line in before.lines.values() for carrier in line.carriers if id(carrier) not in kept]
 
 
 def _prices(settings: Settings) -> Prices:
@@ -82,15 +94,19 @@ def _prices(settings: Settings) -> Prices:
 
 
 def _line(settings: TargetSettings, root: str) -> Line:
-    origin, base = Origin.parse(settings.nodes[0])
     timeouts = Timeouts(
         connect=settings.timeouts.connect,
         first_byte=settings.timeouts.first_byte,
         idle=settings.timeouts.idle,
         total=settings.timeouts.total,
     )
-    tls = None
-    if origin.scheme == "https":
-        tls = ssl.create_default_context(cafile=str(settings.ca) if settings.ca is not None else None)
-    carrier = Carrier(origin, timeouts=timeouts, limits=Limits(connections=settings.max_connections), tls=tls)
-    return Line(settings, carrier, base.rstrip("/") + root)
+    ways: dict[str, Way] = {}
+    tls: ssl.SSLContext | None = None
+    for url in settings.nodes:
+        origin, base = Origin.parse(url)
+        if origin.scheme == "https" and tls is None:
+            tls = ssl.create_default_context(cafile=str(settings.ca) if settings.ca is not None else None)
+        limits = Limits(connections=settings.max_connections)
+        carrier = Carrier(origin, timeouts=timeouts, limits=limits, tls=tls if origin.scheme == "https" else None)
+        ways[url] = Way(carrier, base.rstrip("/") + root)
+    return Line(settings, ways)

@@ -1,17 +1,19 @@
 """All that is known about one call: filled from top to bottom as the call moves through the pipeline."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import Adapter, AgentCall, Headers, Usage
-from policies.budgets import Account, Loan
+from policies.budgets import Account, Loan, Spent
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
 from policies.limits import Pass, Standing
-from routing.outcomes import Outcome
+from routing.health import Pick
+from routing.outcomes import Outcome, Stage
+from routing.pins import Pin
 from routing.table import Arm, Route, Weights
 
 if TYPE_CHECKING:
@@ -51,21 +53,37 @@ class Reached(enum.Enum):
 class Attempt:
     """One try of a call at one node of an arm. Times are as of Exchange.
 
-    `overflow` says that an arm before it was full. `outcome` is None while it is under way. `cost` is what this try has
-    cost, in nano-dollars.
+    `stage`, `status`, `error`, `hidden` and `complete` are as of `routing.outcomes.Facts`. `outcome` is None while it
+    is under way. `cost` is what this try has cost, in nano-dollars.
     """
 
-    arm: Arm
-    node: str
-    overflow: bool
+    pick: Pick
     began: float
     ended: float = 0.0
     first_byte_at: float | None = None
-    outcome: Outcome | None = None
+    stage: Stage = "unsent"
     status: int | None = None
+    error: str = ""
+    hidden: str = ""
+    complete: bool = True
+    outcome: Outcome | None = None
     usage: Usage | None = None
     cost: int = 0
     detail: str = ""
+
+    @property
+    def arm(self) -> Arm:
+        return self.pick.arm
+
+    @property
+    def node(self) -> str:
+        """Its base URL."""
+        return self.pick.node.url
+
+    @property
+    def overflow(self) -> bool:
+        """Whether an arm before it was full."""
+        return self.pick.overflow
 
 
 @dataclass(slots=True)
@@ -119,6 +137,14 @@ class Exchange:
     weights: Weights | None = None
     """Those of the route that this call goes by, from its reservation to its last attempt."""
     arm: Arm | None = None
+    order: Sequence[Arm] = ()
+    """The arms that may take it, the one it was meant for first: those that are left, once one has failed."""
+    pin: Pin | None = None
+    """Where something is kept that it refers to."""
+    bound: bool = False
+    """Whether it refers to something that a target keeps, known here or not: then no other can take it."""
+    bills: list[Spent] = field(default_factory=list, repr=False)
+    """What attempts have cost that were not the last one."""
     attempts: list[Attempt] = field(default_factory=list, repr=False)
     """Every try, in order; the last one is what the agent was answered with."""
 

@@ -1,24 +1,36 @@
 """Carries a decided call to its target and the answer back: whole if it is whole, event by event if it streams."""
 
+import asyncio
 import dataclasses
+import functools
 import time
 from typing import Final, Protocol
 
 from adapters.base import AgentCall, Headers, StreamMeter, Usage
 from adapters.errors import MalformedCall
 from adapters.meter import bytes_of, tokens_of
+from adapters.parallax import Failure, Sniffed, Sniffer, hidden
+from adapters.translation import Translation, translation
 from gateway import carrier
-from gateway.exchange import Exchange, Reached
-from gateway.headers import homeward, onward, parameters
+from gateway.attempts import Attempts
+from gateway.exchange import Attempt, Exchange, Reached
+from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
+from routing.outcomes import FIRST_TOKEN_LATE, Facts, classify
+from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
 
 _EVENTS: Final = b"text/event-stream"
+_USUAL_LONGEST: Final = 4096
+"""Tokens that an answer may have where a target wants to be told and nobody has said."""
+_FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
+_FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
+"""Headers that mean something in the protocol of an answer that is translated into another one."""
 _TAIL: Final = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
 
@@ -50,52 +62,173 @@ class StreamLoan(Protocol):
         ...
 
 
-async def forward(x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
-    """One exchange with the chosen target.
+async def forward(x: Exchange, reply: Reply, lifeline: Lifeline, attempts: Attempts) -> None:
+    """The call's exchange with a target; with another one where the first fails before the agent has a byte.
 
-    Raises TargetFailed or TargetTimeout while the answer has not started; afterwards a failure ends the stream with the
-    protocol's error event, and other bodies by dropping the connection.
+    Raises TargetFailed, TargetTimeout, NoHealthyTarget or MalformedCall while the answer has not started; afterwards a
+    failure ends the stream with the protocol's error event, and other bodies by dropping the connection.
     """
-    call, arm = x.call, x.arm
+    attempt = attempts.first(x)
+    while True:
+        try:
+            other = await _attempt(x, attempt, reply, lifeline, attempts)
+        except asyncio.CancelledError:
+            attempts.ended(x, attempt, client_gone=True)
+            raise
+        except BaseException:
+            attempts.ended(x, attempt)
+            raise
+        attempts.ended(x, attempt)
+        if other is None:
+            return
+        attempt = other
+
+
+async def _attempt(
+    x: Exchange, attempt: Attempt, reply: Reply, lifeline: Lifeline, attempts: Attempts
+) -> Attempt | None:
+    """One exchange with one node. Gives the attempt that takes the place of this one, None when the agent is answered.
+
+    Raises as `forward` does.
+    """
+    call, arm = x.call, attempt.arm
     assert call is not None, "a call is read before it is forwarded"
-    assert arm is not None, "a target is chosen before the call is forwarded"
-    line = x.assembly.lines[arm.target.name]
-    path = (line.root + call.endpoint.suffix).encode()
-    if x.query and (query := parameters(x.query)):
-        path += b"?" + query
-    body = x.adapter.onward(call, arm.model)
+    target = arm.target
+    way = x.assembly.lines[target.name].ways[attempt.node]
+    crossing = _crossing(call.protocol, call.operation, target.kind.protocol)
     demanded = x.fulfilled.headers if x.fulfilled is not None else None
+    if crossing is None:
+        path = way.root + call.endpoint.suffix
+        body = x.adapter.onward(call, arm.model)
+        headers = onward(x.headers, target.credentials, demanded)
+        query = parameters(x.query) if x.query else b""
+    else:
+        path, query = way.root + crossing.suffix, b""
+        try:
+            body = crossing.request(call, arm.model, _longest(x, target))
+        except MalformedCall:
+            attempts.ended(x, attempt, refused=True)
+            other = await attempts.elsewhere(x, attempt)
+            if other is None:
+                raise
+            return other
+        told = [line for line in x.headers if line[0] not in crossing.withheld]
+        headers = replaced(onward(told, target.credentials, demanded), crossing.headers)
 
     def leaving() -> None:
         x.reached = Reached.MAYBE
+        attempt.stage = "sent"
 
     x.sent_at = time.monotonic()
-    headers = onward(x.headers, arm.target.credentials, demanded)
     try:
-        answer = await line.carrier.send(b"POST", path, headers, body, leaving=leaving)
+        answer = await way.carrier.send(
+            b"POST", path.encode() + (b"?" + query if query else b""), headers, body, leaving=leaving
+        )
     except carrier.CarrierError as error:
-        raise _failure(x, error) from None
+        return await _instead(x, attempt, attempts, _failure(x, error, attempt))
     except ValueError as error:
+        attempts.ended(x, attempt, refused=True)
         raise MalformedCall(f"The call's path or headers cannot be sent on: {error}.") from None
     try:
-        x.reached = Reached.ANSWERED
-        x.target_status = answer.status
-        kind, encoded = _described(answer.headers)
-        x.detail = _unacceptable(call, answer.status, kind, encoded)
-        if x.detail:
-            if _succeeded(answer.status) and not call.endpoint.free:
-                x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
-            raise TargetFailed("The target's answer cannot be understood.")
-        secret = arm.target.secret
-        headers = homeward(answer.headers)
-        if secret in b"\n".join([value for _, value in headers]):
-            headers = [(name, _concealed(value, secret)) for name, value in headers]
-        if kind == _EVENTS and _succeeded(answer.status):
-            await _stream(x, call, answer, headers, reply, secret)
-        else:
-            await _body(x, call, answer, headers, reply, lifeline, secret)
+        return await _answered(x, call, attempt, answer, crossing, reply, lifeline, attempts)
     finally:
         answer.close()
+
+
+async def _answered(
+    x: Exchange,
+    call: AgentCall,
+    attempt: Attempt,
+    answer: carrier.Reply,
+    crossing: Translation | None,
+    reply: Reply,
+    lifeline: Lifeline,
+    attempts: Attempts,
+) -> Attempt | None:
+    """What comes of a target's answer; as `_attempt`."""
+    x.reached, attempt.stage = Reached.ANSWERED, "headed"
+    x.target_status = attempt.status = answer.status
+    kind, encoded = _described(answer.headers)
+    target = attempt.arm.target
+    if not _succeeded(answer.status):
+        attempts.rest(attempt, answer.headers)
+        if _worth_another(attempt):
+            attempts.ended(x, attempt)
+            other = await attempts.next(x, attempt, begun=False)
+            if other is not None:
+                return other
+    elif call.stream and kind != _EVENTS and not encoded:
+        found = await _hidden(x, call, attempt, answer, kind)
+        if found is not None:
+            return await _unhidden(x, attempt, found, reply, attempts)
+    x.detail = _unacceptable(call, answer.status, kind, encoded)
+    if x.detail:
+        if _succeeded(answer.status) and not call.endpoint.free:
+            x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
+        attempt.error = "ReplyMalformed"
+        return await _instead(x, attempt, attempts, TargetFailed("The target's answer cannot be understood."))
+    secret = target.secret
+    headers = homeward(answer.headers)
+    if crossing is not None:
+        headers = [line for line in headers if line[0] not in _FOREIGN and not line[0].startswith(_FOREIGN_PREFIXES)]
+    if secret in b"\n".join([value for _, value in headers]):
+        headers = [(name, _concealed(value, secret)) for name, value in headers]
+    if kind == _EVENTS and _succeeded(answer.status):
+        return await _stream(x, call, attempt, answer, headers, crossing, reply, secret, attempts)
+    return await _body(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
+
+
+async def _instead(x: Exchange, attempt: Attempt, attempts: Attempts, failure: Exception) -> Attempt:
+    """Another attempt in place of one that has failed before the agent got a byte. Raises `failure` where none is."""
+    attempts.ended(x, attempt)
+    detail = x.detail
+    other = await attempts.next(x, attempt, begun=False)
+    if other is None:
+        x.detail = detail
+        raise failure
+    return other
+
+
+async def _unhidden(x: Exchange, attempt: Attempt, found: Failure, reply: Reply, attempts: Attempts) -> Attempt | None:
+    """A failure that stood behind a success: another attempt, or the answer that it should have been."""
+    attempt.hidden = found.kind
+    if found.kind == "status":
+        attempt.status = found.status
+    x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
+    if not _free(x):
+        x.usage = Usage(estimated=True)
+    attempts.ended(x, attempt)
+    other = await attempts.next(x, attempt, begun=False)
+    if other is not None:
+        return other
+    if found.body and found.kind == "status":
+        x.whole = True
+        body = _concealed(found.body, attempt.arm.target.secret)
+        await reply.whole(found.status, [(b"content-type", b"application/json")], body)
+        return None
+    raise TargetFailed("The target failed on this call, behind a status that said otherwise.")
+
+
+def _free(x: Exchange) -> bool:
+    return x.call is None or x.call.endpoint.free
+
+
+def _worth_another(attempt: Attempt) -> bool:
+    """Whether somebody else may say something better than this answer's status."""
+    facts = Facts(attempt.arm.target.settings.kind, "headed", attempt.status)
+    return classify(facts).retry != "no"
+
+
+@functools.cache
+def _crossing(protocol: str, operation: str, target_protocol: str) -> Translation | None:
+    return translation(protocol, operation, target_protocol) if protocol != target_protocol else None
+
+
+def _longest(x: Exchange, target: Target) -> int:
+    """Tokens that an answer may have where the agent has not said so and its target wants to be told."""
+    if x.clamped is not None:
+        return x.clamped
+    return target.settings.max_output_tokens or _USUAL_LONGEST
 
 
 def _succeeded(status: int) -> bool:
@@ -128,48 +261,85 @@ def _unacceptable(call: AgentCall, status: int, kind: bytes, encoded: bool) -> s
 
 
 async def _stream(
-    x: Exchange, call: AgentCall, answer: carrier.Reply, headers: Headers, reply: Reply, secret: bytes
-) -> None:
+    x: Exchange,
+    call: AgentCall,
+    attempt: Attempt,
+    answer: carrier.Reply,
+    headers: Headers,
+    crossing: Translation | None,
+    reply: Reply,
+    secret: bytes,
+    attempts: Attempts,
+) -> Attempt | None:
+    target = attempt.arm.target
+    sniffer = Sniffer(target.kind.protocol, answer.status, _EVENTS)
     meter = x.adapter.meter(call)
+    converter = crossing.stream(call) if crossing is not None else None
     loan: StreamLoan | None = x.lending
     if loan is not None:
         meter.stop_beyond(*_bounds(loan))
     headers = [line for line in headers if line[0] != b"content-length"]
     try:
-        while piece := await answer.read():
-            if x.first_byte_at is None:
-                x.first_byte_at = time.monotonic()
-            events = meter.feed(piece)
+        found = await _sniffed(x, attempt, answer, sniffer, target.settings.timeouts.first_token)
+        if isinstance(found, Failure):
+            return await _unhidden(x, attempt, found, reply, attempts)
+        x.first_byte_at = attempt.first_byte_at = time.monotonic()
+        attempts.fleet.answered(attempt.pick, x.first_byte_at)
+        piece = sniffer.held
+        while piece:
+            events = meter.feed(piece if converter is None else converter.feed(piece))
             if not reply.started:
+                attempt.stage = "begun"
                 await reply.start(answer.status, headers)
             if events:
                 await reply.piece(_concealed(events, secret))
             if loan is not None and meter.stopped and not await _goes_on(x, loan, meter, reply, secret):
+                attempts.ended(x, attempt, refused=True)
                 answer.close()
                 await reply.end(_concealed(meter.cut(), secret))
-                return
-        rest = _concealed(meter.rest(), secret)
-    except (carrier.CarrierError, ValueError) as error:
-        failure = _failure(x, error)
+                return None
+            piece = await answer.read()
+        last = meter.feed(converter.rest()) if converter is not None else b""
+        rest = _concealed(last + meter.rest(), secret)
+    except (carrier.CarrierError, ValueError, TimeoutError) as error:
+        failure = _failure(x, error, attempt)
         if not reply.started:
-            raise failure from None
+            x.usage = meter.spent()
+            return await _instead(x, attempt, attempts, failure)
         await _break_off(x, failure, reply)
     else:
         if not reply.started:
             x.detail = "the stream had no event"
-            raise TargetFailed("The target's stream ended before it began.")
+            attempt.complete = False
+            return await _instead(x, attempt, attempts, TargetFailed("The target's stream ended before it began."))
         if not meter.complete and not meter.failed:
             x.detail = "the stream ended without the protocol's sign of completion"
             await _break_off(x, TargetFailed("The target's stream ended before its answer did."), reply, rest)
         else:
             await reply.end(rest)
     finally:
-        x.usage = meter.spent()
-        x.whole = meter.complete or meter.failed
-        if loan is not None:
-            loan.passed = meter.produced
+        if attempt is x.attempts[-1]:
+            x.usage = meter.spent() if reply.started else x.usage
+            x.whole = meter.complete or meter.failed
+            attempt.complete = meter.complete and not meter.failed
+            if loan is not None:
+                loan.passed = meter.produced
     if meter.failed and x.code == "ok":
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
+    return None
+
+
+async def _sniffed(
+    x: Exchange, attempt: Attempt, answer: carrier.Reply, sniffer: Sniffer, patience: float
+) -> Sniffed | Failure:
+    """What a stream's first event says of it. Raises CarrierError, and TimeoutError where it does not come in time."""
+    assert x.sent_at is not None, "an answer comes to what was sent"
+    found: Sniffed | Failure = Sniffed.UNDECIDED
+    async with asyncio.timeout(max(patience - (time.monotonic() - x.sent_at), 0.0)):
+        while found is Sniffed.UNDECIDED:
+            piece = await answer.read()
+            found = sniffer.feed(piece) if piece else sniffer.end()
+    return found
 
 
 async def _goes_on(x: Exchange, loan: StreamLoan, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
@@ -200,17 +370,21 @@ def _most_bytes(limit: int) -> int:
 async def _body(
     x: Exchange,
     call: AgentCall,
+    attempt: Attempt,
     answer: carrier.Reply,
     headers: Headers,
+    crossing: Translation | None,
     reply: Reply,
     lifeline: Lifeline,
     secret: bytes,
-) -> None:
+    attempts: Attempts,
+) -> Attempt | None:
     body, size, ended = b"", 0, False
+    succeeded = _succeeded(answer.status)
     try:
         body = await answer.read()
         size = len(body)
-        x.first_byte_at = time.monotonic()
+        x.first_byte_at = attempt.first_byte_at = time.monotonic()
         if not answer.complete and body:
             pieces = [body]
             while size <= _HELD_BACK and (piece := await answer.read()):
@@ -219,7 +393,12 @@ async def _body(
             body = b"".join(pieces)
         if size <= _HELD_BACK:
             ended = True
+            if crossing is not None:
+                body = crossing.answer(call, answer.status, body)
+        elif crossing is not None:
+            raise ValueError("an answer of more than a megabyte cannot be translated")
         else:
+            attempt.stage = "begun"
             await reply.start(answer.status, headers)
             await reply.piece(_concealed(body, secret))
             body = body[-_TAIL:]
@@ -228,22 +407,49 @@ async def _body(
                 body = (body + piece)[-_TAIL:]
                 await reply.piece(_concealed(piece, secret))
             ended = True
-    except carrier.CarrierError as error:
-        failure = _failure(x, error)
+    except (carrier.CarrierError, ValueError) as error:
+        failure = _failure(x, error, attempt)
+        attempt.complete = False
+        if succeeded and not call.endpoint.free:
+            x.usage = _used(x, call, b"", size)
         if not reply.started:
-            raise failure from None
+            return await _instead(x, attempt, attempts, failure)
         x.code = refusal_for(failure, x.id).code
         lifeline.abort()
-        return
+        return None
+    except asyncio.CancelledError:
+        if succeeded and not call.endpoint.free:
+            x.usage = _used(x, call, b"", size)
+        raise
     finally:
-        x.whole = ended
-        if _succeeded(answer.status) and not call.endpoint.free:
-            x.usage = _used(x, call, body if ended else b"", size)
+        if attempt is x.attempts[-1]:
+            x.whole = ended
+    if succeeded and not call.endpoint.free:
+        x.usage = usage = _used(x, call, body, size if crossing is None else len(body))
+        # Who has counted what it says has said something, and nearly all do.
+        if (usage.estimated or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
+            found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
+            if found is not None:
+                return await _unhidden(x, attempt, found, reply, attempts)
+    attempts.fleet.answered(attempt.pick, x.first_byte_at)
     if size <= _HELD_BACK:
         headers = [line for line in headers if line[0] != b"content-length"]
         await reply.whole(answer.status, headers, _concealed(body, secret))
     else:
         await reply.end()
+    return None
+
+
+async def _hidden(x: Exchange, call: AgentCall, attempt: Attempt, answer: carrier.Reply, kind: bytes) -> Failure | None:
+    """What stands behind a success that is no stream where one was asked for."""
+    pieces: list[bytes] = []
+    try:
+        async with asyncio.timeout(attempt.arm.target.settings.timeouts.first_token):
+            while sum(map(len, pieces)) <= _TAIL * 16 and (piece := await answer.read()):
+                pieces.append(piece)
+    except (carrier.CarrierError, TimeoutError) as error:
+        x.detail = f"{type(error).__name__}: {error}"
+    return hidden(call.operation, answer.status, kind, b"".join(pieces))
 
 
 def _used(x: Exchange, call: AgentCall, body: bytes, size: int) -> Usage:
@@ -274,8 +480,12 @@ async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes 
     await reply.end(rest + x.adapter.broken_stream(refusal))
 
 
-def _failure(x: Exchange, error: Exception) -> Exception:
+def _failure(x: Exchange, error: Exception, attempt: Attempt) -> Exception:
     """The agent's word for a carrier's error, whose own text names addresses and is for the record."""
+    if isinstance(error, TimeoutError) and not isinstance(error, carrier.CarrierError):
+        attempt.error = x.detail = FIRST_TOKEN_LATE
+        return TargetTimeout("The target did not begin its answer in time.")
+    attempt.error = type(error).__name__ if isinstance(error, carrier.CarrierError) else "ReplyMalformed"
     x.detail = f"{type(error).__name__}: {error}"
     if isinstance(error, carrier.CarrierTimeout):
         return TargetTimeout("The target did not answer in time.")

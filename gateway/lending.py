@@ -65,10 +65,22 @@ class Lending:
     """A loan while its answer streams by: see `gateway.forward`.
 
     `mark` is how many tokens may pass before `more` has to be asked; `limit` how many the call was granted at all;
-    `passed` how many have passed in the end.
+    `passed` how many have passed in the end. `beside` is what the loan pays for besides: attempts that have failed.
     """
 
-    __slots__ = ("_chunk", "_estimate", "_granted", "_lender", "_most", "cut", "limit", "loan", "mark", "passed")
+    __slots__ = (
+        "_chunk",
+        "_estimate",
+        "_granted",
+        "_lender",
+        "_most",
+        "beside",
+        "cut",
+        "limit",
+        "loan",
+        "mark",
+        "passed",
+    )
 
     def __init__(self, lender: Lender, loan: Loan, found: Estimate, granted: int, *, grows: bool) -> None:
         """`granted` are the tokens, of all answers together, that the loan pays for; it can be raised if it `grows`."""
@@ -83,6 +95,7 @@ class Lending:
         self.mark = granted - self._chunk // 2 if grows and granted < self._most else _NEVER
         self.cut = False
         self.passed = 0
+        self.beside = 0
 
     async def more(self, produced: int) -> bool:
         """Borrows the next piece when half of the last one is used. False where the answer has to end here.
@@ -92,7 +105,7 @@ class Lending:
         piece = self._chunk
         while self._granted < self._most:
             wanted = min(max(produced, self._granted) + piece, self._most)
-            if await self._lender.extend(self.loan, self._estimate.bound(wanted)):
+            if await self._lender.extend(self.loan, self.beside + self._estimate.bound(wanted)):
                 self._granted = wanted
                 self.mark = wanted - piece // 2 if wanted < self._most else _NEVER
                 return True
@@ -216,7 +229,8 @@ class Lender:
             self._tariffs_until = now + _TARIFFS_HOLD
         if x.assembly is not self._assembly:
             self._begin_anew(x.assembly, self.store.now_ns())
-        key = (route.weights, call.operation, call.target)
+        x.weights = weights = route.weights
+        key = (weights, call.operation, call.target)
         found = self._tariffs.get(key)
         if found is None:
             if not route.able(call.protocol, call.operation):
@@ -278,6 +292,24 @@ class Lender:
         except StoreUnavailable:
             return False
 
+    async def again(self, x: Exchange) -> bool:
+        """Bills an attempt that has failed, and borrows as much for another one; False where nobody lends that.
+
+        Then nothing has changed, and the attempt is the call's last one.
+        """
+        if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
+            bill = self._spent(x)
+            if x.loan is not None and bill.cost and not await self.extend(x.loan, x.loan.amount + bill.cost):
+                return False
+            x.bills.append(bill)
+            x.attempts[-1].cost = bill.cost
+            if x.lending is not None:
+                x.lending.beside += bill.cost
+        x.reached, x.target_status, x.whole, x.usage, x.cost = Reached.NO, None, False, None, None
+        x.sent_at = x.first_byte_at = None
+        x.detail = ""
+        return True
+
     def _lowered(self, paying: Account) -> Account | None:
         """A hard account as it is configured now, where it has a lower limit than when the loan was made."""
         budget = paying.budget
@@ -290,11 +322,12 @@ class Lender:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
         loan, admitted = x.loan, x.admitted
         try:
-            if x.reached is Reached.NO or x.arm is None or x.call is None or x.call.endpoint.free:
-                if loan is not None:
-                    self.store.void(loan)
-            else:
+            if x.reached is not Reached.NO and x.arm is not None and x.call is not None and not x.call.endpoint.free:
                 self._post(x, loan)
+            elif x.bills:
+                self._pay(x, loan, x.bills)
+            elif loan is not None:
+                self.store.void(loan)
             if loan is not None and self.queues.waited_for:
                 self.queues.returned(loan.accounts)
         finally:
@@ -313,17 +346,24 @@ class Lender:
         except Exception:
             log.exception("call %s: what it has cost cannot be worked out, so all that was lent counts", x.id)
             if loan is not None:
-                self.store.settle(loan, loan.amount, ())
+                self.store.settle(loan, loan.amount, x.bills)
         else:
-            if loan is None:
-                self.store.post(x.id, spent.tenant, x.payers, spent.cost, (spent,))
-            else:
-                if spent.cost > loan.amount:
-                    self.overruns += 1
-                    x.overrun = spent.cost - loan.amount
-                self.store.settle(loan, spent.cost, (spent,))
+            if x.attempts:
+                x.attempts[-1].cost = spent.cost
+            self._pay(x, loan, (*x.bills, spent))
         if x.lending is not None and x.lending.cut:
             self.cut_streams += 1
+
+    def _pay(self, x: Exchange, loan: Loan | None, spent: Sequence[Spent]) -> None:
+        """For all attempts together."""
+        x.cost = cost = spent[0].cost if len(spent) == 1 else min(sum(each.cost for each in spent), MOST)
+        if loan is None:
+            self.store.post(x.id, spent[0].tenant, x.payers, cost, spent)
+            return
+        if cost > loan.amount:
+            self.overruns += 1
+            x.overrun = cost - loan.amount
+        self.store.settle(loan, cost, spent)
 
     def _spent(self, x: Exchange) -> Spent:
         """What the call has cost, and whom; notes it on the exchange, too."""
@@ -351,12 +391,13 @@ class Lender:
             arm.target.name,
             "",
         )
+        first = 0 if x.bills else 1
         if usage is None:
-            return Spent(*dimensions)
+            return Spent(*dimensions, calls=first)
         if not usage.estimated:
             unseen = max(usage.output_tokens - x.lending.passed, 0) if x.lending is not None and x.whole else 0
             self._chunks.saw(agent.name, call.target, usage.output_tokens, unseen)
-        metrics = (1, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, int(x.unpriced))
+        metrics = (first, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, int(x.unpriced))
         return spent_of(dimensions + metrics)
 
     def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
@@ -379,8 +420,9 @@ class Lender:
         if not x.whole and not usage.web_searches:
             usage.web_searches = size.searches
         seen = price.cost(usage)
+        lent = max(loan.amount - sum(each.cost for each in x.bills), 0) if loan is not None else 0
         if size.outlasts:
-            return max(seen, loan.amount) if loan is not None else seen
+            return max(seen, lent)
         if x.whole or (call.stream and usage.output_tokens):
             return seen
         if x.adapter.token_caps(call):
@@ -388,7 +430,7 @@ class Lender:
         if loan is None:
             return price.cost(usage)
         strict = any(each.budget.mode is Mode.STRICT for each in loan.accounts)
-        return max(seen, loan.amount if strict else min(price.cost(usage), loan.amount))
+        return max(seen, lent if strict else min(price.cost(usage), lent))
 
     async def _enter(self, x: Exchange, payers: _Payers, found: Estimate | None) -> None:
         call, agent = x.call, x.agent

@@ -112,6 +112,7 @@ class Mirrors:
         *,
         chance: Callable[[], float] = random.random,
         most: int = MOST,
+        most_bytes: int = MOST_BYTES,
         patience: float = PATIENCE,
     ) -> None:
         """`chance` is uniform in [0, 1), `patience` in seconds."""
@@ -120,6 +121,7 @@ class Mirrors:
         self._note = note
         self._chance = chance
         self._most = most
+        self._most_bytes = most_bytes
         self._patience = patience
         self._assembly: Assembly | None = None
         self._plans: dict[str, tuple[MirrorSettings, Target]] = {}
@@ -185,7 +187,7 @@ class Mirrors:
         compared = self._about(route, settings)
         size = len(call.body)
         way = self._way(x, to.name)
-        if way is None or len(self._tasks) >= self._most or (self._tasks and self._bytes + size > MOST_BYTES):
+        if way is None or len(self._tasks) >= self._most or (self._tasks and self._bytes + size > self._most_bytes):
             compared.dropped += 1
             return
         self._bytes += size
@@ -256,7 +258,15 @@ class Mirrors:
         price = x.assembly.prices.of(to.name, model or call.target)
         copy.unpriced = price is None
         copy.cost = min(price.cost(usage), MOST_MONEY) if price is not None else 0
-        metrics = (0, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, copy.cost, 0, int(price is None))
+        metrics = (
+            0,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_tokens,
+            copy.cost,
+            0,
+            int(price is None),
+        )
         spent = Spent(
             x.day,
             agent.tenant,

@@ -21,6 +21,7 @@ from adapters.base import OVERRIDES, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import obligations
 from gateway.assembly import Assembly
+from gateway.attempts import Attempts
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
@@ -30,9 +31,11 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
+from gateway.mirroring import Mirrors
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.telemetry import Telemetry
+from gateway.traffic import Traffic
 from gateway.trial import Trial
 from policies.approvals import Approvals
 from policies.decision import Decision, Effect
@@ -41,6 +44,7 @@ from policies.engine import Engine
 from policies.errors import Denied, EngineUnavailable, Undecided
 from policies.obligations import NONE
 from routing.errors import NoRoute
+from routing.health import Fleet
 from routing.table import POINTS, Route, sticky_key
 
 log = logging.getLogger("weighbridge.pipeline")
@@ -80,9 +84,12 @@ class Pipeline:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.lender = lender
+        self.attempts = Attempts(Fleet(), lender)
         self.assembly = assembly
         self.engine = engine
         self.trial: Trial | None = None
+        self.traffic: Traffic | None = None
+        self.mirrors: Mirrors | None = None
         self._approvals = approvals
         self._ledger = ledger
         self._events = events
@@ -98,6 +105,7 @@ class Pipeline:
     @assembly.setter
     def assembly(self, assembly: Assembly) -> None:
         self._assembly = assembly
+        self.attempts.under(assembly)
         self.lender.under(assembly.plan)
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
@@ -113,7 +121,7 @@ class Pipeline:
             await self.answer(x, reply)
         else:
             self.choose(x)
-            await forward(x, reply, lifeline)
+            await forward(x, reply, lifeline, self.attempts)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI hands it over."""
@@ -133,6 +141,8 @@ class Pipeline:
         finally:
             lifeline.release()
             self.settle(x)
+            if self.mirrors is not None:
+                self.mirrors.consider(x)
             if self.trial is not None:
                 await self.trial.consider(x)
             # A question knows its call by its money, and the call its questions: together they would stay for long.
@@ -275,14 +285,18 @@ class Pipeline:
             await self._approvals.claim(x.approval)
 
     def choose(self, x: Exchange) -> None:
-        """Route and arm. Raises NoRoute."""
-        call = x.call
+        """Route and arms, the one that is meant first. Raises NoRoute."""
+        call, agent = x.call, x.agent
         assert call is not None, "a call is read before it is routed"
-        x.route = _forced(x) or x.assembly.table.match(call.target)
-        assert x.agent is not None, "a call is identified before it is routed"
-        key = sticky_key(x.agent.tenant, x.agent.name, x.session)
-        point = int(self._chance() * POINTS) if key is None else x.route.point(key)
-        x.arm = x.route.order(call.protocol, call.operation, point)[0]
+        assert agent is not None, "a call is identified before it is routed"
+        x.route = route = _forced(x) or x.assembly.table.match(call.target)
+        weights = x.weights
+        if weights is None or weights is not route.weights:  # what money was lent for may be gone meanwhile
+            weights = x.weights = route.weights
+        key = sticky_key(agent.tenant, agent.name, x.session)
+        point = int(self._chance() * POINTS) if key is None else route.point(key)
+        x.order = weights.order(call.protocol, call.operation, point)
+        x.arm = x.order[0]
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
         """What the gateway itself knows: which models it serves. Raises NoRoute for one that it does not."""
@@ -328,6 +342,8 @@ class Pipeline:
         finally:
             self._telemetry.in_flight -= 1
             self._telemetry.observe(x)
+            if self.traffic is not None:
+                self.traffic.observe(x)
             self._ledger.conclude(x)
 
     def _exchange(self, scope: MutableMapping[str, Any]) -> Exchange:

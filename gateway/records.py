@@ -15,7 +15,7 @@ import orjson
 from orjson import Fragment
 
 from gateway.decision_log import DecisionLog
-from gateway.exchange import Exchange
+from gateway.exchange import Attempt, Exchange
 from policies.money import usd_text
 
 log = logging.getLogger("weighbridge.ledger")
@@ -107,6 +107,8 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["target"] = arm.target.name
         if arm.model is not None:
             record["target_model"] = arm.model
+    if len(x.attempts) > 1:
+        record["attempts"] = [_attempt(each) for each in x.attempts]
     if x.target_status is not None:
         record["target_status"] = x.target_status
     if x.sent_at is not None:
@@ -138,6 +140,23 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["budgets"] = x.warnings
     if x.detail:
         record["detail"] = x.detail
+    return record
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    """One of several tries."""
+    record: dict[str, Any] = {
+        "target": attempt.arm.target.name,
+        "node": attempt.node,
+        "outcome": attempt.outcome.name if attempt.outcome is not None else None,
+        "seconds": int((attempt.ended - attempt.began) * 1e6 + 0.5) / 1e6,
+    }
+    if attempt.status is not None:
+        record["status"] = attempt.status
+    if attempt.cost:
+        record["cost_usd"] = Fragment(usd_text(attempt.cost))
+    if attempt.detail:
+        record["detail"] = attempt.detail
     return record
 
 

@@ -373,7 +373,8 @@ class Steering:
         Raises StoreUnavailable.
         """
         if not await self._store.steer(name, after, after.epoch - 1):
-            await self.hear()
+            with contextlib.suppress(StoreUnavailable):
+                await self.hear()
             return False
         self._learn({**self._courses, name: after})
         self._tell(name, events, after.comment)

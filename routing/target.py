@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from config.settings import TargetSettings
 
@@ -10,19 +11,32 @@ from config.settings import TargetSettings
 class Kind:
     """What all targets of one `kind` have in common.
 
-    `operations` are the ones it serves, per protocol. `root` is put between the target's URL and an endpoint's suffix:
-    OpenAI's base URLs end in /v1, the others' do not.
+    `operations` are the ones it serves, per protocol of the caller; what it is told is in its own `protocol`, into
+    which a call of another one is translated. `root` is put between the target's URL and an endpoint's suffix: OpenAI's
+    base URLs end in /v1, the others' do not.
     """
 
+    protocol: str
     operations: Mapping[str, frozenset[str]]
     root: str = ""
     bearer: bool = True
 
 
+_MESSAGES: Final = frozenset({"messages"})
+_CHAT: Final = frozenset({"chat"})
+
 KINDS: Mapping[str, Kind] = {
-    "openai": Kind({"openai": frozenset({"chat", "completions", "embeddings", "responses"})}),
-    "parallax": Kind({"openai": frozenset({"chat"})}, root="/v1"),
-    "anthropic": Kind({"anthropic": frozenset({"messages", "count_tokens"})}, root="/v1", bearer=False),
+    "openai": Kind(
+        "openai",
+        {"openai": frozenset({"chat", "completions", "embeddings", "responses"}), "anthropic": _MESSAGES},
+    ),
+    "parallax": Kind("openai", {"openai": _CHAT, "anthropic": _MESSAGES}, root="/v1"),
+    "anthropic": Kind(
+        "anthropic",
+        {"anthropic": frozenset({"messages", "count_tokens"}), "openai": _CHAT},
+        root="/v1",
+        bearer=False,
+    ),
 }
 
 

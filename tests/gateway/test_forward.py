@@ -14,16 +14,20 @@ import pytest
 from adapters import registry
 from adapters.base import Usage
 from adapters.sse import events
+from gateway.attempts import Attempts
 from gateway.carrier import Carrier, Limits, Origin
 from gateway.exchange import Exchange, Reached
 from gateway.forward import forward
+from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
+from routing.health import Fleet
 from tests.support.door import RawClient, connected, door, post
 from tests.support.exchanges import assembly, exchange
 from tests.support.misbehaving import HEAD, Misbehaving, Script, Wire, says
 from tests.support.standins import ANTHROPIC_KEY, OPENAI_KEY, running_standins_here
+from tests.support.till import Till, Turnstile
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
@@ -69,6 +73,8 @@ class Forwarding:
             ],
             routes=[{"name": "all", "models": ["*"], "arms": [{"target": "openai"}, {"target": "anthropic"}]}],
         )
+        self.attempts = Attempts(Fleet(), Lender(Till(), Turnstile()))
+        self.attempts.under(self.assembly)
         self.loan = loan
         self.exchanges: list[Exchange] = []
         self.errors: list[Exception] = []
@@ -90,12 +96,14 @@ class Forwarding:
         x.headers = scope["headers"]
         x.adapter, x.assembly = registry.speaking(scope["path"], False), self.assembly
         x.call = x.adapter.read(registry.endpoint(x.adapter, "POST", scope["path"])[0], body, "")
-        x.arm = self.assembly.table.match(x.call.target).order(x.adapter.protocol, x.call.operation, 0)[0]
+        x.route = self.assembly.table.match(x.call.target)
+        arms = x.route.able(x.adapter.protocol, x.call.operation)
+        x.order = [arm for arm in arms if arm.target.kind.protocol == x.adapter.protocol]
         x.lending = cast(Any, self.loan)
         self.exchanges.append(x)
         reply, lifeline = Reply(x, send), Lifeline(scope)
         try:
-            await forward(x, reply, lifeline)
+            await forward(x, reply, lifeline, self.attempts)
         except asyncio.CancelledError:
             self.errors.append(lifeline.caught())
         except Exception as error:
@@ -132,7 +140,8 @@ async def forwarding(
             yield app, app.port
     finally:
         for line in app.assembly.lines.values():
-            await line.carrier.close()
+            for carrier in line.carriers:
+                await carrier.close()
 
 
 @asynccontextmanager

@@ -584,7 +584,8 @@ class Weather:
             try:
                 yield port
             finally:
-                carriers += [line.carrier for line in self.pipeline.assembly.lines.values()]
+                lines = self.pipeline.assembly.lines.values()
+                carriers += [carrier for line in lines for carrier in line.carriers]
                 for carrier in carriers:
                     await carrier.close()
 

@@ -161,7 +161,7 @@ async def gate(
         telemetry=telemetry,
         chance=lambda: 0.5,
     )
-    carriers = [line.carrier for line in built.lines.values()]
+    carriers = [carrier for line in built.lines.values() for carrier in line.carriers]
     async with door(pipeline, **(door_limits or {})) as port:
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)

@@ -1,0 +1,154 @@
+"""Which node takes a call, and which takes it next when that one fails: before the agent has a byte, and paid for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from config.settings import RetrySettings
+from gateway.exchange import Attempt, Exchange, Reached
+from gateway.lending import Lender
+from routing.errors import NoHealthyTarget
+from routing.health import Fleet, Pick
+from routing.outcomes import OUTCOMES, Facts, classify
+from routing.retry import RetryBudget, again, remaining, retry_after
+from routing.table import Arm
+
+if TYPE_CHECKING:
+    from adapters.base import Headers
+    from gateway.assembly import Assembly
+
+_NOBODY: Final = "No target of this route can take the call now."
+
+
+class Attempts:
+    """Hands out nodes to the calls of one process, and gives them back."""
+
+    def __init__(self, fleet: Fleet, lender: Lender) -> None:
+        self.fleet = fleet
+        self._lender = lender
+        self._settings: dict[str, RetrySettings] = {}
+        self._budgets: dict[str, RetryBudget] = {}
+
+    def under(self, assembly: Assembly) -> None:
+        """From now on these are the targets and routes."""
+        self.fleet.under(assembly.settings.targets, assembly.table.routes)
+        before, now = self._budgets, time.monotonic()
+        self._settings = {route.name: route.retry for route in assembly.settings.routes}
+        self._budgets = {}
+        for name, settings in self._settings.items():
+            known = before.get(name)
+            kept = known is not None and known.share == settings.share
+            self._budgets[name] = known if known is not None and kept else RetryBudget(settings.share, now)
+
+    def first(self, x: Exchange) -> Attempt:
+        """The node that gets the call. Raises NoHealthyTarget, NoRoute."""
+        assert x.route is not None, "a call is routed before it is sent"
+        now = time.monotonic()
+        budget = self._budgets.get(x.route.name)
+        if budget is not None:
+            budget.called(now)
+        if x.pin is not None:
+            pick = self.fleet.pinned(x.order[0], x.pin.url, now)
+        else:
+            pick = self.fleet.pick(x.order, now)
+        if pick is None:
+            raise NoHealthyTarget(_NOBODY)
+        return _begun(x, pick, now)
+
+    async def next(self, x: Exchange, failed: Attempt, *, begun: bool) -> Attempt | None:
+        """Another attempt in place of one that has `ended`; None where none is due, possible or paid for.
+
+        `begun` says whether the agent has got something of an answer.
+        """
+        assert x.route is not None, "a call is routed before it is sent"
+        assert x.call is not None, "a call is read before it is sent"
+        assert failed.outcome is not None, "an attempt ends before there is another"
+        settings, budget = self._settings.get(x.route.name), self._budgets.get(x.route.name)
+        if settings is None or budget is None:  # a reload has removed the route meanwhile
+            return None
+        retry = again(
+            failed.outcome,
+            made=len(x.attempts),
+            attempts=settings.attempts,
+            begun=begun,
+            acted=x.reached is not Reached.NO,
+            repeatable=x.call.kind == "llm",
+            pinned=x.bound,
+        )
+        arms = self._permitted(x, remaining(x.order, failed.pick.index, retry))
+        now = time.monotonic()
+        if not arms or not budget.spend(now):
+            return None
+        pick = self.fleet.pick(arms, now, [each.pick.node for each in x.attempts])
+        if pick is None:
+            return None
+        return await self._paid(x, pick, arms, now)
+
+    async def elsewhere(self, x: Exchange, unable: Attempt) -> Attempt | None:
+        """An attempt on another arm, for a call that this one cannot be told in its words; None where there is none."""
+        arms = self._permitted(x, remaining(x.order, unable.pick.index, "arm")) if not x.bound else ()
+        now = time.monotonic()
+        pick = self.fleet.pick(arms, now) if arms else None
+        return await self._paid(x, pick, arms, now) if pick is not None else None
+
+    def ended(self, x: Exchange, attempt: Attempt, *, client_gone: bool = False, refused: bool = False) -> None:
+        """What became of an attempt; a second time it does nothing."""
+        if attempt.outcome is not None:
+            return
+        now = attempt.ended = time.monotonic()
+        target = attempt.arm.target
+        attempt.outcome = classify(
+            Facts(
+                target.settings.kind,
+                attempt.stage,
+                attempt.status,
+                attempt.error,
+                attempt.hidden,
+                attempt.complete,
+                client_gone=client_gone,
+                refused=refused,
+            )
+        )
+        attempt.usage, attempt.detail = x.usage, x.detail
+        self.fleet.ended(attempt.pick, attempt.outcome, now, attempt.status)
+
+    def rest(self, attempt: Attempt, headers: Headers) -> None:
+        """A target that has refused a call may say when to come again."""
+        said = dict(headers)
+        after_ms, after = said.get(b"retry-after-ms"), said.get(b"retry-after")
+        if after_ms is None and after is None:
+            return
+        seconds = retry_after(
+            after_ms.decode("latin-1") if after_ms is not None else None,
+            after.decode("latin-1") if after is not None else None,
+            time.time(),
+        )
+        if seconds is not None:
+            self.fleet.asks_for_rest(attempt.pick, seconds, time.monotonic())
+
+    async def _paid(self, x: Exchange, pick: Pick, arms: Sequence[Arm], now: float) -> Attempt | None:
+        try:
+            paid = await self._lender.again(x)
+        except BaseException:
+            self.fleet.ended(pick, OUTCOMES["refused"], now)
+            raise
+        if not paid:
+            self.fleet.ended(pick, OUTCOMES["refused"], now)
+            return None
+        x.order = arms
+        return _begun(x, pick, now)
+
+    def _permitted(self, x: Exchange, arms: Sequence[Arm]) -> Sequence[Arm]:
+        """Those that nobody has taken back since the call was routed."""
+        assert x.route is not None, "a call is routed before it is sent"
+        barred = x.route.weights.barred
+        return [arm for arm in arms if arm.target.name not in barred] if barred else arms
+
+
+def _begun(x: Exchange, pick: Pick, now: float) -> Attempt:
+    attempt = Attempt(pick, now)
+    x.attempts.append(attempt)
+    x.arm = pick.arm
+    return attempt

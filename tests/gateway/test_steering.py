@@ -1,0 +1,499 @@
+"""Routes on their courses: what people set and what rollouts find is in force here, on record, and told once."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.settings import RolloutSettings
+from gateway.steering import in_force, shares
+from routing.course import BUCKET, LEASE, Course
+from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
+from routing.rollout import MoveRefused, State, draft, step, to_json
+from tests.routing.buckets import CANARY, DAY, OTHER, START, bucket
+from tests.support.bridge import PLAN, ROUTE, Bridge, Faulty, HeldClock, configured, kept
+from tests.support.listener import listening
+from tests.support.steps import longest_step
+from tests.support.stores import in_memory
+
+AS_CONFIGURED = {OTHER: 90.0, CANARY: 10.0}
+WELL, ILL = ((50, 0), (450, 0)), ((50, 50), (450, 0))
+"""(calls, errors) of the canary and of the other arm in a bucket."""
+
+
+@pytest.fixture
+def clock() -> HeldClock:
+    return HeldClock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as quick:
+        yield quick
+
+
+@pytest.fixture
+async def faulty(folder: Path, clock: HeldClock) -> AsyncIterator[Faulty]:
+    async with kept(folder, clock) as routes:
+        yield Faulty(routes, clock)
+
+
+@pytest.fixture
+async def bridge(faulty: Faulty, clock: HeldClock) -> AsyncIterator[Bridge]:
+    """One that has heard the courses."""
+    it = Bridge(faulty, clock)
+    await it.steering.hear()
+    yield it
+    await it.webhooks.close(within=0)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_route_that_nobody_has_steered_goes_by_its_configuration(bridge: Bridge) -> None:
+    untouched = bridge.route.weights
+    await bridge.steering.hear()
+    assert bridge.weights == AS_CONFIGURED
+    assert bridge.route.weights is not untouched, "until the courses were heard the canary had none"
+    again = bridge.route.weights
+    for _ in range(3):
+        await bridge.steering.hear()
+    assert bridge.route.weights is again
+
+
+async def test_weights_that_a_person_sets_are_in_force_when_they_are_set(bridge: Bridge) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 70, CANARY: 30}, "dana", "the launch")
+    assert bridge.weights == {OTHER: 70.0, CANARY: 30.0}
+    assert dict(shares(bridge.route)) == {OTHER: 70.0, CANARY: 30.0}
+    (record,) = bridge.told("weights")
+    assert record == {
+        "record": "weights",
+        "event": "set",
+        "who": "dana",
+        "route": ROUTE,
+        "old": AS_CONFIGURED,
+        "new": {OTHER: 70.0, CANARY: 30.0},
+        "comment": "the launch",
+        "result": "ok",
+    }
+    await bridge.steering.weigh(ROUTE, {CANARY: 100}, "sam")
+    assert bridge.weights == {OTHER: 0.0, CANARY: 100.0}
+    assert bridge.told("weights")[1]["old"] == {OTHER: 70.0, CANARY: 30.0}
+
+
+async def test_weights_that_are_none_are_refused_and_nothing_is_recorded(bridge: Bridge) -> None:
+    for asked in ({OTHER: 70, CANARY: 20}, {OTHER: 100, "nobody": 0}, {OTHER: float("nan"), CANARY: 30}):
+        with pytest.raises(WeightsRefused):
+            await bridge.steering.weigh(ROUTE, asked, "dana")
+    with pytest.raises(NoRoute):
+        await bridge.steering.weigh("none", {OTHER: 100}, "dana")
+    assert bridge.weights == AS_CONFIGURED
+    assert bridge.told("weights") == []
+
+
+async def test_the_next_gateway_at_the_same_state_begins_on_course(folder: Path, clock: HeldClock) -> None:
+    async with kept(folder, clock) as routes:
+        first = Bridge(routes, clock)
+        await first.steering.hear()
+        await first.steering.weigh(ROUTE, {OTHER: 40, CANARY: 60}, "dana")
+        await first.steering.weigh("plain", {OTHER: 5, "claude": 95}, "dana")
+    async with kept(folder, clock) as routes:
+        second = Bridge(routes, clock)
+        await second.steering.begin()
+        assert second.weights == {OTHER: 40.0, CANARY: 60.0}
+        plain = second.assembly.table.named("plain")
+        assert plain is not None
+        assert [arm.weight for arm in plain.arms] == [5.0, 95.0]
+        await second.steering.end()
+
+
+async def test_a_reload_keeps_the_course_and_other_configured_weights_end_it(bridge: Bridge) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 40, CANARY: 60}, "dana")
+    bridge.under(configured())
+    assert bridge.weights == {OTHER: 40.0, CANARY: 60.0}, "from the first moment of the new route"
+    bridge.under(configured(canary=20))
+    assert bridge.weights == {OTHER: 80.0, CANARY: 20.0}
+    await bridge.steering.hear()
+    assert bridge.weights == {OTHER: 80.0, CANARY: 20.0}
+
+
+async def test_of_two_who_set_weights_at_once_both_do_one_after_the_other(bridge: Bridge) -> None:
+    await asyncio.gather(
+        *(bridge.steering.weigh(ROUTE, {OTHER: 100 - share, CANARY: share}, f"p{share}") for share in (20, 30, 40))
+    )
+    found = bridge.told("weights")
+    assert len(found) == 3
+    assert [each["old"] for each in found[1:]] == [each["new"] for each in found[:-1]]
+    assert bridge.weights == found[-1]["new"]
+
+
+async def test_weights_of_which_nobody_knows_whether_they_hold_are_on_record_as_that(
+    bridge: Bridge, faulty: Faulty
+) -> None:
+    faulty.loses_answers = True
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.weigh(ROUTE, {OTHER: 40, CANARY: 60}, "dana")
+    assert [each["result"] for each in bridge.told("weights")] == ["unknown"]
+    await bridge.steering.hear()
+    assert bridge.weights == {OTHER: 40.0, CANARY: 60.0}, "it was made"
+
+
+# --- rollouts --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rollout_is_a_draft_until_a_person_starts_it(bridge: Bridge) -> None:
+    await bridge.traffic(*WELL, buckets=3)
+    assert (bridge.state, bridge.weights) == ("DRAFT", AS_CONFIGURED)
+    await bridge.steering.weigh(ROUTE, {OTHER: 60, CANARY: 40}, "dana")
+    started = await bridge.steering.move(ROUTE, "start", "dana", "at last")
+    assert (started.state, started.step) == (State.RUNNING, 1)
+    assert bridge.weights == AS_CONFIGURED, "the weight of the first step"
+    (record,) = bridge.told()
+    assert (record["event"], record["who"], record["route"], record["comment"]) == ("start", "dana", ROUTE, "at last")
+    assert record["text"] == "dana started the rollout: at last"
+    assert bridge.steering.moves == {(ROUTE, "start"): 1}
+
+
+async def test_a_start_knows_the_traffic_of_the_day_before(bridge: Bridge) -> None:
+    await bridge.traffic(*WELL, buckets=6)
+    started = await bridge.steering.move(ROUTE, "start", "dana")
+    assert started.pace == pytest.approx(50)
+
+
+async def test_what_the_state_of_a_rollout_does_not_allow_is_refused(bridge: Bridge) -> None:
+    with pytest.raises(MoveRefused, match="DRAFT"):
+        await bridge.steering.move(ROUTE, "promote", "dana")
+    with pytest.raises(NoRoute, match="no rollout"):
+        await bridge.steering.move("plain", "start", "dana")
+    with pytest.raises(NoRoute, match="no such route"):
+        await bridge.steering.move("none", "start", "dana")
+    assert bridge.told() == []
+
+
+async def test_an_aborted_canary_takes_no_call_until_a_person_starts_again(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.steering.move(ROUTE, "abort", "sam")
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+    bridge.under(configured(canary=50))
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY}), "whatever is configured"
+    await bridge.traffic(*WELL, buckets=70)
+    assert bridge.state == "ROLLED_BACK"
+    await bridge.steering.move(ROUTE, "start", "dana")
+    assert (bridge.weights, bridge.barred) == (AS_CONFIGURED, frozenset())
+
+
+async def test_a_failing_canary_is_taken_back_when_the_bucket_is_closed(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL, buckets=30)
+    with caplog.at_level(logging.WARNING, "weighbridge.routes"):
+        await bridge.traffic(*ILL)
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+    record = bridge.told()[-1]
+    assert (record["event"], record["who"], record["verdict"]) == ("rollback", "weighbridge", "ROLLBACK")
+    facts = record["facts"]
+    assert (facts["errors"], facts["calls"], facts["other_errors"]) == (50, 50, 0)
+    assert facts["samples"] == ["call-1", "call-2"]
+    assert facts["classes"] == {"connect": 50}
+    assert record["text"] in caplog.text
+    assert bridge.steering.moves[ROUTE, "rollback"] == 1
+
+
+async def test_an_outage_of_both_arms_pauses_and_takes_nobody_back(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL, buckets=30)
+    await bridge.traffic((50, 50), (450, 450))
+    assert bridge.state == "PAUSED"
+    assert (bridge.weights, bridge.barred) == (AS_CONFIGURED, frozenset())
+    assert bridge.told()[-1]["event"] == "pause"
+
+
+async def test_a_good_canary_grows_by_itself(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL, buckets=61)
+    assert bridge.weights == {OTHER: 70.0, CANARY: 30.0}
+    await bridge.traffic((150, 0), (350, 0), buckets=61)
+    assert (bridge.state, bridge.weights) == ("PROMOTED", {OTHER: 0.0, CANARY: 100.0})
+    assert [each["event"] for each in bridge.told()] == ["start", "promote", "complete"]
+
+
+async def test_what_was_counted_while_nobody_judged_is_taken_in_a_little_at_a_time(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+    for _ in range(500):
+        bridge.store.count(ROUTE, bucket(0, *WELL).counts)
+        await bridge.store.flush()
+        bridge.clock.advance(BUCKET)
+    async with longest_step() as longest:
+        await bridge.steering.judge()
+    assert bridge.steering.rollout(ROUTE)[0].cursor == START + 501 * BUCKET - BUCKET
+    assert longest.seconds < 0.1
+
+
+async def test_a_change_whose_answer_was_lost_is_told_once_it_is_known_to_be_made(
+    bridge: Bridge, faulty: Faulty
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    faulty.loses_answers = True
+    await bridge.traffic(*ILL)
+    assert [each["event"] for each in bridge.told()] == ["start"]
+    faulty.loses_answers = False
+    await bridge.steering.judge()
+    await bridge.steering.judge()
+    assert [each["event"] for each in bridge.told()] == ["start", "rollback"]
+    assert faulty.tried[-1] == faulty.tried[-2], "the same change, tried again"
+    assert bridge.barred == {CANARY}
+
+
+async def test_of_two_gateways_that_take_a_bucket_in_one_tells_of_it(faulty: Faulty, clock: HeldClock) -> None:
+    one, two = Bridge(faulty, clock), Bridge(faulty, clock)
+    for each in (one, two):
+        await each.steering.hear()
+    await one.steering.move(ROUTE, "start", "dana")
+    await two.steering.hear()
+    assert two.weights == AS_CONFIGURED
+    faulty.count(ROUTE, bucket(0, *ILL).counts)
+    await faulty.flush()
+    clock.advance(BUCKET)
+    await asyncio.gather(one.steering.judge(), two.steering.judge())
+    told = [[each["event"] for each in bridge.told()] for bridge in (one, two)]
+    assert sorted(map(len, told)) in ([0, 2], [1, 1]), told
+    assert sorted(sum(told, [])) == ["rollback", "start"]
+    for each in (one, two):
+        await each.steering.hear()
+        assert each.barred == {CANARY}
+
+
+async def test_an_edited_plan_with_another_canary_begins_as_a_draft(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.steering.move(ROUTE, "abort", "dana")
+    bridge.under(configured({**PLAN, "canary": OTHER}))
+    assert (bridge.weights, bridge.barred) == (AS_CONFIGURED, frozenset())
+    await bridge.steering.judge()
+    assert bridge.state == "DRAFT"
+    assert bridge.told()[-1]["event"] == "plan"
+    await bridge.steering.move(ROUTE, "start", "dana")
+    assert bridge.weights == {OTHER: 10.0, CANARY: 90.0}
+
+
+async def test_the_listener_is_told_of_what_happens(faulty: Faulty, clock: HeldClock) -> None:
+    async with listening() as listener:
+        plan = {**PLAN, "webhook": {"url": listener.url, "secret": "signed-with-this"}}
+        bridge = Bridge(faulty, clock, configured(plan))
+        await bridge.steering.hear()
+        await bridge.steering.move(ROUTE, "start", "dana")
+        await listener.told(1)
+        await bridge.traffic(*ILL)
+        start, rollback = await listener.told(2)
+        await bridge.webhooks.close()
+    assert (start.facts["type"], start.facts["data"]["by"]) == ("rollout.start", "dana")
+    assert rollback.facts["type"] == "rollout.rollback"
+    data = rollback.facts["data"]
+    assert (data["route"], data["state"], data["facts"]["errors"]) == (ROUTE, "ROLLED_BACK", 50)
+    assert rollback.headers["webhook-signature"].startswith("v1,")
+
+
+# --- who has the say -------------------------------------------------------------------------------------------------
+
+
+async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    with pytest.raises(MoveRefused, match="RUNNING.*Abort it first"):
+        await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
+    await bridge.steering.move(ROUTE, "pause", "dana")
+    with pytest.raises(MoveRefused, match="PAUSED"):
+        await bridge.steering.weigh(ROUTE, AS_CONFIGURED, "sam")
+    assert bridge.told("weights") == []
+
+
+async def test_no_weight_brings_a_canary_back_that_was_taken_back(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.steering.move(ROUTE, "abort", "dana")
+    with pytest.raises(MoveRefused, match="starts the rollout again"):
+        await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
+    await bridge.steering.weigh(ROUTE, {OTHER: 100}, "sam")
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+
+
+async def test_a_promoted_canary_keeps_the_weight_that_the_plan_gives_it(bridge: Bridge) -> None:
+    for what in ("start", "promote", "promote"):
+        await bridge.steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+    assert bridge.state == "PROMOTED"
+    with pytest.raises(MoveRefused, match="promoted_weight"):
+        await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
+    await bridge.steering.weigh(ROUTE, {CANARY: 100}, "sam")
+
+
+# --- a state that does not answer ------------------------------------------------------------------------------------
+
+
+async def test_until_the_courses_are_heard_a_canary_has_no_new_sessions(faulty: Faulty, clock: HeldClock) -> None:
+    faulty.refuses = True
+    bridge = Bridge(faulty, clock)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.hear()
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    faulty.refuses = False
+    await bridge.steering.hear()
+    assert bridge.weights == AS_CONFIGURED
+
+
+@pytest.mark.parametrize("moves", [(), ("start",), ("start", "pause"), ("start", "promote", "promote")])
+async def test_a_canary_has_no_new_sessions_once_the_lease_is_over(
+    bridge: Bridge, faulty: Faulty, moves: tuple[Any, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    for what in moves:
+        await bridge.steering.move(ROUTE, what, "dana")
+    await bridge.steering.hear()
+    before = bridge.weights
+    faulty.refuses = True
+
+    async def heard_in_vain(seconds: float) -> None:
+        bridge.clock.advance(seconds)
+        with pytest.raises(StoreUnavailable):
+            await bridge.steering.hear()
+
+    await heard_in_vain(LEASE)
+    assert bridge.weights == before, "what is known stays in force"
+    with caplog.at_level(logging.WARNING, "weighbridge.routes"):
+        await heard_in_vain(0.5)
+        await heard_in_vain(0.5)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert bridge.barred == frozenset(), "who is bound to it goes on"
+    assert len(caplog.messages) == 1
+    faulty.refuses = False
+    await bridge.steering.hear()
+    assert bridge.weights == before
+
+
+async def test_a_canary_that_was_promoted_long_ago_needs_no_lease(bridge: Bridge, faulty: Faulty) -> None:
+    for what in ("start", "promote", "promote"):
+        await bridge.steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+    bridge.clock.advance(15 * DAY)
+    faulty.refuses = True
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.hear()
+    assert bridge.weights == {OTHER: 0.0, CANARY: 100.0}
+
+
+async def test_a_lapsed_lease_is_noticed_by_routes_of_a_reload_as_well(bridge: Bridge, faulty: Faulty) -> None:
+    faulty.refuses = True
+    bridge.clock.advance(LEASE + 1)
+    bridge.under(configured())
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+
+
+async def test_weights_that_a_person_has_set_need_no_lease(bridge: Bridge, faulty: Faulty) -> None:
+    await bridge.steering.weigh("plain", {OTHER: 20, "claude": 80}, "dana")
+    faulty.refuses = True
+    bridge.clock.advance(LEASE + 1)
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.hear()
+    plain = bridge.assembly.table.named("plain")
+    assert plain is not None
+    assert [arm.weight for arm in plain.arms] == [20.0, 80.0]
+
+
+async def test_a_step_that_nobody_knows_of_whether_it_was_made_is_on_record_as_that(
+    bridge: Bridge, faulty: Faulty
+) -> None:
+    faulty.refuses = True
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.move(ROUTE, "start", "dana")
+    assert bridge.told() == [], "it was not even tried"
+    faulty.refuses = False
+    await bridge.steering.move(ROUTE, "start", "dana")
+    faulty.refuses = True
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.move(ROUTE, "abort", "dana")
+    assert [(each["event"], each["result"]) for each in bridge.told()] == [("start", "ok"), ("abort", "unknown")]
+    assert bridge.steering.moves == {(ROUTE, "start"): 1}
+
+
+async def test_a_state_that_cannot_be_read_gives_a_canary_nothing(bridge: Bridge, faulty: Faulty) -> None:
+    assert await faulty.steer(ROUTE, Course(1, rollout={"state": "FLYING"}), 0)
+    await bridge.steering.hear()
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    for ask in (lambda: bridge.steering.move(ROUTE, "start", "dana"), lambda: bridge.steering.weigh(ROUTE, {}, "dana")):
+        with pytest.raises((StoreUnavailable, WeightsRefused)):
+            await ask()
+    with pytest.raises(StoreUnavailable, match="another version"):
+        bridge.steering.rollout(ROUTE)
+    assert list(bridge.steering.rollouts) == []
+    await bridge.steering.judge()
+
+
+async def test_what_goes_on_beside_the_calls_ends_and_does_not_stop_at_a_trouble(
+    faulty: Faulty, clock: HeldClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge = Bridge(faulty, clock)
+    await bridge.steering.begin()
+    assert bridge.weights == AS_CONFIGURED
+    assert await faulty.steer(ROUTE, Course(1, weights={OTHER: 1.0, CANARY: 99.0}, instead_of=AS_CONFIGURED), 0)
+    async with asyncio.timeout(5):
+        while bridge.weights != {OTHER: 1.0, CANARY: 99.0}:
+            await asyncio.sleep(0.02)  # it is heard by a task of its own
+    bridge.failed = None  # type: ignore[assignment]  # and now the gateway itself has a trouble that nobody foresees
+    await bridge.steering.move(ROUTE, "start", "dana")
+    clock.advance(BUCKET)
+    await bridge.steering.judge()
+    await bridge.steering.judge()
+    assert bridge.steering._tasks
+    await bridge.steering.end()
+    assert bridge.steering._tasks == []
+
+
+# --- pure ------------------------------------------------------------------------------------------------------------
+
+_weights = st.integers(0, 100).map(float)
+_arms = st.fixed_dictionaries({CANARY: _weights, OTHER: _weights, "claude": _weights}).filter(lambda w: any(w.values()))
+_plan = RolloutSettings.model_validate(dict(PLAN))
+_states = st.sampled_from([(), ("start",), ("start", "pause"), ("start", "promote", "promote"), ("start", "abort")])
+
+
+@given(configured=_arms, steered=st.none() | _arms, moves=_states, leased=st.booleans(), readable=st.booleans())
+def test_somebody_takes_the_calls_and_a_canary_only_what_it_may(
+    configured: dict[str, float], steered: dict[str, float] | None, moves: tuple[Any, ...], leased: bool, readable: bool
+) -> None:
+    state = draft(_plan)
+    for number, what in enumerate(moves):
+        state = step(state, what, "dana", START + number)
+    known = Course(1, weights=steered, instead_of=configured if steered is not None else None, rollout=to_json(state))
+    weights, barred = in_force(configured, known, _plan, state if readable else None, leased=leased)
+    assert weights.keys() == configured.keys()
+    assert sum(weights.values()) > 0
+    if state.state is State.ROLLED_BACK and readable:
+        assert barred == {CANARY}
+        assert weights[CANARY] == 0
+    else:
+        assert barred == frozenset()
+    if not leased or not readable:
+        assert weights[CANARY] == 0
+    elif state.state is State.DRAFT:
+        assert weights == (steered if steered is not None else configured)
+    elif state.state is not State.ROLLED_BACK:
+        assert weights[CANARY] == pytest.approx(100.0 if state.state is State.PROMOTED else 10.0)
+        assert sum(weights.values()) == pytest.approx(100)
+
+
+@given(configured=_arms, moves=_states)
+def test_without_a_plan_the_configuration_has_its_way_whatever_is_kept(
+    configured: dict[str, float], moves: tuple[Any, ...]
+) -> None:
+    state = draft(_plan)
+    for number, what in enumerate(moves):
+        state = step(state, what, "dana", START + number)
+    known = Course(1, rollout=to_json(state))
+    assert in_force(configured, known, None, None, leased=False) == (configured, frozenset())
+    assert in_force(configured, replace(known, weights={CANARY: 100.0}, instead_of={}), None, None, leased=True) == (
+        configured,
+        frozenset(),
+    )
