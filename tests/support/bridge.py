@@ -168,6 +168,7 @@ class Bridge:
             self.store.count(ROUTE, bucket(0, canary, other).counts)
             await self.store.flush()
             self.clock.advance(BUCKET)
+            await self.steering.hear()
             await self.steering.judge()
 
 
