@@ -1,5 +1,5 @@
-"""A share of a route's calls is sent to a second target as well, after their own answers: what that answers is compared,
-and nobody gets it.
+"""A share of a route's calls is sent to a second target as well, after their own answers: what comes is compared, and
+nobody gets it.
 
 The agent's call is over by then, so a mirror cannot delay or fail it: at most MOST copies are under way, what comes
 beyond them is dropped and counted, and each is given up after PATIENCE. A copy says to its target what the call said to
@@ -25,7 +25,7 @@ from orjson import Fragment
 from adapters.base import AgentCall, Headers, Usage
 from adapters.errors import MalformedCall
 from adapters.meter import tokens_of
-from adapters.parallax import EVENTS, Failure, Sniffed, Sniffer, hidden
+from adapters.parallax import Failure, Sniffed, Sniffer, hidden
 from adapters.translation import Translation, translation
 from config.errors import SecretMissing
 from config.settings import MirrorSettings
@@ -61,6 +61,8 @@ _USUAL_LONGEST: Final = 4096
 """Tokens of an answer's limit where a target wants one and nobody says it."""
 _TARGETS_OWN: Final[Mapping[str, str]] = {"openai": "chat", "anthropic": "messages"}
 """A target's protocol -> its operation that translated calls become."""
+_KEPT_THERE: Final = ("previous_response_id", "conversation", "background")
+"""Members of a call by which it is of use at one target only."""
 _ONCE: Final = b"idempotency-key"
 """By this a target tells a call from its repetition, and a copy is neither."""
 
@@ -308,6 +310,8 @@ def _key(route: str, settings: MirrorSettings) -> tuple[str, str, str | None]:
 def _may_be_copied(x: Exchange, call: AgentCall) -> bool:
     attempts = x.attempts
     if not attempts or x.bound or x.approval is not None or call.endpoint.free:
+        return False
+    if any(call.arguments.get(name) for name in _KEPT_THERE):
         return False
     outcome = attempts[-1].outcome
     if outcome is None or not outcome.counted:

@@ -1,5 +1,5 @@
-"""What the arms of routes meet with, counted as each call ends: for people who compare them, for the evidence on which a
-canary grows or is taken back, and for metrics.
+"""What the arms of routes meet with, counted as each call ends: for people who compare them, for the evidence on which
+a canary grows or is taken back, and for metrics.
 
 A call can meet several arms. What it was tried on one arm in a row is one call of that arm, and its last attempt says
 how that ended: another node of the same arm made good, or nobody did. What `routing.outcomes` does not count, as the
@@ -272,7 +272,7 @@ class Traffic:
         met.last = at
 
     def _watched(self, x: Exchange, route: Route, at: float) -> _Watched:
-        """The route as this call knows it. Whoever is configured no more, and has had no call for long, is forgotten."""
+        """The route as this call knows it. Arms that are gone, and had no call for long, are forgotten."""
         known = self._routes.get(route.name)
         if known is not None and known.route is route:
             return known

@@ -37,7 +37,8 @@ class Stage(NamedTuple):
     async def compared(self) -> Compared:
         """What has come of the mirror once nothing is under way."""
         await self.mirrors.settled()
-        (settings,) = [each.mirror for each in self.gate.pipeline.assembly.settings.routes if each.mirror is not None]
+        settings = self.gate.pipeline.assembly.settings.routes[0].mirror
+        assert settings is not None, "the route is mirrored"
         found = self.mirrors.compared("chat", settings)
         assert found is not None, "the mirror has had a call"
         return found
