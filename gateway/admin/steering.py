@@ -184,7 +184,13 @@ OPERATIONS = (
         takes=RolloutStep,
     ),
     Operation(
-        "POST", f"{_PLACE}/resume", "Let a rollout go on.", RolloutView, _move("resume"), role="admin", takes=RolloutStep
+        "POST",
+        f"{_PLACE}/resume",
+        "Let a rollout go on.",
+        RolloutView,
+        _move("resume"),
+        role="admin",
+        takes=RolloutStep,
     ),
     Operation(
         "POST",

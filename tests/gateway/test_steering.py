@@ -15,7 +15,7 @@ from config.settings import RolloutSettings
 from gateway.steering import in_force, shares
 from routing.course import BUCKET, LEASE, Course
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.rollout import MoveRefused, State, draft, step, to_json
+from routing.rollout import MoveRefused, State, Step, draft, step, to_json
 from tests.routing.buckets import CANARY, DAY, OTHER, START, bucket
 from tests.support.bridge import PLAN, ROUTE, Bridge, Faulty, HeldClock, configured, kept
 from tests.support.listener import listening
@@ -23,6 +23,8 @@ from tests.support.steps import longest_step
 from tests.support.stores import in_memory
 
 AS_CONFIGURED = {OTHER: 90.0, CANARY: 10.0}
+PROMOTED: tuple[Step, ...] = ("start", "promote", "promote")
+TAKEN_BACK = frozenset({CANARY})
 WELL, ILL = ((50, 0), (450, 0)), ((50, 50), (450, 0))
 """(calls, errors) of the canary and of the other arm in a bucket."""
 
@@ -176,9 +178,9 @@ async def test_what_the_state_of_a_rollout_does_not_allow_is_refused(bridge: Bri
 async def test_an_aborted_canary_takes_no_call_until_a_person_starts_again(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
     await bridge.steering.move(ROUTE, "abort", "sam")
-    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)
     bridge.under(configured(canary=50))
-    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY}), "whatever is configured"
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK), "whatever is configured"
     await bridge.traffic(*WELL, buckets=70)
     assert bridge.state == "ROLLED_BACK"
     await bridge.steering.move(ROUTE, "start", "dana")
@@ -192,7 +194,7 @@ async def test_a_failing_canary_is_taken_back_when_the_bucket_is_closed(
     await bridge.traffic(*WELL, buckets=30)
     with caplog.at_level(logging.WARNING, "weighbridge.routes"):
         await bridge.traffic(*ILL)
-    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)
     record = bridge.told()[-1]
     assert (record["event"], record["who"], record["verdict"]) == ("rollback", "weighbridge", "ROLLBACK")
     facts = record["facts"]
@@ -283,7 +285,7 @@ async def test_the_listener_is_told_of_what_happens(faulty: Faulty, clock: HeldC
 
 async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
-    with pytest.raises(MoveRefused, match="RUNNING.*Abort it first"):
+    with pytest.raises(MoveRefused, match=r"RUNNING.* Abort it first"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.move(ROUTE, "pause", "dana")
     with pytest.raises(MoveRefused, match="PAUSED"):
@@ -297,12 +299,12 @@ async def test_no_weight_brings_a_canary_back_that_was_taken_back(bridge: Bridge
     with pytest.raises(MoveRefused, match="starts the rollout again"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.weigh(ROUTE, {OTHER: 100}, "sam")
-    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, {CANARY})
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)
 
 
 async def test_a_promoted_canary_keeps_the_weight_that_the_plan_gives_it(bridge: Bridge) -> None:
-    for what in ("start", "promote", "promote"):
-        await bridge.steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+    for what in PROMOTED:
+        await bridge.steering.move(ROUTE, what, "dana")
     assert bridge.state == "PROMOTED"
     with pytest.raises(MoveRefused, match="promoted_weight"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
@@ -354,8 +356,8 @@ async def test_a_canary_has_no_new_sessions_once_the_lease_is_over(
 
 
 async def test_a_canary_that_was_promoted_long_ago_needs_no_lease(bridge: Bridge, faulty: Faulty) -> None:
-    for what in ("start", "promote", "promote"):
-        await bridge.steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+    for what in PROMOTED:
+        await bridge.steering.move(ROUTE, what, "dana")
     bridge.clock.advance(15 * DAY)
     faulty.refuses = True
     with pytest.raises(StoreUnavailable):

@@ -94,7 +94,8 @@ async def test_what_is_not_taken_is_sent_again_under_the_same_id(listener: Liste
 async def test_what_nobody_takes_is_given_up_and_the_log_does_not_say_where_it_went(
     listener: Listener, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener.answers = {"hangs": ["hangs"], "redirects": [307]}.get(fault, [403])
+    answers: dict[str, int | str] = {"hangs": "hangs", "redirects": 307}
+    listener.answers = [answers.get(fault, 403)]
     url = {"is nowhere": "http://127.0.0.1:9/hidden", "is no address": "mailto:hidden"}.get(fault, listener.url)
     async with sending(patience=0.2) as webhooks:
         with caplog.at_level(logging.ERROR, "weighbridge.webhooks"):

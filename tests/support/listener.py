@@ -1,4 +1,4 @@
-"""A system of somebody's that listens for webhooks, written by hand: it keeps what it is told and answers as scripted."""
+"""A system that listens for webhooks, written by hand: it keeps what it is told, and answers as scripted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Listener:
                 self.messages.append(Message(first.split()[1], headers, body))
                 self._came.set()
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if answer == "hangs":
+                if isinstance(answer, str):
                     await reader.read()
                     return
                 writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % answer)

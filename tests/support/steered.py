@@ -1,4 +1,4 @@
-"""A running gateway with a route that has a canary: both its listeners are real, and so are its targets and its state."""
+"""A running gateway with a route that has a canary: its listeners, its targets and its state are real."""
 
 from __future__ import annotations
 
