@@ -77,6 +77,11 @@ async def test_list_tells_scripts_all_pages_with_every_digit(shell: Shell) -> No
     assert listed["items"][0] == shell.desk.routes[0]
 
 
+async def test_list_asks_every_page_for_the_same_window(shell: Shell) -> None:
+    assert await shell.run("list", "--window", "7d") == OK
+    assert shell.desk.queries == [{"window": "7d"}, {"window": "7d", "after": "1"}]
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +183,14 @@ async def test_a_report_is_written_and_its_answers_told(shell: Shell, tmp_path: 
     assert await shell.run("report", "chat", "-o", "-") == OK
     assert shell.said.startswith("<!doctype html>")
     assert shell.said.endswith("</html>\n")
+
+
+async def test_a_report_is_asked_for_with_the_window_and_the_criteria_that_are_wanted(shell: Shell) -> None:
+    criteria = ("--added-p95-ms", "200", "--saving", "0.1", "--availability", "0.99")
+    assert await shell.run("report", "chat", "-o", "-", "--window", "24h", *criteria) == OK
+    assert shell.desk.queries == [{"window": "24h", "added_p95_ms": "200", "saving": "0.1", "availability": "0.99"}]
+    assert await shell.run("report", "chat", "-o", "-") == OK
+    assert shell.desk.queries[-1] == {}
 
 
 async def test_a_report_can_tell_a_script_whether_it_is_a_go(shell: Shell, tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.base import Usage
+from config.settings import TargetSettings
 from gateway.telemetry import Histogram, Telemetry
+from gateway.traffic import Traffic
 from policies.reuse import Reuse
+from routing.health import Fleet, State
 from tests.support.exchanges import assembly, exchange
+from tests.support.tried import NOON, Counted, Try, routes, tried
 
 
 def samples(telemetry: Telemetry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -85,3 +89,36 @@ def test_decisions_are_counted_by_where_they_come_from() -> None:
     telemetry.reuse.hits, telemetry.reuse.misses, telemetry.reuse.unsuited = 7, 2, 1
     assert samples(telemetry)["weighbridge_policy_decisions_total", (("source", "reused"),)] == 7
     assert samples(telemetry)["weighbridge_policy_decisions_total", (("source", "evaluated"),)] == 3
+
+
+def test_attempts_retries_and_overflow_are_told_by_route_and_target() -> None:
+    telemetry, under = Telemetry(), routes()
+    telemetry.traffic = traffic = Traffic(Counted(), NOON)
+    traffic.observe(tried(under, Try("parallax", "connect"), Try("openai")))
+    traffic.observe(tried(under, Try("openai"), meant="parallax", full=True))
+    seen = samples(telemetry)
+    here = ("route", "chat")
+    for target, outcome, count in (("parallax", "connect", 1), ("openai", "ok", 2)):
+        labels = (("outcome", outcome), here, ("target", target))
+        assert seen["weighbridge_attempts_total", labels] == count
+    assert seen["weighbridge_retries_total", (here,)] == 1
+    assert seen["weighbridge_overflow_total", (here, ("target", "parallax"))] == 1
+    assert seen["weighbridge_overflow_total", (here, ("target", "openai"))] == 0
+
+
+def test_nodes_are_told_by_state_as_they_are_at_the_scrape() -> None:
+    telemetry, fleet = Telemetry(), Fleet()
+    urls = ("http://127.0.0.1:9", "http://127.0.0.1:10")
+    fleet.under([TargetSettings(name="t", kind="openai", urls=urls)], [])
+    telemetry.fleet = fleet
+    pool = fleet.pools["t"]
+    target = ("target", "t")
+
+    def nodes() -> dict[str, float]:
+        seen = samples(telemetry)
+        return {state: seen["weighbridge_nodes", (("state", state), target)] for state in ("used", "ejected", "trying")}
+
+    assert nodes() == {"used": 2, "ejected": 0, "trying": 0}
+    pool.nodes[0].state, pool.in_flight = State.EJECTED, 3
+    assert nodes() == {"used": 1, "ejected": 1, "trying": 0}
+    assert samples(telemetry)["weighbridge_target_in_flight", (target,)] == 3

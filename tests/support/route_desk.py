@@ -20,14 +20,17 @@ MOVES = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "promote": 
 
 @dataclass
 class RouteDesk:
-    """`routes` are what it tells, one a page; `asked` is what was asked; `answer` is told in place of all else."""
+    """`routes` are what it tells, one a page; `asked` is what was asked, with `queries`; `answer` is told in place of
+    all else."""
 
     routes: list[dict[str, Any]]
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     answer: tuple[int, Any] | None = None
+    queries: list[dict[str, str]] = field(default_factory=list)
 
     async def handle(self, request: Request) -> Response:
         body = await request.body()
+        self.queries.append(dict(request.query_params))
         self.asked.append((request.method, request.url.path, orjson.loads(body) if body else None))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return _problem(401, "Show the token of one of `admin.people`.")
