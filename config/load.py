@@ -316,11 +316,19 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
         if len(weights) > 1 and all(isinstance(weight, int | float) for weight in weights) and sum(weights) != 100:
             message = f"the weights add up to {sum(weights):g}, not 100; each is a share of that sum"
             yield (*path, "arms"), message, "Make them add up to 100."
+    roles = {role for _, person in crosscheck.each(data, ("admin", "people")) for role in _texts(person.get("roles"))}
+    for path, wanted in _at(data, ("routes", "*", "rollout", "approval")):
+        if isinstance(wanted, list) and roles.isdisjoint(_texts(wanted)):
+            yield path, "nobody has one of these roles, so nobody can promote", "Give it to one of admin.people."
     for path, budget in crosscheck.each(data, ("budgets",)):
         share = budget.get("warn_at", 0)
         if isinstance(share, int | float) and 0 < share < 1:
             message = f"{_plain(share)} is less than one per cent of the limit"
             yield (*path, "warn_at"), message, f"Write {_plain(share * 100)} for {_plain(share * 100)} per cent."
+
+
+def _texts(listed: Any) -> set[str]:
+    return {each for each in listed if isinstance(each, str)} if isinstance(listed, list) else set()
 
 
 def _content(path: Path) -> bytes:

@@ -4,7 +4,7 @@ app        composition root: settings become rooms, rooms the pipeline; edits of
 deciding   which policy decides: loaded, fetched, kept, put on trial, swapped
 trial      a policy on trial beside the one that decides
 reload     how attempts to load something end
-amendments  what an edit changes about money and limits, told
+amendments  what an edit changes about money, limits and weights, told
 opa        the way to an OPA server
 assembly   everything built from one accepted configuration
 pipeline   THE journey of one call: read this first

@@ -1,4 +1,4 @@
-"""What an edit of the configuration changes about money and limits: logged and recorded, as a person's command is."""
+"""What an edit changes about money, limits and routes' weights: logged and recorded, as a person's command is."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def tell(ledger: Ledger, who: str, found: Sequence[Amendment]) -> None:
     for each in found[:_MOST_LOGGED]:
         log.warning("%s", each.text)
     if len(found) > _MOST_LOGGED:
-        log.warning("%d more budgets, limits and prices have changed: the ledger has all", len(found) - _MOST_LOGGED)
+        log.warning(
+            "%d more budgets, limits, prices and weights have changed: the ledger has all", len(found) - _MOST_LOGGED
+        )
 
 
 def amendments(before: Settings, after: Settings) -> list[Amendment]:
-    """Budgets whose limit or mode is another, limits, and prices of targets, in the order of the files."""
-    return [*_budgets(before, after), *_limits(before, after), *_prices(before, after)]
+    """Budgets whose limit or mode is another, limits, prices of targets, and weights of routes, in the files' order."""
+    return [*_budgets(before, after), *_limits(before, after), *_prices(before, after), *_weights(before, after)]
 
 
 def _budgets(before: Settings, after: Settings) -> Iterator[Amendment]:
@@ -106,3 +108,14 @@ def _prices(before: Settings, after: Settings) -> Iterator[Amendment]:
 
 def _rates(price: PriceSettings | None) -> object:
     return price.model_dump(exclude_unset=True) if price is not None else "published"
+
+
+def _weights(before: Settings, after: Settings) -> Iterator[Amendment]:
+    """Of routes that were there before, and are."""
+    old = {route.name: {arm.target: arm.weight for arm in route.arms} for route in before.routes}
+    for route in after.routes:
+        was, now = old.get(route.name), {arm.target: arm.weight for arm in route.arms}
+        if was is not None and was != now:
+            facts = {"route": route.name, "old": was, "new": now}
+            said = ", ".join(f"{target} {weight:g}" for target, weight in now.items())
+            yield Amendment("weights", facts, f"the configured weights of route {route.name}: {said}")

@@ -179,10 +179,6 @@ class Steering:
         """All of them, with the weights that are in force."""
         return self._table.routes
 
-    def course(self, name: str) -> Course | None:
-        """What a route's course was when it was heard last."""
-        return self._courses.get(name)
-
     def now(self) -> int:
         """Unix seconds, as the store counts them."""
         return self._now_ns() // _NANO

@@ -725,6 +725,16 @@ def test_a_warning_below_one_per_cent_of_a_limit_is_warned_of(tmp_path: Path) ->
     assert loaded(tmp_path, GOOD + budgets.replace("0.85", "1")).warnings == []
 
 
+def test_a_rollout_that_nobody_can_promote_is_warned_of(tmp_path: Path) -> None:
+    text = GOOD + "    rollout: {canary: parallax, approval: [finance, risk]}\n"
+    [warning] = loaded(tmp_path, text).warnings
+    assert (warning.path, warning.message) == (
+        "routes[0].rollout.approval",
+        "nobody has one of these roles, so nobody can promote",
+    )
+    assert loaded(tmp_path, text.replace("roles: [admin]", "roles: [admin, risk]")).warnings == []
+
+
 def test_no_policy_is_warned_of(tmp_path: Path) -> None:
     [warning] = loaded(tmp_path, edited("paths: [policy.rego]", "paths: []")).warnings
     assert "every call is refused" in warning.message

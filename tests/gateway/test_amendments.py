@@ -95,4 +95,18 @@ async def test_an_edit_is_in_the_ledger_and_in_the_log_the_latter_not_without_en
     first = notes[0]
     assert (first["event"], first["who"], first["old_usd"], first["new_usd"]) == ("configured", "edit", "0.50", None)
     said = [each.getMessage() for each in caplog.records if each.name == "weighbridge.budgets"]
-    assert (len(said), said[-1]) == (21, "30 more budgets, limits and prices have changed: the ledger has all")
+    assert (len(said), said[-1]) == (21, "30 more budgets, limits, prices and weights have changed: the ledger has all")
+
+
+def test_other_weights_of_a_route_are_told_with_those_before(tmp_path: Path) -> None:
+    targets = [{"name": name, "kind": "openai", "url": "http://127.0.0.1:9"} for name in ("hosted", "own")]
+
+    def weighed(hosted: float, own: float) -> dict[str, Any]:
+        arms = [{"target": "hosted", "weight": hosted}, {"target": "own", "weight": own}]
+        return {"targets": targets, "routes": [{"name": "chat", "models": ["gpt-*"], "arms": arms}]}
+
+    [found] = changed(tmp_path, weighed(90, 10), weighed(70, 30))
+    assert (found.kind, found.text) == ("weights", "the configured weights of route chat: hosted 70, own 30")
+    assert found.facts["old"] == {"hosted": 90.0, "own": 10.0}
+    assert changed(tmp_path, weighed(70, 30), weighed(70, 30)) == []
+    assert changed(tmp_path, {}, weighed(70, 30)) == [], "a route that comes has no weights before"

@@ -13,7 +13,8 @@ import pytest
 
 from config.redis_url import RedisUrl
 from gateway.state.redis_routes import RedisRoutes
-from gateway.state.redis_servers import PATIENCE, RedisServers
+from gateway.state.redis_servers import RedisServers
+from gateway.state.redis_wire import PATIENCE
 from routing import course
 from routing.course import BUCKET, HEAR
 from tests.routing.buckets import CANARY, OTHER, START, bucket
