@@ -137,6 +137,8 @@ class Exchange:
     weights: Weights | None = None
     """Those of the route that this call goes by, from its reservation to its last attempt."""
     arm: Arm | None = None
+    meant: Arm | None = None
+    """The one that the call fell on, whichever took it."""
     order: Sequence[Arm] = ()
     """The arms that may take it, the one it was meant for first: those that are left, once one has failed."""
     pin: Pin | None = None

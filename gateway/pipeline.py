@@ -296,7 +296,7 @@ class Pipeline:
         key = sticky_key(agent.tenant, agent.name, x.session)
         point = int(self._chance() * POINTS) if key is None else route.point(key)
         x.order = weights.order(call.protocol, call.operation, point)
-        x.arm = x.order[0]
+        x.arm = x.meant = x.order[0]
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
         """What the gateway itself knows: which models it serves. Raises NoRoute for one that it does not."""

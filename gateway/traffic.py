@@ -112,9 +112,9 @@ class Traffic:
         try:
             if x.attempts:
                 self._met(x)
-            elif x.code == _NOBODY and x.order and x.route is not None:  # it had no room, and nobody else had
+            elif x.code == _NOBODY and x.meant is not None and x.route is not None:  # nobody had room
                 at = _at(x, x.ended)
-                self._went_elsewhere(self._watched(x, x.route, at).arms[x.order[0].target.name], at)
+                self._not_taken(self._watched(x, x.route, at).arms[x.meant.target.name], at)
         except Exception:
             log.exception("call %s could not be counted at its route", x.id)
 
@@ -154,8 +154,11 @@ class Traffic:
             watched = self._watched(x, route, at)
         counts: dict[str, int] = {}
         first = attempts[0]
-        if first.pick.index:
-            self._overflowed(x, watched, first, counts, at)
+        if first.pick.index and x.meant is not None:
+            met = watched.arms[x.meant.target.name]
+            self._not_taken(met, at)
+            if first.overflow:
+                counts[met.overflow] = 1
         if first is last:
             met = watched.arms[first.pick.arm.target.name]
             outcome = first.outcome
@@ -256,17 +259,8 @@ class Traffic:
         new = self._seen.first(met.place, f"{tenant}\0\0{name}\0{said}", now)
         return new or not _repeated(x)
 
-    def _overflowed(self, x: Exchange, watched: _Watched, first: Attempt, counts: dict[str, int], at: float) -> None:
-        """The call was meant for another arm than the one that it was sent to first."""
-        meant = _meant(x, first)
-        if meant is None:
-            return
-        met = watched.arms[meant.target.name]
-        self._went_elsewhere(met, at)
-        if first.overflow:
-            counts[met.overflow] = 1
-
-    def _went_elsewhere(self, met: _Met, at: float) -> None:
+    def _not_taken(self, met: _Met, at: float) -> None:
+        """A call was meant for this arm, and the arm was full or out of service."""
         met.overflowed += 1
         met.figures.overflowed(at)
         met.last = at
@@ -303,14 +297,6 @@ class Traffic:
 def _at(x: Exchange, ended: float) -> float:
     """A moment of the call in seconds since the epoch, by the clock that it arrived at."""
     return x.arrived_ns / 1e9 + (ended - x.began)
-
-
-def _meant(x: Exchange, first: Attempt) -> Arm | None:
-    """The arm that the call fell on; None where the exchange does not tell any more."""
-    if len(x.attempts) == 1 and x.order:
-        return x.order[0]
-    others = [arm for arm in (x.route.arms if x.route is not None else ()) if arm.target is not first.arm.target]
-    return others[0] if len(others) == 1 else None
 
 
 def _repeated(x: Exchange) -> bool:

@@ -134,9 +134,9 @@ def test_a_call_that_another_arm_took_is_an_overflow_of_the_one_it_was_meant_for
 ) -> None:
     under = routes()
     traffic.observe(tried(under, Try("openai"), meant="parallax", full=full))
-    traffic.observe(tried(under, Try("openai", "connect"), Try("openai"), meant="parallax", full=full))
+    traffic.observe(tried(under, Try("openai", "connect"), Try("parallax"), meant="parallax", full=full))
     canary = traffic.figures("chat")["parallax"].total
-    assert (canary.calls, canary.overflow, canary.availability) == (0, 2, 0.0)
+    assert (canary.calls, canary.overflow, canary.availability) == (1, 2, 1 / 3)
     assert store.sums["chat"].get("parallax|overflow", 0) == (2 if full else 0), "only what had no room is evidence"
     assert [met.overflow for met in traffic.met()] == [0, 2]
 

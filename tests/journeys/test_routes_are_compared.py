@@ -180,8 +180,8 @@ def test_a_mirror_is_compared_and_what_it_costs_is_told_apart(
     assert mirror["mirror"]["output_tokens"] > 0
     assert {seen.path for seen in standins.anthropic.requests} == {"/v1/messages"}
     asked = {"group_by": "target"}
-    answer = httpx2.get(f"{gateway.admin}/spend", params=asked, headers={"authorization": f"Bearer {DANAS}"})
-    rows = {row["target"]: row for row in json.loads(answer.text, parse_float=Decimal)["items"]}
+    spend = httpx2.get(f"{gateway.admin}/spend", params=asked, headers={"authorization": f"Bearer {DANAS}"})
+    rows = {row["target"]: row for row in json.loads(spend.text, parse_float=Decimal)["items"]}
     assert (rows["claude"]["calls"], rows["claude"]["cost_usd"]) == (0, mirror["mirror"]["cost_usd"])
     assert sum(row["calls"] for row in rows.values()) == 2
     lines = (gateway.folder / "var" / "ledger" / "calls.jsonl").read_text().splitlines()

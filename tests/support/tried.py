@@ -101,6 +101,7 @@ def tried(
     x.arrived_ns, x.began, x.headers, x.call.stream = int(at * 1e9), BEGAN, list(headers), stream
     arms = {arm.target.name: arm for arm in x.route.arms}
     first = meant or (tries[0].target if tries else "openai")
+    x.meant = arms[first]
     x.order = [arms[first], *(arm for name, arm in arms.items() if name != first)]
     now = BEGAN
     for each in tries:
