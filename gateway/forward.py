@@ -18,7 +18,7 @@ from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
-from routing.outcomes import FIRST_TOKEN_LATE, Facts, classify
+from routing.outcomes import FIRST_TOKEN_LATE, SELF_HOSTED, Facts, classify
 from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
@@ -319,7 +319,8 @@ async def _stream(
             await reply.end(rest)
     finally:
         if attempt is x.attempts[-1]:
-            x.usage = meter.spent() if reply.started else x.usage
+            if reply.started or x.usage is None:
+                x.usage = meter.spent()
             x.whole = meter.complete or meter.failed
             attempt.complete = meter.complete and not meter.failed
             if loan is not None:
@@ -426,8 +427,9 @@ async def _body(
             x.whole = ended
     if succeeded and not call.endpoint.free:
         x.usage = usage = _used(x, call, body, size if crossing is None else len(body))
-        # Who has counted what it says has said something, and nearly all do.
-        if (usage.estimated or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
+        # Who has counted what it says has said something, and nearly all do. Hosted APIs may have words of their own.
+        doubtful = usage.estimated and attempt.arm.target.settings.kind in SELF_HOSTED
+        if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
             found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
             if found is not None:
                 return await _unhidden(x, attempt, found, reply, attempts)

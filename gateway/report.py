@@ -112,6 +112,7 @@ def _page(route: Facts, made_at: datetime.datetime) -> str:
         _cost(route, styles),
         *_over_time(route, styles),
         _arms(route, styles),
+        _mirror(route["mirror"]) if route["mirror"] is not None else None,
         _notes(),
     ]
     head = element(
@@ -733,6 +734,85 @@ def _arms(route: Facts, styles: Mapping[str, int]) -> Html:
             words=(0, 1, 2),
         ),
     )
+
+
+def _mirror(mirror: Facts) -> Html:
+    """Calls that were copied to a second target, and how its answers compare with the route's own."""
+    sides = [("the route itself", mirror["own"]), (_name(mirror["target"]), mirror["mirror"])]
+    model = (" as ", _name(mirror["model"])) if mirror["model"] is not None else ()
+    added, first = mirror["added_ms"], mirror["added_first_token_ms"]
+    return _section(
+        "The mirror",
+        element(
+            "p",
+            _data(mirror["share"], readable.share),
+            " of the calls, since ",
+            _time(mirror["since"]),
+            ", were sent to ",
+            _name(mirror["target"]),
+            *model,
+            " as well, and nobody got its answers. Not copied: ",
+            _data(mirror["dropped"], readable.count),
+            " because too many copies were under way or nothing took them, and ",
+            _data(mirror["unfit"], readable.count),
+            " that its protocol has no words for. Saving per call: ",
+            _data(mirror["saving_per_call"], readable.share),
+            ".",
+        ),
+        element(
+            "div",
+            _table(
+                "Who answered well",
+                ("Both", "Only the route", "Only the mirror", "Neither"),
+                [tuple(_data(mirror[f"{who}_good"], readable.count) for who in ("both", "own", "mirror", "neither"))],
+                words=(),
+            ),
+            _table(
+                "Latency that the mirror adds",
+                ("", "50th percentile", "95th percentile", "99th percentile"),
+                [
+                    (what, *(_data(by[each], readable.added_ms) for each in ("p50", "p95", "p99")))
+                    for what, by in (("to the end of the answer", added), ("to the first token", first))
+                ],
+            ),
+            class_="pair",
+        ),
+        _table(
+            "Both sides of the copied calls",
+            ("", "Calls", "Errors", "p50", "p95", "p99", "First token p50", "p95", "p99", "Tokens a second"),
+            [
+                (
+                    name,
+                    _data(side["calls"], readable.count),
+                    _failed_calls(side),
+                    *(_data(side[f"{each}_ms"], readable.milliseconds) for each in ("p50", "p95", "p99")),
+                    *(_data(side["first_token_ms"][each], readable.milliseconds) for each in ("p50", "p95", "p99")),
+                    _data(side["tokens_per_second"], readable.tenths),
+                )
+                for name, side in sides
+            ],
+        ),
+        _table(
+            "What they cost",
+            ("", "Per call", "Tokens in", "Tokens out", "All of them"),
+            [
+                (
+                    name,
+                    _data(side["cost_per_call_usd"], readable.dollars),
+                    _data(side["input_tokens"], readable.count),
+                    _data(side["output_tokens"], readable.count),
+                    _data(side["cost_usd"], readable.dollars),
+                )
+                for name, side in sides
+            ],
+        ),
+    )
+
+
+def _failed_calls(side: Facts) -> Html:
+    classes = [together(_data(count, readable.count), f" {name}") for name, count in side["errors_by_class"].items()]
+    told = together(" (", _listed(classes), ")") if classes else None
+    return together(_data(side["errors"], readable.count), told)
 
 
 def _notes() -> Html:

@@ -82,7 +82,7 @@ def in_force(
     together = math.fsum(weights.values())
     others = {arm: weight for arm, weight in weights.items() if arm != plan.canary}
     if not any(others.values()):
-        others = {arm: configured[arm] for arm in others}
+        others = {arm: configured.get(arm, 0.0) for arm in others}
     if not any(others.values()):
         others = dict.fromkeys(others, 1.0)
     rest = math.fsum(others.values())
@@ -195,7 +195,9 @@ class Steering:
         return route
 
     def _state(self, name: str, plan: RolloutSettings) -> Rollout | None:
-        """The state that a course tells of; None where it cannot be read."""
+        """The state that a course tells of; None where it cannot be read, or nothing was heard yet."""
+        if not self._heard:
+            return None
         known = self._courses.get(name)
         if known is None or known.rollout is None:
             return rollout.draft(plan)
@@ -211,6 +213,8 @@ class Steering:
 
     def _readable(self, name: str, plan: RolloutSettings) -> Rollout:
         state = self._state(name, plan)
+        if not self._heard:
+            raise StoreUnavailable(f"How the rollout of {name} stands is not known here yet: the state does not answer.")
         if state is None:
             raise StoreUnavailable(
                 f"What is kept of the rollout of {name} is of another version of the gateway, which this one cannot "

@@ -364,8 +364,9 @@ async def test_a_route_without_a_target_for_a_call_is_no_matter_of_its_price() -
     targets = [{"name": "claude", "kind": "anthropic", "url": "http://127.0.0.1:9", **PRICED}]
     routes = [{"name": "all", "models": ["*"], "arms": [{"target": "claude"}]}]
     async with gate(budgets=[DAY], targets=targets, routes=routes) as g, connected(g.port) as client:
-        _, _, body = await ask(client, chat())
-        assert body["error"]["code"] == "no_route"
+        await client.say(post("/v1/embeddings", orjson.dumps({"model": "claude-3", "input": "a"}), AUTHORIZED))
+        _, _, answer = await client.answer()
+        assert orjson.loads(answer)["error"]["code"] == "no_route"
         assert g.till.asked == []
 
 

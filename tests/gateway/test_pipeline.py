@@ -330,9 +330,9 @@ async def test_an_unknown_model_has_no_route() -> None:
         assert [record["record"] for record in g.ledger.records] == ["intent", "outcome"]
 
 
-async def test_a_model_whose_targets_speak_another_protocol_has_no_route() -> None:
+async def test_a_model_whose_targets_have_no_such_operation_has_no_route() -> None:
     async with gate() as g, connected(g.port) as client:
-        status, _, body = await ask(client, chat(model="claude-3"))
+        status, _, body = await ask(client, orjson.dumps({"model": "claude-3", "input": "a"}), "/v1/embeddings")
         assert (status, body["error"]["code"]) == (404, "no_route")
 
 
@@ -674,9 +674,10 @@ async def test_a_forced_route_carries_a_model_that_it_would_not_match() -> None:
 
 async def test_a_route_that_cannot_serve_the_call_makes_the_yes_a_no() -> None:
     async with gate(script=demanding(route="claude")) as g, connected(g.port) as client:
-        status, headers, body = await ask(client, chat())
+        asked = orjson.dumps({"model": "text-embedding-3-small", "input": "a"})
+        status, headers, body = await ask(client, asked, "/v1/embeddings")
         assert (status, headers[b"x-weighbridge-decision"]) == (403, b"DENY")
-        assert "'claude' has no target that serves chat" in body["error"]["message"]
+        assert "'claude' has no target that serves embeddings" in body["error"]["message"]
         intended = g.ledger.decisions()[0]
         assert (intended["record"], intended["result"]["decision"]) == ("decision", "ALLOW")
         record = await g.ledger.outcome()

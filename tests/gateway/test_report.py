@@ -111,6 +111,39 @@ def test_every_number_of_the_input_is_in_the_page_with_all_its_digits(page: Page
     assert all(each["text"] in report_page(well, NOW) for each in well["rollout"]["missing"])
 
 
+def test_a_mirror_is_told_with_both_sides_and_every_number() -> None:
+    side = {"calls": 1234, "errors": 17, "errors_by_class": {"stream_cut": 12, "connect": 5}}
+    times = {
+        "p50_ms": 101.5,
+        "p95_ms": 202.5,
+        "p99_ms": 303.5,
+        "first_token_ms": {"p50": 11.5, "p95": None, "p99": 33.5},
+    }
+    used = {"tokens_per_second": 88.5, "input_tokens": 45678, "output_tokens": 9876}
+    cost = {"cost_usd": Decimal("1.25"), "cost_per_call_usd": Decimal("0.0011")}
+    mirror = {
+        **{
+            "target": "<b>claude",
+            "share": 0.05,
+            "model": "haiku",
+            "since": "2025-11-20T00:00:00Z",
+            "dropped": 41,
+            "unfit": 7,
+        },
+        **{"both_good": 1200, "own_good": 19, "mirror_good": 9, "neither_good": 6, "saving_per_call": 0.315},
+        "own": {**side, **times, **used, **cost},
+        "mirror": {**side, **times, **used, **cost, "calls": 1233, "cost_per_call_usd": None},
+        "added_ms": {"p50": 12.25, "p95": -8.5, "p99": None},
+        "added_first_token_ms": {"p50": None, "p95": 3.75, "p99": 4.25},
+    }
+    page = Page(report_page({**told(), "mirror": mirror}, NOW))
+    shown = {Decimal(str(value)) for value in page.having("value")}
+    assert set(numbers(mirror)) <= shown
+    assert "<b>claude" in page.text
+    assert "17 ( 12 stream_cut and 5 connect )" in page.text
+    assert "The mirror" not in Page(report_page(told(), NOW)).text
+
+
 def test_a_director_can_read_the_answer_first() -> None:
     route = copy.deepcopy(told())
     (comparison,) = route["comparisons"]

@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import RolloutSettings
 from gateway.steering import in_force, shares
-from routing.course import BUCKET, LEASE, Course
+from routing.course import BUCKET, HEAR, LEASE, Course
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.rollout import MoveRefused, State, Step, draft, step, to_json
+from routing.rollout import MoveRefused, State, Step, draft, from_json, step, to_json
 from tests.routing.buckets import CANARY, DAY, OTHER, START, bucket
 from tests.support.bridge import PLAN, ROUTE, Bridge, Faulty, HeldClock, configured, kept
 from tests.support.listener import listening
@@ -321,6 +323,9 @@ async def test_until_the_courses_are_heard_a_canary_has_no_new_sessions(faulty: 
     with pytest.raises(StoreUnavailable):
         await bridge.steering.hear()
     assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    with pytest.raises(StoreUnavailable, match="not known here yet"):
+        bridge.steering.rollout(ROUTE)
+    assert list(bridge.steering.rollouts) == []
     faulty.refuses = False
     await bridge.steering.hear()
     assert bridge.weights == AS_CONFIGURED
@@ -432,11 +437,71 @@ async def test_what_goes_on_beside_the_calls_ends_and_does_not_stop_at_a_trouble
     assert bridge.steering._tasks == []
 
 
+# --- several gateways, any weather -----------------------------------------------------------------------------------
+
+_plan = RolloutSettings.model_validate(dict(PLAN))
+_actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("pass"), st.sampled_from([0.5, 0.5, 5.0, 20.0])),
+        st.tuples(st.just("cut"), st.integers(0, 2)),
+        st.tuples(st.just("mend"), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["start", "pause", "resume", "promote", "abort"]), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["well", "ill"]), st.integers(0, 2)),
+        st.tuples(st.just("reload"), st.integers(0, 2)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions=_actions)
+def test_a_canary_that_was_taken_back_has_no_new_session_anywhere_once_a_lease_has_passed(
+    actions: list[tuple[str, Any]],
+) -> None:
+    """And whoever hears goes by what there is to hear."""
+
+    async def played(folder: Path) -> None:
+        clock, taken_back = HeldClock(), None
+        async with kept(folder, clock) as shared:
+            stores = [Faulty(shared, clock) for _ in range(3)]
+            gateways = [Bridge(store, clock) for store in stores]
+            for what, which in [("pass", 0.5), *actions, ("pass", 20.0)]:
+                if what == "pass":
+                    for _ in range(round(which / HEAR)):
+                        clock.advance(HEAR)
+                        for each in gateways:
+                            await each.beat()
+                elif what in ("cut", "mend"):
+                    stores[which].refuses = what == "cut"
+                elif what in ("well", "ill"):
+                    shared.count(ROUTE, bucket(0, *(WELL if what == "well" else ILL)).counts)
+                    await shared.flush()
+                elif what == "reload":
+                    gateways[which].under(configured())
+                else:
+                    with suppress(StoreUnavailable, MoveRefused):
+                        await gateways[which].steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+                known = (await shared.courses()).get(ROUTE)
+                state = from_json(known.rollout) if known is not None and known.rollout is not None else draft(_plan)
+                if state.state is not State.ROLLED_BACK:
+                    taken_back = None
+                elif taken_back is None:
+                    taken_back = clock.now_ns()
+                elif clock.now_ns() - taken_back > (LEASE + HEAR) * 10**9:
+                    assert {each.weights[CANARY] for each in gateways} == {0.0}
+                for store, each in zip(stores, gateways, strict=True):
+                    if what == "pass" and not store.refuses:
+                        await each.beat()  # one that came after it may have been first
+                        assert (each.weights, each.barred) == in_force(AS_CONFIGURED, known, _plan, state, leased=True)
+
+    with in_memory(Path(tempfile.gettempdir())) as folder:
+        asyncio.run(played(folder))
+
+
 # --- pure ------------------------------------------------------------------------------------------------------------
 
 _weights = st.integers(0, 100).map(float)
 _arms = st.fixed_dictionaries({CANARY: _weights, OTHER: _weights, "claude": _weights}).filter(lambda w: any(w.values()))
-_plan = RolloutSettings.model_validate(dict(PLAN))
 _states = st.sampled_from([(), ("start",), ("start", "pause"), ("start", "promote", "promote"), ("start", "abort")])
 
 

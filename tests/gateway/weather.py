@@ -725,7 +725,7 @@ class Weather:
             figures.spent += x.cost or 0
             self._one(x)
             paid = x.reached is not Reached.NO and x.arm is not None and x.call is not None and not x.call.endpoint.free
-            if not paid or x.agent is None:
+            if not (paid or x.bills) or x.agent is None:
                 continue
             by_agent[x.agent.name] += x.cost or 0
             calls[x.agent.name] += 1
@@ -770,10 +770,12 @@ class Weather:
         plan = self.target.plans[int(nonce[1])] if nonce is not None else None
         if x.code in _REFUSALS and not x.status == 200 and x.reached is not Reached.NO and x.target_status is None:
             self.wrong(f"call {x.id} was refused ({x.code}) after it was sent")
+        if x.bills and x.reached is Reached.NO and x.cost != sum(each.cost for each in x.bills):
+            self.wrong(f"call {x.id} cost {x.cost} for {x.bills}")
         if x.reached is Reached.NO:
-            if x.cost is not None:
+            if x.cost is not None and not x.bills:
                 self.wrong(f"call {x.id} was not sent and cost {x.cost}")
-            if plan is not None and plan.arrived:
+            if plan is not None and plan.arrived and not x.bills:
                 self.wrong(f"call {x.id} was not sent, and arrived")
             return
         if any(each.hard for each in x.payers) and x.loan is None and not x.call.endpoint.free:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -171,6 +171,12 @@ class Bridge:
     def told(self, kind: str = "rollout") -> list[Mapping[str, Any]]:
         """What the ledger has of this kind."""
         return [each for each in self.ledger.records if each["record"] == kind]
+
+    async def beat(self) -> None:
+        """What is done twice a second."""
+        with suppress(StoreUnavailable):
+            await self.steering.hear()
+        await self.steering.judge()
 
     async def traffic(self, canary: tuple[int, int], other: tuple[int, int], buckets: int = 1) -> None:
         """So many buckets of (calls, errors) at the two arms, each taken in when it is closed."""
