@@ -122,15 +122,17 @@ def test_a_mirror_is_told_with_both_sides_and_every_number() -> None:
     used = {"tokens_per_second": 88.5, "input_tokens": 45678, "output_tokens": 9876}
     cost = {"cost_usd": Decimal("1.25"), "cost_per_call_usd": Decimal("0.0011")}
     mirror = {
-        **{
-            "target": "<b>claude",
-            "share": 0.05,
-            "model": "haiku",
-            "since": "2025-11-20T00:00:00Z",
-            "dropped": 41,
-            "unfit": 7,
-        },
-        **{"both_good": 1200, "own_good": 19, "mirror_good": 9, "neither_good": 6, "saving_per_call": 0.315},
+        "target": "<b>claude",
+        "share": 0.05,
+        "model": "haiku",
+        "since": "2025-11-20T00:00:00Z",
+        "dropped": 41,
+        "unfit": 7,
+        "both_good": 1200,
+        "own_good": 19,
+        "mirror_good": 9,
+        "neither_good": 6,
+        "saving_per_call": 0.315,
         "own": {**side, **times, **used, **cost},
         "mirror": {**side, **times, **used, **cost, "calls": 1233, "cost_per_call_usd": None},
         "added_ms": {"p50": 12.25, "p95": -8.5, "p99": None},
@@ -140,7 +142,7 @@ def test_a_mirror_is_told_with_both_sides_and_every_number() -> None:
     shown = {Decimal(str(value)) for value in page.having("value")}
     assert set(numbers(mirror)) <= shown
     assert "<b>claude" in page.text
-    assert "17 ( 12 stream_cut and 5 connect )" in page.text
+    assert "12 stream_cut and 5 connect" in page.text
     assert "The mirror" not in Page(report_page(told(), NOW)).text
 
 
