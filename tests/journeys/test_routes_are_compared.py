@@ -164,8 +164,13 @@ def test_figures_of_every_kind_are_those_of_the_calls_that_were_made(
 
 
 def test_a_mirror_is_compared_and_what_it_costs_is_told_apart(
-    gateway: Gateway, far_end: tuple[Standins, Cluster], capsys: pytest.CaptureFixture[str]
+    gateway: Gateway,
+    far_end: tuple[Standins, Cluster],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(TOKEN, DANAS)
     standins, _ = far_end
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=0) as client:
         for stream in (False, True):
@@ -175,6 +180,9 @@ def test_a_mirror_is_compared_and_what_it_costs_is_told_apart(
     operator = Operator(gateway, capsys)
     until(lambda: operator.metric("weighbridge_mirrored_total", "chat", "claude", "compared") == 2)
     mirror = operator.route()["mirror"]
+    page = tmp_path / "chat.html"
+    operator.run("report", "chat", "-o", str(page))
+    assert "The mirror" in page.read_text()
     assert (mirror["both_good"], mirror["dropped"], mirror["unfit"]) == (2, 0, 0)
     assert mirror["own"]["calls"] == mirror["mirror"]["calls"] == 2
     assert mirror["mirror"]["output_tokens"] > 0
