@@ -96,6 +96,12 @@ class Anthropic:
     def usage(self, call: AgentCall, answer: bytes) -> Usage | None:
         return _usage(reported_usage(answer))
 
+    def referred(self, call: AgentCall) -> Sequence[str]:
+        return ()
+
+    def made(self, call: AgentCall, answer: bytes) -> Sequence[str]:
+        return ()
+
     def counted(self, call: AgentCall, answer: bytes) -> int:
         blocks = json_object(answer).get("content") if call.operation == "messages" else None
         size = 0

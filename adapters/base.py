@@ -17,7 +17,8 @@ class Endpoint:
     """One path of a protocol on the data plane.
 
     `path` is where agents call it; `suffix` is what follows the target's base URL. An endpoint that is `answered_here`
-    needs no target: the gateway knows the answer. One that is `free` costs nothing, whoever answers.
+    needs no target: the gateway knows the answer. One that is `free` costs nothing, whoever answers. What is made at
+    one that `keeps` can be referred to in later calls, as long as these go to the same target.
     """
 
     operation: str
@@ -27,6 +28,7 @@ class Endpoint:
     streams: bool = False
     answered_here: bool = False
     free: bool = False
+    keeps: bool = False
 
 
 @dataclass(slots=True)
@@ -155,6 +157,11 @@ class StreamMeter(Protocol):
     """True after a `feed` that has stopped where `stop_beyond` says, until the next one."""
 
     @property
+    def made(self) -> Sequence[str]:
+        """As `Adapter.made`, of what has passed so far."""
+        ...
+
+    @property
     def produced(self) -> int:
         """Tokens so far, counted here: an estimate, for where nobody reports the truth."""
         ...
@@ -230,6 +237,15 @@ class Adapter(Protocol):
 
     def counted(self, call: AgentCall, answer: bytes) -> int:
         """Tokens of a whole unstreamed answer that came without their number, estimated from its texts."""
+        ...
+
+    def referred(self, call: AgentCall) -> Sequence[str]:
+        """What the call brings back of what targets keep: names by which only the one that made them knows it. Asked
+        at endpoints that keep something."""
+        ...
+
+    def made(self, call: AgentCall, answer: bytes) -> Sequence[str]:
+        """The same of what an unstreamed answer hands out."""
         ...
 
     def meter(self, call: AgentCall) -> StreamMeter: ...

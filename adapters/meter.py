@@ -92,6 +92,10 @@ class Meter:
         self._waiting = b""
 
     @property
+    def made(self) -> Sequence[str]:
+        return ()
+
+    @property
     def produced(self) -> int:
         return max(self.pieces, tokens_of(self.said))
 

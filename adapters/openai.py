@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from adapters import handles
 from adapters.allowances import openai_headers
 from adapters.base import (
     ERROR_TYPES,
@@ -32,7 +33,7 @@ _ENDPOINTS = (
     Endpoint("chat", "POST", "/v1/chat/completions", "/chat/completions", streams=True),
     Endpoint("completions", "POST", "/v1/completions", "/completions", streams=True),
     Endpoint("embeddings", "POST", "/v1/embeddings", "/embeddings"),
-    Endpoint("responses", "POST", "/v1/responses", "/responses", streams=True),
+    Endpoint("responses", "POST", "/v1/responses", "/responses", streams=True, keeps=True),
     Endpoint("models", "GET", "/v1/models", answered_here=True, free=True),
     Endpoint("models", "GET", "/v1/models/", answered_here=True, free=True),
 )
@@ -157,6 +158,12 @@ class OpenAI:
         asked = call.arguments.get("service_tier")
         # Where only an answer's end is at hand, nobody knows that it is billed by cheaper terms than the usual ones.
         return _usage(usage, json_object(answer) or {"service_tier": asked if asked != "flex" else None})
+
+    def referred(self, call: AgentCall) -> Sequence[str]:
+        return handles.referred(call.arguments)
+
+    def made(self, call: AgentCall, answer: bytes) -> Sequence[str]:
+        return handles.made(json_object(answer))
 
     def counted(self, call: AgentCall, answer: bytes) -> int:
         made = json_object(answer).get(_MADE.get(call.operation, ""))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from adapters.base import AgentCall, Usage, member, whole
+from adapters.handles import made
 from adapters.likeness import TEXT
 from adapters.meter import A_TEXT, DONE, Meter, before_value, json_object, tokens_of
 from adapters.sse import data
@@ -204,7 +205,7 @@ class ResponsesMeter(Meter):
     stream may be cut, the finished items are kept for it, and the text of the one that is being written.
     """
 
-    __slots__ = ("_index", "_item", "_items", "_last", "_list", "_part", "_reads", "_response", "_text")
+    __slots__ = ("_index", "_item", "_items", "_last", "_list", "_made", "_part", "_reads", "_response", "_text")
 
     _TEXT = re.compile(before_value(b"delta") + A_TEXT)
     KEEPS_TEXT = True
@@ -214,6 +215,7 @@ class ResponsesMeter(Meter):
     def __init__(self, call: AgentCall, reads: Reads) -> None:
         super().__init__(call)
         self._reads = reads
+        self._made: Sequence[str] = ()
         self._response: Mapping[str, Any] = {}
         self._items: list[Mapping[str, Any]] = []
         self._item: dict[str, Any] | None = None
@@ -225,6 +227,11 @@ class ResponsesMeter(Meter):
         """Of the open part or item, as a JSON string's content."""
         self._last = b""
         """The events that passed last."""
+
+    @property
+    def made(self) -> Sequence[str]:
+        """Those of the last event, which repeats the whole; of a stream that was cut, what its first one told."""
+        return self._made or made(self._response)
 
     def texts(self, run: bytes) -> Sequence[bytes]:
         found = self._TEXT.findall(run)
@@ -251,6 +258,7 @@ class ResponsesMeter(Meter):
             self.complete = True
             self.failed = kind == "response.failed"
             response = member(event, "response")
+            self._made = made(response)
             self.reported(self._reads(member(response, "usage"), response))
         elif kind == "error" or event.get("error"):
             self.failed = True

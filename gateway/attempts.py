@@ -12,6 +12,7 @@ from gateway.lending import Lender
 from routing.errors import NoHealthyTarget
 from routing.health import Fleet, Pick
 from routing.outcomes import OUTCOMES, Facts, classify
+from routing.pins import Pin, Pins
 from routing.retry import RetryBudget, again, remaining, retry_after
 from routing.table import Arm
 
@@ -28,6 +29,7 @@ class Attempts:
     def __init__(self, fleet: Fleet, lender: Lender) -> None:
         self.fleet = fleet
         self._lender = lender
+        self.pins = Pins()
         self._settings: dict[str, RetrySettings] = {}
         self._budgets: dict[str, RetryBudget] = {}
 
@@ -113,6 +115,12 @@ class Attempts:
         )
         attempt.usage, attempt.detail = x.usage, x.detail
         self.fleet.ended(attempt.pick, attempt.outcome, now, attempt.status)
+
+    def keep(self, x: Exchange, attempt: Attempt, handles: Sequence[str]) -> None:
+        """An agent was given something that only this node's target knows."""
+        if handles and x.agent is not None:
+            pin = Pin(attempt.arm.target.name, attempt.node)
+            self.pins.keep(x.agent.tenant, x.agent.name, handles, pin, time.monotonic())
 
     def rest(self, attempt: Attempt, headers: Headers) -> None:
         """A target that has refused a call may say when to come again."""

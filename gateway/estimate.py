@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from adapters.base import AgentCall, Size
 from adapters.sizes import looks_up
 from policies.prices import NANO_OF_FEMTO, Price, Prices
-from routing.table import Route
+from routing.table import Arm
 
 _ROOM: Final = 4096
 """Tokens of an answer that are reckoned with at least where neither the call nor the model says how long it can be."""
@@ -32,13 +32,13 @@ class Tariff:
 
     __slots__ = ("context", "flat", "longest", "looks_up", "possible", "prices", "unpriced")
 
-    def __init__(self, route: Route, call: AgentCall, prices: Prices) -> None:
+    def __init__(self, arms: Iterable[Arm], call: AgentCall, prices: Prices) -> None:
         found: list[Price] = []
         longest: list[int | None] = []
         possible: list[int | None] = []
         self.unpriced = self.looks_up = False
         self.context = 0
-        for arm in route.able(call.protocol, call.operation):
+        for arm in arms:
             model = arm.model or call.target
             price = prices.of(arm.target.name, model)
             if price is None:

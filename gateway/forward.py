@@ -323,6 +323,8 @@ async def _stream(
                 x.usage = meter.spent()
             x.whole = meter.complete or meter.failed
             attempt.complete = meter.complete and not meter.failed
+            if call.endpoint.keeps:
+                attempts.keep(x, attempt, meter.made)
             if loan is not None:
                 loan.passed = meter.produced
     if meter.failed and x.code == "ok":
@@ -434,6 +436,8 @@ async def _body(
             if found is not None:
                 return await _unhidden(x, attempt, found, reply, attempts)
     attempts.fleet.answered(attempt.pick, x.first_byte_at)
+    if call.endpoint.keeps and succeeded:
+        attempts.keep(x, attempt, x.adapter.made(call, body))
     if size <= _HELD_BACK:
         headers = [line for line in headers if line[0] != b"content-length"]
         await reply.whole(answer.status, headers, _concealed(body, secret))

@@ -233,9 +233,12 @@ class Lender:
         key = (weights, call.operation, call.target)
         found = self._tariffs.get(key)
         if found is None:
-            if not route.able(call.protocol, call.operation):
+            arms = weights.able(call.protocol, call.operation)
+            if call.endpoint.keeps:  # it may refer to what an arm keeps that takes no other calls any more
+                arms = [arm for arm in weights.arms if arm.target.serves(call.protocol, call.operation)]
+            if not arms:
                 raise NoRoute(f"Route {route.name!r} has no target that serves {call.operation}.")
-            found = self._tariffs[key] = Tariff(route, call, x.assembly.prices)
+            found = self._tariffs[key] = Tariff(arms, call, x.assembly.prices)
         return found
 
     async def reserve(self, x: Exchange) -> int | None:

@@ -290,9 +290,14 @@ class Pipeline:
         assert call is not None, "a call is read before it is routed"
         assert agent is not None, "a call is identified before it is routed"
         x.route = route = _forced(x) or x.assembly.table.match(call.target)
-        weights = x.weights
-        if weights is None or weights is not route.weights:  # what money was lent for may be gone meanwhile
-            weights = x.weights = route.weights
+        weights = x.weights = route.weights
+        if call.endpoint.keeps and (handles := x.adapter.referred(call)):
+            x.bound = True
+            x.pin = self.attempts.pins.find(agent.tenant, agent.name, handles, time.monotonic())
+            if x.pin is not None:
+                x.order = (weights.pinned(x.pin.target, call.protocol, call.operation),)
+                x.arm = x.meant = x.order[0]
+                return
         key = sticky_key(agent.tenant, agent.name, x.session)
         point = int(self._chance() * POINTS) if key is None else route.point(key)
         x.order = weights.order(call.protocol, call.operation, point)

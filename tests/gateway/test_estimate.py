@@ -28,7 +28,8 @@ def tariff(*prices: dict[str, Any]) -> Tariff:
     )
     call = exchange().call
     assert call is not None
-    return Tariff(everything.table.match("m"), call, everything.prices)
+    arms = everything.table.match("m").able(call.protocol, call.operation)
+    return Tariff(arms, call, everything.prices)
 
 
 @pytest.mark.parametrize("prices", [(PLAIN,), (BY_CALL,), (BY_LENGTH,), (PLAIN, BY_CALL), (PLAIN, PLAIN, BY_LENGTH)])
