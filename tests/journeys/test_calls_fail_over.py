@@ -14,7 +14,7 @@ from deploy.demo.parallax_like import BEHAVIOURS
 from tests.support.exchanges import AGENT_KEY
 from tests.support.gate import Gate, gate
 from tests.support.parallax import Cluster, running_parallax
-from tests.support.standins import OPENAI_KEY, Standins, running_standins_here
+from tests.support.standins import ANTHROPIC_KEY, OPENAI_KEY, Standins, running_standins_here
 
 MODEL = "gpt-4o-mini"
 SOUND = frozenset({"answer", "routing-stalls", "slow-first-token"})
@@ -83,13 +83,16 @@ async def test_what_goes_wrong_behind_parallax_is_never_a_success(
     assert record["code"] in ("target_failed", "target_timeout") or record["status"] >= 400
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("behaviour", sorted(BEHAVIOURS - SOUND - {REFUSED}))
+@pytest.mark.parametrize(
+    ("behaviour", "stream"),
+    [
+        *((behaviour, False) for behaviour in sorted(BEHAVIOURS - SOUND - {REFUSED})),
+        *((behaviour, True) for behaviour in sorted(BEHAVIOURS - SOUND - {REFUSED} - BEGUN)),
+    ],
+)
 async def test_another_arm_answers_before_the_client_has_seen_anything(
     cluster: Cluster, behaviour: str, stream: bool
 ) -> None:
-    if stream and behaviour in BEGUN:
-        pytest.skip("the client has seen the beginning; see the test before")
     cluster.standin.always(behaviour)
     try:
         async with running_standins_here() as hosted, gates(cluster, hosted) as found, client(found) as asking:
@@ -170,8 +173,6 @@ async def test_a_second_attempt_that_nobody_pays_for_is_not_made(cluster: Cluste
 
 
 async def test_an_agent_of_one_protocol_is_served_by_a_target_of_the_other(cluster: Cluster) -> None:
-    from tests.support.standins import ANTHROPIC_KEY
-
     async with running_standins_here() as standins:
         targets = [{"name": "claude", "kind": "anthropic", "url": standins.anthropic_url, "key": ANTHROPIC_KEY}]
         routes = [{"name": "chat", "models": ["*"], "arms": [{"target": "claude", "model": "claude-sonnet-4-5"}]}]
@@ -181,3 +182,85 @@ async def test_an_agent_of_one_protocol_is_served_by_a_target_of_the_other(clust
             assert {seen.path for seen in standins.anthropic.requests} == {"/v1/messages"}
             usage = [record["usage"] for record in found.ledger.outcomes()]
             assert all(each["input_tokens"] and each["output_tokens"] for each in usage)
+
+
+async def test_a_stream_that_does_not_begin_in_time_is_begun_elsewhere() -> None:
+    with running_parallax(scale=1.0) as slow:
+        slow.standin.will("slow-first-token")
+        async with running_standins_here() as hosted:
+            targets = [
+                {"name": "own", "kind": "parallax", "url": slow.url, "timeouts": {"first_token": 0.2}},
+                {"name": "hosted", "kind": "openai", "url": f"{hosted.openai_url}/v1", "key": OPENAI_KEY},
+            ]
+            arms = [{"target": "own", "weight": 100}, {"target": "hosted", "weight": 0, "fallback": True}]
+            routes = [{"name": "chat", "models": ["*"], "arms": arms}]
+            async with gate(targets=targets, routes=routes) as found, client(found) as asking:
+                assert "stand-in" in await said(asking, stream=True)
+                record = await found.ledger.outcome()
+    assert [each["outcome"] for each in record["attempts"]] == ["first_token", "ok"]
+
+
+CLOSED = "http://127.0.0.1:9"
+
+
+async def test_every_node_is_tried_and_then_the_next_arm_and_the_agent_hears_of_the_last_one() -> None:
+    targets = [
+        {"name": "own", "kind": "parallax", "urls": [CLOSED, f"{CLOSED}/other"]},
+        {"name": "hosted", "kind": "openai", "url": f"{CLOSED}/v1"},
+    ]
+    arms = [{"target": "own", "weight": 100}, {"target": "hosted", "weight": 0, "fallback": True}]
+    routes = [{"name": "chat", "models": ["*"], "arms": arms}]
+    async with gate(targets=targets, routes=routes) as found, client(found) as asking:
+        with pytest.raises(openai.InternalServerError, match="cannot be reached"):
+            await said(asking, stream=False)
+        record = await found.ledger.outcome()
+    assert [each["target"] for each in record["attempts"]] == ["own", "own", "hosted"]
+    assert len({each["node"] for each in record["attempts"]}) == 3
+    assert {each["outcome"] for each in record["attempts"]} == {"connect"}
+    assert "cost_usd" not in record
+
+
+@pytest.mark.parametrize("retry", [{"attempts": 1}, {"share": 0}])
+async def test_an_operator_can_do_without_second_attempts(cluster: Cluster, retry: Mapping[str, float]) -> None:
+    cluster.standin.will("not-ready")
+    async with running_standins_here() as hosted:
+        targets = [
+            {"name": "own", "kind": "parallax", "url": cluster.url},
+            {"name": "hosted", "kind": "openai", "url": f"{hosted.openai_url}/v1", "key": OPENAI_KEY},
+        ]
+        arms = [{"target": "own", "weight": 100}, {"target": "hosted", "weight": 0, "fallback": True}]
+        routes = [{"name": "chat", "models": ["*"], "arms": arms, "retry": retry}]
+        async with gate(targets=targets, routes=routes) as found, client(found) as asking:
+            with pytest.raises(openai.InternalServerError):
+                await said(asking, stream=False)
+            assert hosted.openai.requests == []
+
+
+async def test_no_call_fails_over_to_a_target_that_was_taken_back(cluster: Cluster) -> None:
+    cluster.standin.will("routing-not-ready")
+    async with running_standins_here() as hosted, gates(cluster, hosted) as found, client(found) as asking:
+        (route,) = found.pipeline.assembly.table.routes
+        route.weigh({"own": 100.0, "hosted": 0.0}, barred={"hosted"})
+        with pytest.raises(openai.InternalServerError):
+            await said(asking, stream=False)
+        assert hosted.openai.requests == []
+
+
+async def test_what_one_targets_protocol_has_no_words_for_goes_to_an_arm_that_has() -> None:
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    async with running_standins_here() as standins:
+        targets = [
+            {"name": "claude", "kind": "anthropic", "url": standins.anthropic_url, "key": ANTHROPIC_KEY},
+            {"name": "hosted", "kind": "openai", "url": f"{standins.openai_url}/v1", "key": OPENAI_KEY},
+        ]
+        arms = [{"target": "claude", "weight": 100, "model": "claude-sonnet-4-5"}, {"target": "hosted", "weight": 0}]
+        for fallback, status in ((True, 200), (False, 400)):
+            routes = [{"name": "chat", "models": ["*"], "arms": [arms[0], {**arms[1], "fallback": fallback}]}]
+            async with gate(targets=targets, routes=routes) as found, client(found) as asking:
+                if status == 200:
+                    assert len((await asking.chat.completions.create(model=MODEL, messages=messages, n=2)).choices)
+                else:
+                    with pytest.raises(openai.BadRequestError, match="n"):
+                        await asking.chat.completions.create(model=MODEL, messages=messages, n=2)
+                assert (await found.ledger.outcome())["status"] == status
+    assert standins.anthropic.requests == []
