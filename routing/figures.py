@@ -7,6 +7,7 @@ packed, and lose detail as they age: minutes for a day, hours for a month, days 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -227,6 +228,22 @@ class ArmFigures:
     def total(self) -> Figures:
         """Since the gateway has started."""
         return merged((self._ended, self._running()))
+
+    @property
+    def began(self) -> int | None:
+        """When the oldest slot begins; None before the first call."""
+        for tier in reversed(self._tiers):
+            if tier:
+                return tier[0].start
+        return self._start if self._calls or self._overflow else None
+
+    def copied(self) -> ArmFigures:
+        """What there is now, to be read while calls are counted."""
+        found = copy.copy(self)
+        found._tiers = tuple(tier.copy() for tier in self._tiers)
+        found._latency, found._first_token = self._latency.copy(), self._first_token.copy()
+        found._errors = self._errors.copy()
+        return found
 
     def window(self, since: float, until: float = math.inf) -> Figures:
         """Of the slots that overlap a span of time: of whole minutes in the last day, of hours or days before."""

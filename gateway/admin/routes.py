@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -39,24 +40,24 @@ _NUMBER: Final = re.compile(r"[0-9]{1,8}(\.[0-9]{1,9})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """A route, and what its arms amount to from `since` to `until`, in seconds since the epoch."""
+class _Standing:
+    """A route at one moment, `now` in seconds since the epoch. `figures` are copies, `health` is as of `ArmView`.
+
+    What they amount to is worked out in a thread: there may be half a year of them, and calls go on meanwhile.
+    """
 
     route: Route
+    arms: Sequence[Arm]
+    health: Mapping[str, str]
+    figures: Mapping[str, ArmFigures]
     since: float
-    until: float
-    arms: Mapping[str, ArmFigures]
-    figures: Mapping[str, Figures]
-
-    @property
-    def seconds(self) -> float:
-        return self.until - self.since
+    now: float
 
 
 async def routes(visit: Visit) -> Response:
     app, window = visit.app, _window(visit.query)
-    told = [_told(app, route, window) for route in app.pipeline.assembly.table.routes]
-    return shown_exactly(RouteSummaries(items=[RouteSummary(**_summary(app, each)) for each in told]))
+    standings = [_standing(app, each) for each in app.pipeline.assembly.table.routes]
+    return await asyncio.to_thread(_listed, standings, window)
 
 
 async def route(visit: Visit) -> Response:
@@ -65,23 +66,69 @@ async def route(visit: Visit) -> Response:
     found = app.pipeline.assembly.table.named(name)
     if found is None:
         raise HTTPException(404, "There is no such route; GET /routes lists them.")
-    return shown_exactly(_view(app, _told(app, found, window), criteria))
-
-
-def _view(app: App, told: _Told, criteria: Criteria) -> RouteView:
-    name = told.route.name
     settings = next(each for each in app.settings.routes if each.name == name)
-    base = baseline(told.route.arms, settings.rollout.canary if settings.rollout is not None else None)
-    others = [arm.target.name for arm in told.route.arms if arm.target.name != base]
-    mirrored = app.mirrors.compared(name, settings.mirror) if settings.mirror is not None else None
-    return RouteView(
-        **_summary(app, told),
-        baseline=base,
-        comparisons=[_compared(told, each, base, others, criteria) for each in others] if base is not None else [],
-        timeline=timeline(told.arms, told.since, told.until),
-        rollout=_rollout(app, settings),
-        mirror=MirrorView.of(mirrored) if mirrored is not None else None,
+    canary = settings.rollout.canary if settings.rollout is not None else None
+    compared = app.mirrors.compared(name, settings.mirror) if settings.mirror is not None else None
+    mirror = MirrorView.of(compared) if compared is not None else None
+    return await asyncio.to_thread(
+        _shown, _standing(app, found), window, criteria, canary, _rollout(app, settings), mirror
     )
+
+
+def _standing(app: App, found: Route) -> _Standing:
+    arms, since = found.arms, app.traffic.since
+    known, pools, now = app.traffic.figures(found.name), app.pipeline.attempts.fleet.pools, time.monotonic()
+    names = [arm.target.name for arm in arms]
+    return _Standing(
+        found,
+        arms,
+        {name: health(pools[name], now) for name in names},
+        {name: known[name].copied() if name in known else ArmFigures(since) for name in names},
+        since,
+        time.time(),
+    )
+
+
+def _rollout(app: App, settings: RouteSettings) -> RolloutView | None:
+    try:
+        state, plan = app.steering.rollout(settings.name)
+    except (NoRoute, StoreUnavailable):  # it has none, or nobody here can read how it stands
+        return None
+    return RolloutView.of(standing(state, plan, app.steering.now()), plan)
+
+
+def _listed(standings: Sequence[_Standing], window: float | None) -> Response:
+    items = [RouteSummary(**_summary(each, *_amounts(each, window))) for each in standings]
+    return shown_exactly(RouteSummaries(items=items))
+
+
+def _shown(
+    now: _Standing,
+    window: float | None,
+    criteria: Criteria,
+    canary: str | None,
+    rollout: RolloutView | None,
+    mirror: MirrorView | None,
+) -> Response:
+    since, amounts = _amounts(now, window)
+    base = baseline(now.arms, canary)
+    comparisons = []
+    if base is not None:
+        for name in amounts:
+            if name == base:
+                continue
+            rest = [figures for other, figures in amounts.items() if other not in (name, base)]
+            found = compare(amounts[name], amounts[base], rest, seconds=now.now - since, criteria=criteria)
+            comparisons.append(ComparisonView.of(name, base, found))
+    view = RouteView(
+        **_summary(now, since, amounts),
+        baseline=base,
+        comparisons=comparisons,
+        timeline=timeline(now.figures, since, now.now),
+        rollout=rollout,
+        mirror=mirror,
+    )
+    return shown_exactly(view)
 
 
 def baseline(arms: Sequence[Arm], canary: str | None) -> str | None:
@@ -93,49 +140,25 @@ def baseline(arms: Sequence[Arm], canary: str | None) -> str | None:
     return max(able, key=lambda arm: arm.weight).target.name if len(arms) > 1 and able else None
 
 
-def _compared(told: _Told, arm: str, base: str, others: Sequence[str], criteria: Criteria) -> ComparisonView:
-    rest = [told.figures[each] for each in others if each != arm]
-    found = compare(told.figures[arm], told.figures[base], rest, seconds=told.seconds, criteria=criteria)
-    return ComparisonView.of(arm, base, found)
-
-
-def _rollout(app: App, settings: RouteSettings) -> RolloutView | None:
-    try:
-        state, plan = app.steering.rollout(settings.name)
-    except (NoRoute, StoreUnavailable):  # it has none, or nobody here can read how it stands
-        return None
-    return RolloutView.of(standing(state, plan, app.steering.now()), plan)
-
-
-def _told(app: App, found: Route, window: float | None) -> _Told:
-    now = time.time()
-    known = app.traffic.figures(found.name)
-    arms = {arm.target.name: known.get(arm.target.name) or ArmFigures(app.traffic.since) for arm in found.arms}
+def _amounts(now: _Standing, window: float | None) -> tuple[float, dict[str, Figures]]:
+    """Since when is told, and what the arms amount to from then on, by target."""
     # Before its first call a route may not have been there.
-    oldest = min((slot.start for each in arms.values() for slot in each.slots()[:1]), default=0)
-    since = min(max(app.traffic.since, oldest), now)
-    if window is None or now - window <= since:
-        return _Told(found, since, now, arms, {name: each.total for name, each in arms.items()})
-    return _Told(found, now - window, now, arms, {name: each.window(now - window) for name, each in arms.items()})
+    oldest = min((began for each in now.figures.values() if (began := each.began) is not None), default=0)
+    since = min(max(now.since, oldest), now.now)
+    if window is None or now.now - window <= since:
+        return since, {name: each.total for name, each in now.figures.items()}
+    since = now.now - window
+    return since, {name: each.window(since) for name, each in now.figures.items()}
 
 
-def _summary(app: App, told: _Told) -> dict[str, Any]:
-    pools, now = app.pipeline.attempts.fleet.pools, time.monotonic()
+def _summary(now: _Standing, since: float, amounts: Mapping[str, Figures]) -> dict[str, Any]:
+    names = [(arm, arm.target.name) for arm in now.arms]
     return {
-        "name": told.route.name,
-        "models": list(told.route.models),
-        "since": utc(told.since),
-        "until": utc(told.until),
-        "arms": [
-            ArmView.of(
-                arm.target.name,
-                arm.weight,
-                arm.model,
-                health(pools[arm.target.name], now),
-                told.figures[arm.target.name],
-            )
-            for arm in told.route.arms
-        ],
+        "name": now.route.name,
+        "models": list(now.route.models),
+        "since": utc(since),
+        "until": utc(now.now),
+        "arms": [ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name]) for arm, name in names],
     }
 
 

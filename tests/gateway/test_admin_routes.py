@@ -69,6 +69,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     path.write_text(orjson.dumps(config).decode())  # which is YAML, too
     app = App(path, load(path))
     app.traffic.since -= 7200
+    await app.steering.hear()
     try:
         async with door(admin_app(app)) as port:
             async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:

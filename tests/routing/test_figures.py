@@ -222,3 +222,31 @@ def test_the_buckets_of_a_histogram_are_few_however_calls_vary() -> None:
         arm.observe(place, 1e-6 * 1.0012**place)
     assert arm.total.latency.total == 20_000
     assert len(arm.total.latency.indices) <= BUCKETS
+
+
+def test_a_copy_stays_as_it_is_while_calls_are_counted() -> None:
+    figures = counted([Call(at=NOON - 3600), Call(error="connect")])
+    copied = figures.copied()
+    before = copied.to_json()
+    assert before == figures.to_json()
+    for call in (Call(first_token=0.5), Call(error="connect"), Call(at=NOON + 120), Call(at=NOON + 2 * DAY)):
+        call.count(figures)
+    figures.overflowed(NOON + 2 * DAY)
+    assert copied.to_json() == before
+    assert (copied.total.calls, figures.total.calls) == (2, 6)
+
+
+def test_figures_begin_with_the_oldest_slot_that_is_kept() -> None:
+    assert ArmFigures(NOON).began is None
+    figures = ArmFigures(NOON - 50 * DAY)
+    Call(at=NOON + 5).count(figures)
+    assert figures.began == NOON
+    Call(at=NOON + 40 * DAY).count(figures)
+    assert figures.began == NOON // DAY * DAY == figures.slots()[0].start
+
+
+def test_a_call_whose_duration_says_nothing_is_counted_and_not_timed() -> None:
+    figures = ArmFigures(NOON)
+    figures.observe(NOON, None, input_tokens=3)
+    told = figures.total
+    assert (told.calls, told.failed, told.answered, told.latency.total, told.generating) == (1, 0, 1, 0, 0)
