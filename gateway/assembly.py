@@ -87,9 +87,9 @@ def _prices(settings: Settings) -> Prices:
     """Published prices take a while to be read, so those of all models with a name are looked up now."""
     prices = Prices(settings.targets, settings.tools)
     for route in settings.routes:
-        for arm in route.arms:
+        for place in (*route.arms, *([route.mirror] if route.mirror is not None else [])):
             for model in route.models:
-                prices.of(arm.target, arm.model or model)
+                prices.of(place.target, place.model or model)
     return prices
 
 

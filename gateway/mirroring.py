@@ -242,13 +242,13 @@ class Mirrors:
             copy.error = copy.error or "TotalTimeout"
         except (MalformedCall, ValueError):
             copy.error = "ReplyMalformed"
-        copy.ended = time.monotonic()
-        if copy.stage == "sent":  # without an answer nobody knows what it has made of it
-            copy.usage = Usage(estimated=True)
-        kind = to.settings.kind
-        outcome = classify(Facts(kind, copy.stage, copy.status, copy.error, copy.hidden, copy.complete))
-        self._pay(x, call, copy, to, model)
-        self._compare(x, compared, copy, outcome, to)
+        finally:  # what was sent is paid for, also where the gateway ends
+            copy.ended = time.monotonic()
+            if copy.stage == "sent":  # without an answer nobody knows what was made of it
+                copy.usage = Usage(estimated=True)
+            self._pay(x, call, copy, to, model)
+        facts = Facts(to.settings.kind, copy.stage, copy.status, copy.error, copy.hidden, copy.complete)
+        self._compare(x, compared, copy, classify(facts), to)
 
     def _pay(self, x: Exchange, call: AgentCall, copy: _Copy, to: Target, model: str | None) -> None:
         """Writes the cost ledger; nobody's budget has anything to do with it."""

@@ -216,6 +216,11 @@ async def test_copies_beyond_those_that_may_be_under_way_are_dropped_and_counted
             await its.mirrors.close()
             assert len(other.received) <= 2
             assert (await its.compared()).dropped == 3
+            paid = [each for each in its.gate.till.ledger if each.target == "second"]
+            assert len(paid) >= len(other.received), "what was sent has cost something, also where the gateway ends"
+            assert all(each.cost > 0 for each in paid)
+            assert await its.call() == 200
+            assert len(its.gate.till.ledger) == 5 + len(paid) + 1, "a gateway that ends sends no more copies"
 
 
 async def test_a_full_or_resting_second_target_gets_no_copy() -> None:
