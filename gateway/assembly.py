@@ -87,9 +87,12 @@ def _prices(settings: Settings) -> Prices:
     """Published prices take a while to be read, so those of all models with a name are looked up now."""
     prices = Prices(settings.targets, settings.tools)
     for route in settings.routes:
-        for place in (*route.arms, *([route.mirror] if route.mirror is not None else [])):
+        places = [(arm.target, arm.model) for arm in route.arms]
+        if route.mirror is not None:
+            places.append((route.mirror.target, route.mirror.model))
+        for target_name, known_as in places:
             for model in route.models:
-                prices.of(place.target, place.model or model)
+                prices.of(target_name, known_as or model)
     return prices
 
 
