@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from adapters.base import Usage
 from gateway.exchange import Exchange
 from gateway.steering import Steering, evidence, shares
 from policies.budgets import Balance
@@ -111,11 +112,18 @@ class Telemetry(Collector):
         if x.first_byte_at is not None:
             self.first_byte[name].observe(x.first_byte_at - x.sent_at)
         if x.cost is not None:
-            self.cost[name] += x.cost
             self.unpriced[name] += x.unpriced
-        if x.usage is not None:
-            self.tokens[name, "input"] += x.usage.input_tokens
-            self.tokens[name, "output"] += x.usage.output_tokens
+        if len(x.attempts) < 2:
+            self._used(name, x.cost or 0, x.usage)
+        else:
+            for each in x.attempts:
+                self._used(each.arm.target.name, each.cost, each.usage)
+
+    def _used(self, target: str, cost: int, usage: Usage | None) -> None:
+        self.cost[target] += cost
+        if usage is not None:
+            self.tokens[target, "input"] += usage.input_tokens
+            self.tokens[target, "output"] += usage.output_tokens
 
     def _new_revision(self, revision: str) -> defaultdict[str, int]:
         """A place for its counts. Beyond the last few, revisions share one: every label is for ever."""

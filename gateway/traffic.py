@@ -222,7 +222,8 @@ class Traffic:
         if tokens_out:
             counts[met.output_tokens] = counts.get(met.output_tokens, 0) + tokens_out
         if outcome.name == "ok":
-            error, seconds = None, last.ended - first.began
+            # To count tokens is no work: arms that are asked to would seem to be quick.
+            error, seconds = None, last.ended - first.began if call is None or not call.endpoint.free else None
         elif outcome.error(last.arm.target.settings.kind):
             error, seconds = outcome.name, 0.0
             self._failed(x, met, error, counts, at)

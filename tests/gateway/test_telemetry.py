@@ -122,3 +122,17 @@ def test_nodes_are_told_by_state_as_they_are_at_the_scrape() -> None:
     pool.nodes[0].state, pool.in_flight = State.EJECTED, 3
     assert nodes() == {"used": 1, "ejected": 1, "trying": 0}
     assert samples(telemetry)["weighbridge_target_in_flight", (target,)] == 3
+
+
+def test_each_target_is_charged_with_its_own_attempts() -> None:
+    telemetry = Telemetry()
+    failed, good = Usage(input_tokens=10), Usage(input_tokens=20, output_tokens=5)
+    x = tried(
+        routes(), Try("parallax", "stream_cut", cost=10**9, usage=failed), Try("openai", cost=2 * 10**9, usage=good)
+    )
+    x.sent_at, x.cost, x.usage = x.began, 3 * 10**9, good
+    telemetry.observe(x)
+    seen = samples(telemetry)
+    for target, dollars, tokens in (("parallax", 1, 10), ("openai", 2, 20)):
+        assert seen["weighbridge_cost_usd_total", (("target", target),)] == dollars
+        assert seen["weighbridge_tokens_total", (("direction", "input"), ("target", target))] == tokens

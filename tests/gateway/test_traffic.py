@@ -1,6 +1,7 @@
 """What arms meet with: which calls count, on which arm, as what, and for how long they are remembered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,15 @@ def test_a_call_that_another_arm_took_is_an_overflow_of_the_one_it_was_meant_for
     assert (canary.calls, canary.overflow, canary.availability) == (1, 2, 1 / 3)
     assert store.sums["chat"].get("parallax|overflow", 0) == (2 if full else 0), "only what had no room is evidence"
     assert [met.overflow for met in traffic.met()] == [0, 2]
+
+
+def test_a_call_that_only_counts_tokens_does_not_make_an_arm_quick(traffic: Traffic) -> None:
+    x = tried(routes(), Try("openai", took=0.001))
+    assert x.call is not None
+    x.call.endpoint = replace(x.call.endpoint, free=True)
+    traffic.observe(x)
+    figures = traffic.figures("chat")["openai"].total
+    assert (figures.calls, figures.latency.total, figures.priced) == (1, 0, 0)
 
 
 def test_a_call_that_nobody_had_room_for_was_not_answered_by_the_arm_it_was_meant_for(traffic: Traffic) -> None:
