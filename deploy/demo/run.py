@@ -69,7 +69,7 @@ async def demonstrate(config: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = _settings(config)
-    targets = {kind: _stand_in_target(settings, kind, config) for kind in ("openai", "anthropic")}
+    targets = {kind: _stand_in_target(settings, kind, config) for kind in ("openai", "anthropic", "parallax")}
     ports = {kind: urlsplit(target.nodes[0]).port or 80 for kind, target in targets.items()}
     listeners = [(each.host, each.port) for each in (settings.listen, settings.admin.listen)]
     _insist_on_free_ports([*(("127.0.0.1", port) for port in ports.values()), *listeners])
@@ -78,8 +78,11 @@ async def demonstrate(config: Path) -> None:
     tasks: list[asyncio.Task[object]] = []
     try:
         keys = {f"STANDIN_{kind.upper()}_KEY": t.key.reveal() if t.key else "" for kind, t in targets.items()}
-        options = [f"--{kind}-port={port}" for kind, port in ports.items()]
+        options = [f"--{kind}-port={port}" for kind, port in ports.items() if kind != "parallax"]
         children.append(await _start("stand-ins", ["deploy.demo.models", "--until-stdin-closes", *options], keys))
+        # In a process of its own, because it stands still as a whole, as Parallax does.
+        options = [f"--port={ports['parallax']}", "--scale=0.1"]
+        children.append(await _start("cluster", ["deploy.demo.parallax_like", "--until-stdin-closes", *options], {}))
         children.append(await _start("gateway", ["gateway.cli", "serve", "--config", str(config)], {}))
         pids = ", ".join(f"{child.name} (pid {child.process.pid})" for child in children)
         _say(f"starting {pids} ...\n")
@@ -224,6 +227,8 @@ def what_to_try(agents: str, admin: str, config: Path, settings: Settings) -> st
     support, intern, batch, dana = (
         f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "batch-key", "dana-token")
     )
+    half = '{"weights": {"openai-stand-in": 50, "parallax-stand-in": 50}}'
+    arm = "curl -s -o /dev/null -w '%header{x-weighbridge-arm} '"
     again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do curl -s -o /dev/null -w '%{http_code} '"
     return f"""
 Weighbridge is ready. Agents call {agents}, people look after it at {admin}.
@@ -257,6 +262,14 @@ How the budgets stand, what was spent, and more for this one:
     curl -s '{admin}/spend?group_by=agent,model' {dana}
 
     curl -s -X PUT {admin}/budgets/acme/batch-bot {dana} -d '{{"limit_usd": 1, "comment": "go on"}}'
+
+A route can go to several places. Half of the calls to a cluster of your own, and how the two compare after some more:
+
+    curl -s -X PUT {admin}/routes/chat/weights {dana} -d '{half}'
+
+    for n in 1 2 3 4 5 6; do {arm} {agents}/v1/chat/completions {support} {as_json} -d '{chat}'; done
+
+    curl -s {admin}/routes/chat {dana}
 
 The policy in force, its revision and its last error; the numbers:
 

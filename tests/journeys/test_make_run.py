@@ -78,7 +78,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "config" / "examples", tmp_path / "config" / "examples")
     config = tmp_path / "config" / "examples" / "demo.yaml"
     text = config.read_text(encoding="utf-8")
-    for port, free in zip((8080, 8081, 18101, 18102), free_ports(4), strict=True):
+    for port, free in zip((8080, 8081, 18101, 18102, 18103), free_ports(5), strict=True):
         text, count = re.subn(rf"\b{port}\b", str(free), text)
         assert count == 1, f"{port} stands {count} times in demo.yaml"
     config.write_text(text, encoding="utf-8")
@@ -178,7 +178,7 @@ def is_over(url: str) -> bool:
 def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     with running(folder) as demo:
         said = [shell(command) for command in demo.commands()]
-    chat, streamed, message, denied, dozen, budgets, spend, raised, policy, metrics = said
+    chat, streamed, message, denied, dozen, budgets, spend, raised, halved, arms, compared, policy, metrics = said
     assert chat.startswith("HTTP/1.1 200")
     assert "You said: Hello" in chat
     assert streamed.endswith("data: [DONE]\n\n")
@@ -191,6 +191,10 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert batch["used_percent"] > 50
     assert [row["agent"] for row in json.loads(spend)["items"]] == ["batch-bot", "support-bot", "support-bot"]
     assert json.loads(raised)["limit_usd"] == 1
+    assert [arm["weight"] for arm in json.loads(halved)["arms"]] == [50, 50]
+    assert re.fullmatch(r"((openai|parallax)-stand-in ){6}", arms)
+    calls = {arm["target"]: arm["calls"] for arm in json.loads(compared)["arms"]}
+    assert calls["parallax-stand-in"] == arms.count("parallax")
     assert json.loads(policy)["engine"] == "embedded"
     assert "weighbridge_" in metrics
 
@@ -213,7 +217,7 @@ def test_a_signal_ends_everything_quietly(folder: Path, number: signal.Signals) 
     with running(folder) as demo:
         agents, admin = demo.addresses()
         pids = demo.pids()
-        assert set(pids) == {"stand-ins", "gateway"}
+        assert set(pids) == {"stand-ins", "cluster", "gateway"}
         demo.process.send_signal(number)
         assert demo.wait() == 0
     assert "Traceback" not in demo.text
@@ -237,7 +241,7 @@ def test_a_signal_while_it_is_still_starting_ends_everything_too(folder: Path) -
     assert not any(alive(pid) for pid in demo.pids().values())
 
 
-@pytest.mark.parametrize("name", ["stand-ins", "gateway"])
+@pytest.mark.parametrize("name", ["stand-ins", "cluster", "gateway"])
 def test_a_part_that_dies_takes_the_rest_along_and_is_named(folder: Path, name: str) -> None:
     with running(folder) as demo:
         agents, _ = demo.addresses()
