@@ -214,7 +214,9 @@ class Steering:
     def _readable(self, name: str, plan: RolloutSettings) -> Rollout:
         state = self._state(name, plan)
         if not self._heard:
-            raise StoreUnavailable(f"How the rollout of {name} stands is not known here yet: the state does not answer.")
+            raise StoreUnavailable(
+                f"How the rollout of {name} stands is not known here yet: the state does not answer."
+            )
         if state is None:
             raise StoreUnavailable(
                 f"What is kept of the rollout of {name} is of another version of the gateway, which this one cannot "

@@ -494,7 +494,7 @@ def test_a_canary_that_was_taken_back_has_no_new_session_anywhere_once_a_lease_h
                     gateways[which].under(configured())
                 else:
                     with suppress(StoreUnavailable, MoveRefused):
-                        await gateways[which].steering.move(ROUTE, what, "dana")  # type: ignore[arg-type]
+                        await gateways[which].steering.move(ROUTE, what, "dana")
                 known = (await shared.courses()).get(ROUTE)
                 state = from_json(known.rollout) if known is not None and known.rollout is not None else draft(_plan)
                 if state.state is not State.ROLLED_BACK:
