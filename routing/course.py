@@ -7,7 +7,7 @@ of ten seconds by the store's clock: nothing ever arrives late in a bucket that 
 from closed buckets comes out the same at every gateway.
 
 That a canary gets new sessions is a lease: a gateway that has not heard the courses for 15 seconds may not know of a
-rollback. See docs/routing.md.
+rollback. See docs/rollouts.md.
 """
 
 from __future__ import annotations
