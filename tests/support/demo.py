@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.parallax import running_parallax
 from tests.support.process import ROOT, Gateway, serving
 from tests.support.standins import ANTHROPIC_KEY, OPENAI_KEY, running_standins
 
@@ -16,8 +17,9 @@ def demonstration(folder: Path) -> Iterator[Gateway]:
     config = yaml.safe_load((examples / "demo.yaml").read_text(encoding="utf-8"))
     config["listen"]["port"] = config["admin"]["listen"]["port"] = 0
     config["policy"]["paths"] = [str((examples / path).resolve()) for path in config["policy"]["paths"]]
-    with running_standins() as standins:
-        (openai, anthropic) = config["targets"]
+    with running_standins() as standins, running_parallax(scale=0.01) as cluster:
+        (openai, anthropic, parallax) = config["targets"]
+        parallax.update(url=cluster.url)
         openai.update(url=f"{standins.openai_url}/v1", key=OPENAI_KEY)
         anthropic.update(url=standins.anthropic_url, key=ANTHROPIC_KEY)
         with serving(config, folder) as gateway:
