@@ -377,7 +377,8 @@ def test_an_arm_knows_the_model_by_its_own_name() -> None:
 def test_a_catalogue_keeps_the_operators_order_without_duplicates_and_wildcards() -> None:
     compiled = Table([route("b", "zeta", "alpha", "llama-*"), route("a", "alpha", "beta", "zeta", "b?", "[x]")])
     assert compiled.names("openai") == ["zeta", "alpha", "beta"]
-    assert compiled.names("anthropic") == []
+    assert compiled.names("anthropic") == ["zeta", "alpha", "beta"]
+    assert compiled.names("mcp") == []
 
 
 @given(

@@ -51,12 +51,17 @@ def test_a_key_that_cannot_be_had_or_sent_is_named_without_being_shown(key: str)
 @pytest.mark.parametrize(
     ("kind", "serves"),
     [
-        ("openai", {("openai", o) for o in ("chat", "completions", "embeddings", "responses")}),
-        ("parallax", {("openai", "chat")}),
-        ("anthropic", {("anthropic", "messages"), ("anthropic", "count_tokens")}),
+        (
+            "openai",
+            {*(("openai", o) for o in ("chat", "completions", "embeddings", "responses")), ("anthropic", "messages")},
+        ),
+        ("parallax", {("openai", "chat"), ("anthropic", "messages")}),
+        ("anthropic", {("anthropic", "messages"), ("anthropic", "count_tokens"), ("openai", "chat")}),
     ],
 )
-def test_a_target_serves_the_operations_of_its_kind(kind: str, serves: set[tuple[str, str]]) -> None:
+def test_a_target_serves_the_operations_of_its_kind_and_what_can_be_translated_into_them(
+    kind: str, serves: set[tuple[str, str]]
+) -> None:
     found = place("t", kind)
     asked = {
         (protocol, operation)
