@@ -160,7 +160,7 @@ async def _answered(
     elif call.stream and kind != _EVENTS and not encoded:
         found = await _hidden(x, call, attempt, answer, kind)
         if found is not None:
-            return await _unhidden(x, attempt, found, reply, attempts)
+            return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
     x.detail = _unacceptable(call, answer.status, kind, encoded)
     if x.detail:
         if _succeeded(answer.status) and not call.endpoint.free:
@@ -189,13 +189,21 @@ async def _instead(x: Exchange, attempt: Attempt, attempts: Attempts, failure: E
     return other
 
 
-async def _unhidden(x: Exchange, attempt: Attempt, found: Failure, reply: Reply, attempts: Attempts) -> Attempt | None:
+async def _unhidden(
+    x: Exchange,
+    call: AgentCall,
+    attempt: Attempt,
+    found: Failure,
+    crossing: Translation | None,
+    reply: Reply,
+    attempts: Attempts,
+) -> Attempt | None:
     """A failure that stood behind a success: another attempt, or the answer that it should have been."""
     attempt.hidden = found.kind
     if found.kind == "status":
         attempt.status = found.status
     x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
-    if not _free(x):
+    if not call.endpoint.free:
         x.usage = Usage(estimated=True)
     attempts.ended(x, attempt)
     other = await attempts.next(x, attempt, begun=False)
@@ -203,14 +211,11 @@ async def _unhidden(x: Exchange, attempt: Attempt, found: Failure, reply: Reply,
         return other
     if found.body and found.kind == "status":
         x.whole = True
-        body = _concealed(found.body, attempt.arm.target.secret)
-        await reply.whole(found.status, [(b"content-type", b"application/json")], body)
+        body = found.body if crossing is None else crossing.answer(call, found.status, found.body)
+        told = _concealed(body, attempt.arm.target.secret)
+        await reply.whole(found.status, [(b"content-type", b"application/json")], told)
         return None
     raise TargetFailed("The target failed on this call, behind a status that said otherwise.")
-
-
-def _free(x: Exchange) -> bool:
-    return x.call is None or x.call.endpoint.free
 
 
 def _worth_another(attempt: Attempt) -> bool:
@@ -282,7 +287,7 @@ async def _stream(
     try:
         found = await _sniffed(x, attempt, answer, sniffer, target.settings.timeouts.first_token)
         if isinstance(found, Failure):
-            return await _unhidden(x, attempt, found, reply, attempts)
+            return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
         x.first_byte_at = attempt.first_byte_at = time.monotonic()
         attempts.fleet.answered(attempt.pick, x.first_byte_at)
         piece = sniffer.held
@@ -434,7 +439,7 @@ async def _body(
         if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
             found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
             if found is not None:
-                return await _unhidden(x, attempt, found, reply, attempts)
+                return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
     attempts.fleet.answered(attempt.pick, x.first_byte_at)
     if call.endpoint.keeps and succeeded:
         attempts.keep(x, attempt, x.adapter.made(call, body))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -264,3 +265,23 @@ async def test_what_one_targets_protocol_has_no_words_for_goes_to_an_arm_that_ha
                         await asking.chat.completions.create(model=MODEL, messages=messages, n=2)
                 assert (await found.ledger.outcome())["status"] == status
     assert standins.anthropic.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_agent_of_another_protocol_reads_in_its_own_what_a_node_rejects(
+    cluster: Cluster, stream: bool
+) -> None:
+    cluster.standin.will(REFUSED)
+    async with (
+        gates(cluster, None) as found,
+        anthropic.AsyncAnthropic(
+            base_url=f"http://127.0.0.1:{found.port}", api_key=AGENT_KEY, max_retries=0, timeout=20.0
+        ) as asking,
+    ):
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await asking.messages.create(
+                model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "Hello"}], stream=stream
+            )
+    body = refused.value.body
+    assert isinstance(body, dict)
+    assert body["type"] == "error"
