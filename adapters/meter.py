@@ -199,7 +199,8 @@ class Meter:
         """A run in which the stream may have to stop: what is like an earlier event is counted before it passes."""
         passed: list[bytes] = []
         position, whole = 0, len(run)
-        while position < whole and b"\r" not in run and not self._likeness.hopeless:
+        usual = b"\r" not in run
+        while usual and position < whole and not self._likeness.hopeless:
             texts: list[bytes] | None = [] if self.KEEPS_TEXT else None
             end, count, size = self._likeness.follow(run, position, texts)
             if self.pieces + count > self._most_pieces or self.said + size > self._most_said:
