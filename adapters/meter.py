@@ -199,8 +199,9 @@ class Meter:
         """A run in which the stream may have to stop: what is like an earlier event is counted before it passes."""
         passed: list[bytes] = []
         position, whole = 0, len(run)
-        usual = b"\r" not in run
-        while usual and position < whole and not self._likeness.hopeless:
+        different = 0 if b"\r" not in run else _DIFFERENT
+        while position < whole and different < _DIFFERENT and not self._likeness.hopeless:
+            different += 1
             texts: list[bytes] | None = [] if self.KEEPS_TEXT else None
             end, count, size = self._likeness.follow(run, position, texts)
             if self.pieces + count > self._most_pieces or self.said + size > self._most_said:
@@ -211,7 +212,7 @@ class Meter:
                 if texts:
                     self.saw(run[position:end], texts)
                 passed.append(run[position:end])
-                position = end
+                position, different = end, 0
             border = run.find(b"\n\n", position) + 2
             if border < 2:
                 break
