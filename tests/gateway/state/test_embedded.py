@@ -122,6 +122,11 @@ def _nonsense(path: Path) -> None:
         other.execute("UPDATE journal SET steps = 'nonsense'")
 
 
+def _of_another_shape(path: Path) -> None:
+    with opened(path) as other:
+        other.execute("""UPDATE journal SET steps = '[{}, [], [["lend", "c", "accounts", 1, 0, []]]]'""")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -132,6 +137,7 @@ def _nonsense(path: Path) -> None:
         (_a_folder, "Is a directory"),
         (_emptied_journal, "is damaged"),
         (_nonsense, "is damaged"),
+        (_of_another_shape, "is damaged"),
     ],
 )
 async def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
