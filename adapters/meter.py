@@ -107,7 +107,7 @@ class Meter:
                 run, self._waiting = self._waiting + run, b""
             size = len(run)
             if self.said + size > self._most_said or self.pieces + size // _SHORTEST > self._most_pieces:
-                return self._one_by_one(run)
+                return self._carefully(run)
         likeness = self._likeness
         if likeness.hopeless:
             return self._look(run)
@@ -198,6 +198,37 @@ class Meter:
         if len(texts) == 1 and not self._likeness.hopeless:
             self._likeness.learn(run, texts[0])
         return run
+
+    def _carefully(self, run: bytes) -> bytes:
+        """A run in which the stream may have to stop: what is like an earlier event is counted before it passes."""
+        passed: list[bytes] = []
+        position, whole = 0, len(run)
+        different = 0 if b"\r" not in run else _DIFFERENT
+        while position < whole and different < _DIFFERENT and not self._likeness.hopeless:
+            different += 1
+            texts: list[bytes] | None = [] if self.KEEPS_TEXT else None
+            end, count, size = self._likeness.follow(run, position, texts)
+            if self.pieces + count > self._most_pieces or self.said + size > self._most_said:
+                break
+            if count:
+                self.pieces += count
+                self.said += size
+                if texts:
+                    self.saw(run[position:end], texts)
+                passed.append(run[position:end])
+                position, different = end, 0
+            border = run.find(b"\n\n", position) + 2
+            if border < 2:
+                break
+            passed.append(self._look(run[position:border]))
+            position = border
+            if self.pieces > self._most_pieces or self.said > self._most_said:
+                self.stopped = True
+                self._waiting = run[position:]
+                return b"".join(passed)
+        if position < whole:
+            passed.append(self._one_by_one(run[position:]))
+        return b"".join(passed)
 
     def _one_by_one(self, run: bytes) -> bytes:
         kept, position = [], 0

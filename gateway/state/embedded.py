@@ -35,10 +35,8 @@ from policies.budgets import (
     Ask,
     Balance,
     Budget,
-    Conflict,
     Loan,
     Raised,
-    Short,
     Spent,
     StoreUnavailable,
     Window,
@@ -185,7 +183,9 @@ class EmbeddedStore:
         except sqlite3.Error as error:
             self._unread.append(lambda: self._books.post(call, accounts, cost, spent, now))
             self._failed(error)
-        if accounts and not self._scheduled:
+        if self._scheduled:
+            return
+        if accounts:
             self._flush_soon()
         elif self._later is None:
             self._later = asyncio.get_running_loop().call_later(_NOBODYS, self._flush)
@@ -358,7 +358,7 @@ class EmbeddedStore:
             except sqlite3.Error as error:
                 self._unreadable(error, ask.accounts)
                 lent.set_exception(StoreUnavailable(self.failure))
-            except (StoreUnavailable, Short, Conflict) as error:
+            except Exception as error:  # whatever it is, the others of this turn wait for an answer
                 lent.set_exception(error)
         return loans
 

@@ -255,7 +255,7 @@ class Journal:
                 debt.state, debt.kept, debt.stale = State(state), True, False
                 books.owe(debt)
             self._repeat(books, loans)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, LookupError) as error:
             raise StateUnusable(_damaged(self.path, str(error))) from error
 
     def _repeat(self, books: Books, loans: dict[str, int]) -> None:
@@ -407,7 +407,7 @@ def _turn(steps: Sequence[Step]) -> bytes:
 
 
 def _steps(turn: bytes) -> Iterator[Step]:
-    """What `_turn` was made of. Raises ValueError, TypeError, IndexError for anything else."""
+    """What `_turn` was made of. Raises ValueError, TypeError, LookupError for anything else."""
     accounts, lines, steps = orjson.loads(turn)
     for kind, call, keys, pending, posted, spent in steps:
         yield kind, call, tuple(accounts[keys]), pending, posted, [(tuple(lines[line]), sums) for line, sums in spent]

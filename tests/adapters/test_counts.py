@@ -463,6 +463,17 @@ def test_no_mixture_takes_more_than_linear_time(
     assert seconds(path, stream, size, bounded=bounded) < BOUND
 
 
+@pytest.mark.parametrize("path", list(CARRIERS))
+def test_events_that_say_nothing_pass_quickly_where_a_stream_may_have_to_stop(path: str) -> None:
+    for nothing in (b"\n\n", b":\n\n"):
+        watching = meter(path)
+        watching.stop_beyond(1, HUGE)
+        stream = nothing * (BYTES // len(nothing))
+        began = time.process_time()
+        assert watching.feed(stream) == stream
+        assert time.process_time() - began < BOUND
+
+
 def test_what_is_counted_of_a_stream_is_worth_its_time() -> None:
     """The bound is loose for busy machines; on a quiet one it is about one microsecond an event."""
     for path, carriers in CARRIERS.items():

@@ -17,7 +17,7 @@ import pytest
 from gateway.state import StateUnusable, embedded, journal, open_state
 from gateway.state.embedded import EmbeddedStore
 from policies.books import KEPT, MOST_REMEMBERED
-from policies.budgets import Conflict, Raised, Short, StoreUnavailable
+from policies.budgets import Conflict, Loan, Raised, Short, StoreUnavailable
 from policies.money import MOST
 from tests.support.process import ROOT
 from tests.support.stores import DAY, NOW, ask, budget, copied, in_memory, paying, spent, standing, unseen
@@ -122,6 +122,11 @@ def _nonsense(path: Path) -> None:
         other.execute("UPDATE journal SET steps = 'nonsense'")
 
 
+def _of_another_shape(path: Path) -> None:
+    with opened(path) as other:
+        other.execute("""UPDATE journal SET steps = '[{}, [], [["lend", "c", "accounts", 1, 0, []]]]'""")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -132,6 +137,7 @@ def _nonsense(path: Path) -> None:
         (_a_folder, "Is a directory"),
         (_emptied_journal, "is damaged"),
         (_nonsense, "is damaged"),
+        (_of_another_shape, "is damaged"),
     ],
 )
 async def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
@@ -403,6 +409,18 @@ async def test_an_account_that_cannot_be_read_stops_all_lending_and_its_costs_wa
     await asyncio.sleep(0.05)
     assert store.failure is not None
     await store.close()
+
+
+async def test_whatever_goes_wrong_with_one_wish_those_of_the_same_turn_are_answered(store: EmbeddedStore) -> None:
+    nobodys = paying(SESSIONS, session="\ud800")  # SQLite cannot even be asked for it
+    asks = ask("c1", ACCOUNTS, 5), ask("c2", nobodys, 5), ask("c3", ACCOUNTS, 5)
+    async with asyncio.timeout(5):
+        first, odd, last = await asyncio.gather(*map(store.reserve, asks), return_exceptions=True)
+    assert isinstance(odd, UnicodeEncodeError)
+    for lent in (first, last):
+        assert isinstance(lent, Loan)
+        store.settle(lent, 5, [])
+    assert await standing(store, ACCOUNTS) == [(10, 0)] * 2
 
 
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
