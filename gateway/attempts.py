@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from adapters.base import Headers
     from gateway.assembly import Assembly
 
+_ANSWERED: Final = 200
+_OK: Final = OUTCOMES["ok"]
 _NOBODY: Final = "No target of this route can take the call now."
 
 
@@ -100,10 +102,15 @@ class Attempts:
         if attempt.outcome is not None:
             return
         now = attempt.ended = time.monotonic()
-        target = attempt.arm.target
-        attempt.outcome = classify(
-            Facts(
-                target.settings.kind,
+        if (
+            attempt.status == _ANSWERED
+            and attempt.complete
+            and not (attempt.error or attempt.hidden or client_gone or refused)
+        ):
+            attempt.outcome = _OK  # as nearly all are, and `classify` would say
+        else:
+            facts = Facts(
+                attempt.arm.target.settings.kind,
                 attempt.stage,
                 attempt.status,
                 attempt.error,
@@ -112,7 +119,7 @@ class Attempts:
                 client_gone=client_gone,
                 refused=refused,
             )
-        )
+            attempt.outcome = classify(facts)
         attempt.usage, attempt.detail = x.usage, x.detail
         self.fleet.ended(attempt.pick, attempt.outcome, now, attempt.status)
 

@@ -121,6 +121,8 @@ class Pool:
         A call that has failed elsewhere tries nothing out as long as there is something else.
         """
         nodes = self.nodes
+        if len(nodes) == 1 and nodes[0].state is State.USED and nodes[0].rests_until <= now and nodes[0] not in tried:
+            return nodes[0]
         best: Node | None = None
         due: Node | None = None
         self._turn = turn = (self._turn + 1) % len(nodes)
