@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,6 +132,8 @@ class Steering:
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
         self._table = Table(())
+        self._earlier: weakref.WeakSet[Route] = weakref.WeakSet()
+        """Routes of tables before this one, for as long as calls go by them: these may have begun long ago."""
         self._plans: dict[str, RolloutSettings] = {}
         self._webhook: dict[str, WebhookSettings] = {}
         self._courses: Mapping[str, Course] = {}
@@ -150,12 +153,14 @@ class Steering:
     def under(self, assembly: Assembly) -> None:
         """From now on these are the routes; they are on their courses when this returns."""
         settings = assembly.settings
+        if assembly.table is not self._table:
+            self._earlier.update(self._table.routes)
         self._table = assembly.table
         self._plans = {each.name: each.rollout for each in settings.routes if each.rollout is not None}
         hooks = {name: plan.webhook or settings.approvals.webhook for name, plan in self._plans.items()}
         self._webhook = {name: hook for name, hook in hooks.items() if hook is not None}
         self._judged_at.clear()
-        for route in self._table.routes:
+        for route in self._known:
             self._put_in_force(route)
 
     def rollout(self, name: str) -> tuple[Rollout, RolloutSettings]:
@@ -178,6 +183,11 @@ class Steering:
     def routes(self) -> Sequence[Route]:
         """All of them, with the weights that are in force."""
         return self._table.routes
+
+    @property
+    def _known(self) -> Sequence[Route]:
+        """All that any call goes by."""
+        return (*self._table.routes, *self._earlier)
 
     def now(self) -> int:
         """Unix seconds, as the store counts them."""
@@ -232,9 +242,13 @@ class Steering:
             # One that was promoted, and is watched no more, is no canary any longer.
             leased = state is not None and state.state is State.PROMOTED and not under_way(state, plan, self.now())
         shares, barred = in_force(route.configured, self._courses.get(route.name), plan, state, leased=leased)
+        aside = frozenset[str]()
+        if plan is not None and (state is None or not leased):
+            aside = frozenset({plan.canary}) - barred
         now = route.weights
-        if now.barred != barred or any(arm.weight != shares.get(arm.target.name, 0.0) for arm in now.arms):
-            route.weigh(shares, barred)
+        other = any(arm.weight != shares.get(arm.target.name, 0.0) for arm in now.arms)
+        if other or now.barred != barred or now.aside != aside:
+            route.weigh(shares, barred, aside)
 
     def _learn(self, heard: Mapping[str, Course]) -> None:
         """Puts in force what is new in it: none goes back that was heard or made here meanwhile."""
@@ -245,7 +259,7 @@ class Steering:
             if (other := heard.get(name)) is None or other.epoch < known.epoch
         }
         self._courses = {**heard, **newer} if newer else heard
-        for route in self._table.routes:
+        for route in self._known:
             name = route.name
             if name in self._plans or self._courses.get(name) is not before.get(name):
                 self._put_in_force(route)
@@ -334,8 +348,9 @@ class Steering:
                 known, state, now = self._courses.get(name), self._state(name, plan), self.now()
                 if known is None or state is None or not (under_way(state, plan, now) or _edited(state, plan)):
                     return
-                since = max(state.cursor + BUCKET, state.began - BUCKET)
-                fresh, events = await self._taken(name, state, plan, since, now)
+                set_back = rollout.set_back(state, now)
+                since = max(set_back.cursor + BUCKET, set_back.began - BUCKET)
+                fresh, events = await self._taken(name, set_back, plan, since, now)
                 if fresh is state:
                     return
                 doubtful = _Doubtful(self._after(known, fresh), events)
@@ -410,6 +425,7 @@ class Steering:
         for _ in range(_ATTEMPTS):
             state, plan = self.rollout(name)
             known, now, events = self._courses.get(name), self.now(), list[Event]()
+            state = rollout.set_back(state, now)
             if what == "start":
                 state, events = await self._taken(name, state, plan, max(state.cursor + BUCKET, now - _TRAFFIC), now)
             elif _edited(state, plan):

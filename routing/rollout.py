@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from config.settings import RolloutSettings, RolloutStepSettings
 from routing import promotion
-from routing.course import BUCKET, CALLS, Bucket
+from routing.course import BUCKET, CALLS, SET_BACK, Bucket
 from routing.evidence import BETA, below, units
 from routing.phrases import listed
 from routing.promotion import Missing
@@ -270,6 +270,27 @@ def advance(
         if bucket.at > rollout.cursor:
             rollout = _judged(_taken(rollout, plan, bucket), plan, bucket.at + BUCKET, samples, events)
     return _judged(rollout, plan, now, samples, events), events
+
+
+def set_back(rollout: Rollout, now: int) -> Rollout:
+    """The state where the clock, in Unix seconds, has gone back further than buckets bear: nothing in it is yet to come.
+
+    Otherwise nothing would be taken in until the clock is again where it was. The same object where it has not.
+    """
+    if max(rollout.cursor, rollout.began, rollout.moved) <= now + SET_BACK:
+        return rollout
+    at = now - now % BUCKET - BUCKET
+    watch = rollout.watch
+    if watch is not None:
+        cells = tuple(cell for cell in watch.cells if cell.at <= at)
+        watch = replace(watch, began=min(watch.began, at), cells=cells)
+    return replace(
+        rollout,
+        cursor=min(rollout.cursor, at),
+        began=min(rollout.began, now),
+        moved=min(rollout.moved, now),
+        watch=watch,
+    )
 
 
 def _replanned(rollout: Rollout, plan: RolloutSettings, now: int) -> Rollout:

@@ -99,14 +99,17 @@ class Weights:
     No rule without a memory can promise more: with three arms, one whose weight grows has to lose points to one that
     grows faster (Bavarian et al. 2016, on correlated sampling).
 
-    `barred` are targets that take no call whatever, those pinned to them included: a canary that was taken back.
+    `barred` are targets that take no call whatever, those pinned to them included: a canary that was taken back. Those
+    that stand `aside` take none that was meant for others, whatever their arms say: a canary of which nobody here knows
+    how it stands.
     """
 
-    __slots__ = ("_fields", "_route", "arms", "barred")
+    __slots__ = ("_fields", "_route", "arms", "aside", "barred")
 
-    def __init__(self, route: str, arms: Sequence[Arm], barred: Iterable[str] = ()) -> None:
+    def __init__(self, route: str, arms: Sequence[Arm], barred: Iterable[str] = (), aside: Iterable[str] = ()) -> None:
         self.arms = tuple(arms)
         self.barred = frozenset(barred)
+        self.aside = frozenset(aside)
         self._route = route
         self._fields: dict[tuple[str, str], _Field] = {}
 
@@ -180,6 +183,7 @@ class Route:
         self.name = name
         self.models = tuple(models)
         self.weights = Weights(name, arms)
+        self._arms = tuple(arms)
         self.configured: Mapping[str, float] = {arm.target.name: arm.weight for arm in arms}
         """Weights by target, as the configuration has them."""
         self._hash = blake2b(name.encode() + b"\0", digest_size=8, key=salt, person=_PERSON)
@@ -227,13 +231,21 @@ class Route:
             raise WeightsRefused(f"The weights add up to {total:g}, not to 100.")
         return asked
 
-    def weigh(self, shares: Mapping[str, float], barred: Iterable[str] = ()) -> None:
+    def weigh(self, shares: Mapping[str, float], barred: Iterable[str] = (), aside: Iterable[str] = ()) -> None:
         """Puts other weights in force, by target: arms that are not named have 0, names that are no arms are nothing.
 
-        `barred` is as of `Weights`, and every time anew.
+        `barred` and `aside` are as of `Weights`, and every time anew.
         """
-        arms = [replace(arm, weight=shares.get(arm.target.name, 0.0)) for arm in self.arms]
-        self.weights = Weights(self.name, arms, barred)
+        aside = frozenset(aside)
+        arms = [
+            replace(
+                arm,
+                weight=shares.get(arm.target.name, 0.0),
+                fallback=False if arm.target.name in aside else arm.fallback,
+            )
+            for arm in self._arms
+        ]
+        self.weights = Weights(self.name, arms, barred, aside)
 
 
 def _seed(arm: Arm) -> int:
@@ -246,6 +258,7 @@ class Table:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
+        self._named = {route.name: route for route in reversed(self.routes)}
         self._exact: dict[str, int] = {}
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._matched: dict[str, Route] = {}
@@ -280,7 +293,7 @@ class Table:
 
     def named(self, name: str) -> Route | None:
         """The route that the operator calls so."""
-        return next((route for route in self.routes if route.name == name), None)
+        return self._named.get(name)
 
     def names(self, protocol: str) -> list[str]:
         """The models that `protocol` can ask for by name, in route order: those with a wildcard have none."""

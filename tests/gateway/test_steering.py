@@ -1,8 +1,10 @@
 """Routes on their courses: what people set and what rollouts find is in force here, on record, and told once."""
 
 import asyncio
+import gc
 import logging
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -205,6 +207,15 @@ async def test_a_failing_canary_is_taken_back_when_the_bucket_is_closed(
     assert facts["classes"] == {"connect": 50}
     assert record["text"] in caplog.text
     assert bridge.steering.moves[ROUTE, "rollback"] == 1
+
+
+async def test_a_canary_that_fails_after_the_clock_was_set_back_by_a_day_is_taken_back(bridge: Bridge) -> None:
+    bridge.clock.advance(DAY)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL, buckets=30)
+    bridge.clock.advance(-DAY)
+    await bridge.traffic(*ILL, buckets=3)
+    assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)
 
 
 async def test_an_outage_of_both_arms_pauses_and_takes_nobody_back(bridge: Bridge) -> None:
@@ -435,6 +446,51 @@ async def test_what_goes_on_beside_the_calls_ends_and_does_not_stop_at_a_trouble
     assert bridge.steering._tasks
     await bridge.steering.end()
     assert bridge.steering._tasks == []
+
+
+async def test_a_call_that_began_before_a_reload_hears_of_a_rollback_as_well(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    began_with, route = bridge.assembly, bridge.route
+    bridge.under(configured(canary=20))
+    bridge.under(configured(canary=30))
+    await bridge.steering.move(ROUTE, "abort", "dana")
+    assert began_with.table.named(ROUTE) is route
+    assert (route.weights.barred, route.arms[1].weight) == (TAKEN_BACK, 0.0)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    assert (route.weights.barred, route.arms[1].weight) == (frozenset(), 10.0)
+
+
+async def test_routes_of_earlier_reloads_are_forgotten_with_their_calls(bridge: Bridge) -> None:
+    gone = [weakref.ref(bridge.route)]
+    for canary in range(20, 30):
+        bridge.under(configured(canary=canary))
+        gone.append(weakref.ref(bridge.route))
+    gc.collect()
+    assert [each() for each in gone[:-1]] == [None] * 10
+
+
+@pytest.mark.parametrize("heard_before", [True, False])
+async def test_a_canary_of_which_nothing_is_heard_stands_in_for_no_other_arm(
+    faulty: Faulty, clock: HeldClock, heard_before: bool
+) -> None:
+    arms = [{"target": OTHER, "weight": 90}, {"target": CANARY, "weight": 10, "fallback": True}]
+    bridge = Bridge(faulty, clock, configured(arms=arms))
+    if heard_before:
+        await bridge.steering.hear()
+        assert set(bridge.route.weights.takers) == {OTHER, CANARY}
+    faulty.refuses = True
+    clock.advance(LEASE + 1)
+    with pytest.raises(StoreUnavailable):
+        await bridge.steering.hear()
+    assert bridge.route.weights.takers == [OTHER]
+    pinned = bridge.route.weights.pinned(CANARY, "openai", "chat")
+    assert pinned.target.name == CANARY, "who is bound to it goes on"
+    faulty.refuses = False
+    await bridge.steering.hear()
+    assert set(bridge.route.weights.takers) == {OTHER, CANARY}
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.steering.move(ROUTE, "abort", "dana")
+    assert bridge.route.weights.takers == [OTHER]
 
 
 # --- several gateways, any weather -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import RolloutSettings
-from routing.course import Bucket
+from routing.course import SET_BACK, Bucket
 from routing.rollout import (
     TRANSITIONS,
     Event,
@@ -22,6 +22,7 @@ from routing.rollout import (
     draft,
     from_json,
     missing,
+    set_back,
     standing,
     step,
     to_json,
@@ -197,6 +198,19 @@ def test_a_suspicion_that_is_not_cleared_up_keeps_a_step_from_being_passed() -> 
     rollout, events = advance(rollout, mine, [bucket(START + 590, (6, 6))], START + 600)
     assert events == []
     assert rollout.step == 4
+
+
+@pytest.mark.parametrize("mode", ["evidence", "window"])
+def test_a_clock_that_went_back_by_a_day_hides_no_failing_canary(mode: str) -> None:
+    mine = plan(0.01, 0.005, mode=mode, min_calls=10)
+    rollout, _ = played(started(mine, START + DAY), mine, good(START + DAY, 300))
+    assert set_back(rollout, rollout.cursor - SET_BACK) is rollout, "buckets bear as much as that"
+    rollout = set_back(rollout, START + 5)
+    assert set_back(rollout, START + 5) is rollout
+    rollout, events = played(rollout, mine, [bucket(START, (20, 20), (180, 0))])
+    assert [each.what for each in events] == ["rollback"]
+    assert events[0].facts is not None
+    assert events[0].facts.since <= START
 
 
 def test_an_edited_limit_begins_with_its_own_evidence() -> None:
