@@ -102,6 +102,7 @@ class Webhooks:
 
     async def _try(self, to: WebhookSettings, message: str, body: bytes) -> str:
         """Why it was not taken; empty when it was."""
+        status = 0
         try:
             url, stamp = to.url.reveal(), str(int(self._clock()))
             headers = {"content-type": "application/json", "webhook-id": message, "webhook-timestamp": stamp}
@@ -113,16 +114,19 @@ class Webhooks:
                     httpx2.AsyncClient(verify=tls, timeout=None, trust_env=False, follow_redirects=False) as client,
                     client.stream("POST", url, content=body, headers=headers) as answer,
                 ):
+                    status = answer.status_code
                     await _passed_over(answer)
-                    return "" if 200 <= answer.status_code < 300 else f"it answers {answer.status_code}"
         except SecretMissing as error:
             return str(error)
         except TimeoutError:
-            return f"it has not answered within {self._patience:g} s"
+            if not status:
+                return f"it has not answered within {self._patience:g} s"
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
             return "its address is none of http or https"
         except (httpx2.HTTPError, OSError) as error:
-            return f"it cannot be reached ({type(error).__name__})"
+            if not status:
+                return f"it cannot be reached ({type(error).__name__})"
+        return "" if 200 <= status < 300 else f"it answers {status}"
 
     async def _ended(self, pause: float) -> bool:
         """Lets a pause pass; True as soon as the end comes."""

@@ -108,6 +108,15 @@ async def test_what_nobody_takes_is_given_up_and_the_log_does_not_say_where_it_w
     assert listener.url not in said
 
 
+async def test_what_is_taken_is_not_sent_again_because_the_answer_has_no_end(listener: Listener) -> None:
+    listener.answers = ["taken, and hangs"]
+    async with sending(patience=0.2) as webhooks:
+        webhooks.send(to(listener.url), "rollout.abort", {})
+        await until(lambda: any(webhooks.counts.values()))
+    assert webhooks.counts == {"sent": 1, "failed": 0, "given_up": 0}
+    assert len(listener.messages) == 1
+
+
 async def test_a_secret_that_is_gone_is_told_by_its_reference(caplog: pytest.LogCaptureFixture) -> None:
     gone = WebhookSettings(url=Secret("env:NO_SUCH_HOOK", environ={}))
     async with sending(pauses=()) as webhooks:

@@ -24,7 +24,7 @@ class Message:
 
 
 class Listener:
-    """`answers` are the statuses to come, or `hangs`; the last one stays."""
+    """`answers` are the statuses to come, `hangs`, or `taken, and hangs`; the last one stays."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -54,6 +54,8 @@ class Listener:
                 self._came.set()
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if isinstance(answer, str):
+                    if answer.startswith("taken"):
+                        writer.write(b"HTTP/1.1 200 x\r\ncontent-length: 10\r\n\r\nhalf")
                     await reader.read()
                     return
                 writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % answer)
