@@ -16,6 +16,7 @@ import functools
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -131,6 +132,8 @@ class Mirrors:
         self._compared: dict[tuple[str, str, str | None], Compared] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
+        self._at: Counter[str] = Counter()
+        """Copies under way, by target."""
         self._closed = False
 
     def consider(self, x: Exchange) -> None:
@@ -193,13 +196,15 @@ class Mirrors:
             compared.dropped += 1
             return
         self._bytes += size
+        self._at[to.name] += 1
         task = asyncio.get_running_loop().create_task(self._mirror(x, call, compared, to, way))
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._done, size))
+        task.add_done_callback(functools.partial(self._done, size, to.name))
 
-    def _done(self, size: int, task: asyncio.Task[None]) -> None:
+    def _done(self, size: int, to: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._bytes -= size
+        self._at[to] -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a mirrored call failed in the gateway", exc_info=error)
 
@@ -218,7 +223,7 @@ class Mirrors:
     def _way(self, x: Exchange, name: str) -> Way | None:
         """The way to the node with the least to do. A copy takes no place that a call could have."""
         ways, pool = x.assembly.lines[name].ways, self._fleet.pools.get(name)
-        if pool is None or pool.full:
+        if pool is None or (pool.most is not None and pool.in_flight + self._at[name] >= pool.most):
             return None
         now = time.monotonic()
         nodes: list[Node] = [node for node in pool.nodes if node.takes(now) and node.url in ways]

@@ -5,7 +5,7 @@ lock, label look-up or formatting.
 """
 
 import bisect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -252,11 +252,14 @@ class Telemetry(Collector):
             "Calls chosen to be copied to a second target: compared, dropped, or unfit for its protocol.",
             labels=("route", "target", "result"),
         )
+        copied: Counter[tuple[str, str, str]] = Counter()  # a mirror may have had several models, one after the other
         for route, compared in self.mirrors.all() if self.mirrors is not None else ():
             target = compared.settings.target
-            mirrored.add_metric((route, target, "compared"), sum(compared.pairs.values()))
-            mirrored.add_metric((route, target, "dropped"), compared.dropped)
-            mirrored.add_metric((route, target, "unfit"), compared.unfit)
+            copied[route, target, "compared"] += sum(compared.pairs.values())
+            copied[route, target, "dropped"] += compared.dropped
+            copied[route, target, "unfit"] += compared.unfit
+        for place, count in copied.items():
+            mirrored.add_metric(place, count)
         yield from (attempts, overflow, retries, nodes, busy, mirrored)
 
     def _money(self) -> Iterator[Metric]:

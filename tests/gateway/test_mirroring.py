@@ -235,6 +235,18 @@ async def test_a_full_or_resting_second_target_gets_no_copy() -> None:
         assert other.received == []
 
 
+async def test_a_target_has_no_more_copies_at_once_than_it_may_have_calls() -> None:
+    second = {"max_concurrent": 2}
+    async with target() as own, target() as other:
+        async with stage(own.url, f"{other.url}/silence", second=second) as its:
+            for _ in range(5):
+                assert await its.call() == 200
+            await other.arrived.wait()
+            await its.mirrors.close()
+            assert (await its.compared()).dropped == 3
+            await its.call()
+
+
 async def test_a_call_that_the_policy_sent_to_a_route_is_not_copied() -> None:
     async with target() as own, target() as other, stage(own.url, other.url, script=demanding(route="chat")) as its:
         assert await its.call() == 200

@@ -3,12 +3,14 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.base import Usage
-from config.settings import TargetSettings
+from config.settings import MirrorSettings, TargetSettings
+from gateway.mirroring import Mirrors
 from gateway.telemetry import Histogram, Telemetry
 from gateway.traffic import Traffic
 from policies.reuse import Reuse
 from routing.health import Fleet, State
 from tests.support.exchanges import assembly, exchange
+from tests.support.till import Till
 from tests.support.tried import NOON, Counted, Try, routes, tried
 
 
@@ -136,3 +138,15 @@ def test_each_target_is_charged_with_its_own_attempts() -> None:
     for target, dollars, tokens in (("parallax", 1, 10), ("openai", 2, 20)):
         assert seen["weighbridge_cost_usd_total", (("target", target),)] == dollars
         assert seen["weighbridge_tokens_total", (("direction", "input"), ("target", target))] == tokens
+
+
+def test_a_mirror_that_had_several_models_is_told_once() -> None:
+    telemetry = Telemetry()
+    telemetry.mirrors = mirrors = Mirrors(Till(), Fleet(), lambda kind, facts: None)
+    for model, dropped in (("small", 2), ("large", 3)):
+        mirrors._about("chat", MirrorSettings(target="second", model=model, share=1.0)).dropped = dropped
+    text = telemetry.render().decode()
+    (line,) = [
+        each for each in text.splitlines() if each.startswith("weighbridge_mirrored_total") and "dropped" in each
+    ]
+    assert line.endswith(" 5.0")
