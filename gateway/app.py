@@ -21,6 +21,7 @@ from gateway.ledger import FileLedger
 from gateway.lending import Lender
 from gateway.mirroring import Mirrors
 from gateway.pipeline import Pipeline
+from gateway.probes import Node, Probes
 from gateway.reload import Reload, Reloads, unforeseen
 from gateway.state import file_of, open_state
 from gateway.steering import Steering
@@ -85,6 +86,7 @@ class App:
         self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
         self.pipeline.mirrors = self.telemetry.mirrors = self.mirrors
+        self.probes = Probes(self._probed)
         self.webhooks = Webhooks()
         self.telemetry.webhooks = self.webhooks.counts
         self.steering = self.telemetry.steering = Steering(
@@ -121,6 +123,7 @@ class App:
             self.telemetry.uploaded = self.collector.counts
             self.collector.begin()
         self.state.begin()
+        self.probes.watch(self.settings.targets)
         await self.steering.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
@@ -131,6 +134,7 @@ class App:
         if self._watch is not None:
             await asyncio.wait([self._watch])
         await self.deciding.end()
+        await self.probes.close()
         await self.mirrors.close()
         try:
             async with asyncio.timeout(_CLOSING):
@@ -156,6 +160,7 @@ class App:
                 loaded = await asyncio.to_thread(load, self.path)
                 after = await asyncio.to_thread(assemble, loaded.settings, before)  # reads certificates for each target
                 amended = await asyncio.to_thread(amendments, before.settings, after.settings)
+                self.probes.watch(after.settings.targets)  # the last that may refuse
             except ConfigError as error:
                 self._files |= error.files
                 self._refused(who, [str(mistake) for mistake in error.mistakes])
@@ -189,6 +194,9 @@ class App:
                 if edited & {self.path, *self._files}:
                     await self.reload_config("edit")
                 await self.deciding.edited(edited)
+
+    def _probed(self, node: Node, well: bool, _: str) -> None:
+        self.pipeline.attempts.fleet.probed(node.target, node.url, well, time.monotonic())
 
     def _watched(self) -> set[Path]:
         return {self.path, *self._files, *self.deciding.watched}

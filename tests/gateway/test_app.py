@@ -21,7 +21,9 @@ from gateway.app import App
 from gateway.carrier import Origin
 from policies.bundle import build, sign
 from policies.signatures import SigningKey
+from routing.health import State
 from tests.support.bundle_server import bundle_server
+from tests.support.parallax import Cluster, running_parallax
 from tests.support.steps import longest_step
 
 ALLOW = 'package weighbridge\n\ndecision := {"decision": "ALLOW"}\n'
@@ -227,3 +229,33 @@ def test_every_url_that_settings_accept_is_one_the_carrier_takes(url: str) -> No
         return
     origin, _ = Origin.parse(accepted)
     assert origin.host
+
+
+async def test_nodes_are_probed_while_it_runs_and_those_of_a_reload_as_well(tmp_path: Path) -> None:
+    (tmp_path / "main.rego").write_text(ALLOW)
+
+    def to(cluster: Cluster) -> Path:
+        own = {"name": "own", "kind": "parallax", "urls": [cluster.url]}
+        targets = [own, {"name": "hosted", "kind": "openai", "url": "http://127.0.0.1:9/v1"}]
+        arms = [{"target": "hosted", "weight": 50}, {"target": "own", "weight": 50}]
+        routes = [{"name": "chat", "models": ["*"], "arms": arms}]
+        return configured(tmp_path, {"paths": ["main.rego"]}, targets=targets, routes=routes)
+
+    def probing() -> set[str]:
+        return {name for each in asyncio.all_tasks() if (name := each.get_name()).startswith("probes of own")}
+
+    with running_parallax() as first, running_parallax() as second:
+        first.standin.available = second.standin.available = False
+        file = to(first)
+        async with App(file, load(file)) as app:
+
+            def ejected() -> set[str]:
+                nodes = app.pipeline.attempts.fleet.pools["own"].nodes
+                return {node.url for node in nodes if node.unwell and node.state is State.EJECTED}
+
+            await until(lambda: ejected() == {first.url})
+            to(second)
+            await app.reload_config("dana")
+            await until(lambda: ejected() == {second.url})
+            assert probing() == {f"probes of own at {second.url}"}
+        assert probing() == set()
