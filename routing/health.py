@@ -98,10 +98,11 @@ class Node:
 class Pool:
     """The nodes of one target."""
 
-    __slots__ = ("_turn", "health", "in_flight", "most", "name", "nodes", "overflowed")
+    __slots__ = ("_turn", "health", "in_flight", "most", "name", "nodes", "overflowed", "settings")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.settings: TargetSettings | None = None
         self.nodes: tuple[Node, ...] = ()
         self.health = HealthSettings()
         self.most: int | None = None
@@ -111,16 +112,21 @@ class Pool:
         """Calls that found it full, since the start."""
         self._turn = 0
 
+    def under(self, settings: TargetSettings) -> None:
+        """From now on it is configured like this."""
+        known = {node.url: node for node in self.nodes}
+        self.nodes = tuple(known.get(url) or Node(settings.name, url) for url in settings.nodes)
+        self.health, self.most, self.settings = settings.health, settings.max_concurrent, settings
+
     @property
     def full(self) -> bool:
         return self.most is not None and self.in_flight >= self.most
 
-    def next(self, now: float, tried: Collection[Node] = ()) -> Node | None:
-        """A node that is due to be tried, else the one with the fewest calls under way: in turn where these are equal.
+    def next(self, nodes: Sequence[Node], now: float, tried: Collection[Node] = ()) -> Node | None:
+        """Of these, one that is due to be tried, else that with the fewest calls under way: in turn where equal.
 
         A call that has failed elsewhere tries nothing out as long as there is something else.
         """
-        nodes = self.nodes
         if len(nodes) == 1 and nodes[0].state is State.USED and nodes[0].rests_until <= now and nodes[0] not in tried:
             return nodes[0]
         best: Node | None = None
@@ -136,10 +142,6 @@ class Pool:
             elif node.state is State.EJECTED and node.due <= now:
                 due = due or node
         return (best or due) if tried else (due or best)
-
-    def any(self) -> Node:
-        """A node that only rests, else an ejected one, whenever it is due; the one with the fewest calls under way."""
-        return min(self.nodes, key=lambda node: (node.state is not State.USED, node.in_flight, node.due))
 
 
 @dataclass(slots=True, eq=False)
@@ -171,9 +173,7 @@ class Fleet:
         before, self.pools = self.pools, {}
         for settings in targets:
             pool = before.get(settings.name) or Pool(settings.name)
-            known = {node.url: node for node in pool.nodes}
-            pool.nodes = tuple(known.get(url) or Node(settings.name, url) for url in settings.nodes)
-            pool.health, pool.most = settings.health, settings.max_concurrent
+            pool.under(settings)
             self.pools[settings.name] = pool
         self._routes = tuple(routes)
 
@@ -186,32 +186,32 @@ class Fleet:
         """
         overflow = False
         for index, arm in enumerate(arms):
-            pool = self.pools[arm.target.name]
+            pool, nodes = self._places(arm)
             if pool.full:
                 pool.overflowed += 1
                 overflow = True
                 continue
-            if (node := pool.next(now, tried)) is not None:
+            if (node := pool.next(nodes, now, tried)) is not None:
                 return self._taken(arm, node, index, overflow, pool, now)
         if tried or overflow or not arms:
             return None
-        found = [(self.pools[arm.target.name].any(), index) for index, arm in enumerate(arms)]
-        node, index = next((each for each in found if each[0].state is State.USED), found[0])
-        return self._taken(arms[index], node, index, False, self.pools[node.target], now)
+        found = [(index, pool, _any(nodes)) for index, (pool, nodes) in enumerate(map(self._places, arms))]
+        index, pool, node = next((each for each in found if each[2].state is State.USED), found[0])
+        return self._taken(arms[index], node, index, False, pool, now)
 
     def pinned(self, arm: Arm, url: str | None, now: float) -> Pick | None:
         """The node with this URL, or any of the arm's, for a call that no other can take; None while it takes none.
 
         Raises NoRoute when there is no such node any more.
         """
-        pool = self.pools[arm.target.name]
-        if url is not None and all(node.url != url for node in pool.nodes):
+        pool, nodes = self._places(arm)
+        if url is not None and all(node.url != url for node in nodes):
             raise NoRoute(GONE)
         if pool.full:
             pool.overflowed += 1
             return None
-        others = [node for node in pool.nodes if url is not None and node.url != url]
-        node = pool.next(now, others)
+        others = [node for node in nodes if url is not None and node.url != url]
+        node = pool.next(nodes, now, others)
         return None if node is None else self._taken(arm, node, 0, False, pool, now)
 
     def answered(self, pick: Pick, now: float) -> None:
@@ -260,6 +260,20 @@ class Fleet:
         elif node.by_probe:
             self._step(node, Event.RECOVERED, now)
 
+    def _places(self, arm: Arm) -> tuple[Pool, Sequence[Node]]:
+        """Where an arm's calls can go: for one from before a reload, to the nodes that its target had then."""
+        settings = arm.target.settings
+        pool = self.pools.get(settings.name)
+        if pool is not None and pool.settings is settings:
+            return pool, pool.nodes
+        known: Mapping[str, Node] = {}
+        if pool is None:
+            pool = Pool(settings.name)
+            pool.under(settings)
+        else:
+            known = {node.url: node for node in pool.nodes}
+        return pool, [known.get(url) or Node(settings.name, url) for url in settings.nodes]
+
     def _taken(self, arm: Arm, node: Node, index: int, overflow: bool, pool: Pool, now: float) -> Pick:
         node.in_flight += 1
         pool.in_flight += 1
@@ -307,3 +321,8 @@ class Fleet:
             node.failures = 0
             node.deaths = []
         node.state, node.since = after, now
+
+
+def _any(nodes: Sequence[Node]) -> Node:
+    """One that only rests, else an ejected one, whenever it is due; the one with the fewest calls under way."""
+    return min(nodes, key=lambda node: (node.state is not State.USED, node.in_flight, node.due))
