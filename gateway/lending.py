@@ -9,6 +9,7 @@ Nothing here waits while a person thinks, and settling never waits at all: the s
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -301,8 +302,14 @@ class Lender:
         Then nothing has changed, and the attempt is the call's last one.
         """
         if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
-            bill = self._spent(x)
-            if x.loan is not None and bill.cost and not await self.extend(x.loan, x.loan.amount + bill.cost):
+            reported = dataclasses.replace(x.usage) if x.usage is not None else None
+            bill, paid = self._spent(x), False
+            try:
+                paid = x.loan is None or not bill.cost or await self.extend(x.loan, x.loan.amount + bill.cost)
+            finally:
+                if not paid:  # what is only likely must not be taken for what was seen when the call is settled
+                    x.usage = reported
+            if not paid:
                 return False
             x.bills.append(bill)
             x.attempts[-1].cost = bill.cost
@@ -400,7 +407,8 @@ class Lender:
         if not usage.estimated:
             unseen = max(usage.output_tokens - x.lending.passed, 0) if x.lending is not None and x.whole else 0
             self._chunks.saw(agent.name, call.target, usage.output_tokens, unseen)
-        metrics = (first, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, int(x.unpriced))
+        unpriced = int(price is None)
+        metrics = (first, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, unpriced)
         return spent_of(dimensions + metrics)
 
     def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
