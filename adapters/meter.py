@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar, Final
 
+import jiter
 import orjson
 
 from adapters.base import AgentCall, Usage
@@ -297,5 +298,14 @@ def json_object(said: bytes) -> Mapping[str, Any]:
     try:
         value = orjson.loads(said)
     except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def beginning(said: bytes) -> Mapping[str, Any]:
+    """What is whole of a JSON object of which only the beginning is at hand; empty for anything else."""
+    try:
+        value = jiter.from_json(said, partial_mode=True)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -25,7 +25,7 @@ from adapters.base import (
 )
 from adapters.body import check_spelling, find, parse, put_first, replace
 from adapters.errors import MalformedCall
-from adapters.meter import json_object, tokens_of, told_in
+from adapters.meter import beginning, json_object, tokens_of, told_in
 from adapters.openai_streams import ChatMeter, CompletionsMeter, Reads, ResponsesMeter
 from adapters.sizes import of_openai
 
@@ -163,7 +163,7 @@ class OpenAI:
         return handles.referred(call.arguments)
 
     def made(self, call: AgentCall, answer: bytes) -> Sequence[str]:
-        return handles.made(json_object(answer))
+        return handles.made(json_object(answer) or beginning(answer))
 
     def counted(self, call: AgentCall, answer: bytes) -> int:
         made = json_object(answer).get(_MADE.get(call.operation, ""))
