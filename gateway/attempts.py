@@ -74,7 +74,7 @@ class Attempts:
             return None
         retry = again(
             failed.outcome,
-            made=len(x.attempts),
+            made=sum(each.outcome is not OUTCOMES["refused"] for each in x.attempts),
             attempts=settings.attempts,
             begun=begun,
             acted=x.reached is not Reached.NO,

@@ -18,16 +18,21 @@ from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
-from routing.outcomes import FIRST_TOKEN_LATE, SELF_HOSTED, Facts, classify
+from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
 from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
 
+_REFUSED: Final = OUTCOMES["refused"]
 _EVENTS: Final = b"text/event-stream"
 _USUAL_LONGEST: Final = 4096
 """Tokens that an answer may have where a target wants to be told and nobody has said."""
+_JSON_TYPE: Final = b"application/json"
+_JSON: Final[Headers] = [(b"content-type", _JSON_TYPE)]
+_TRANSLATED: Final = {"openai": "chat", "anthropic": "messages"}
+"""What a target is asked in its own protocol where calls of another one are translated for it."""
 _FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
 _FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
 """Headers that mean something in the protocol of an answer that is translated into another one."""
@@ -76,7 +81,7 @@ async def forward(x: Exchange, reply: Reply, lifeline: Lifeline, attempts: Attem
             attempts.ended(x, attempt, client_gone=True)
             raise
         except BaseException:
-            attempts.ended(x, attempt)
+            attempts.ended(x, attempt, refused=True)  # a target's own failure has ended it before: this is ours
             raise
         attempts.ended(x, attempt)
         if other is None:
@@ -106,12 +111,16 @@ async def _attempt(
         path, query = way.root + crossing.suffix, b""
         try:
             body = crossing.request(call, arm.model, _longest(x, target))
-        except MalformedCall:
+        except MalformedCall as error:
             attempts.ended(x, attempt, refused=True)
             other = await attempts.elsewhere(x, attempt)
-            if other is None:
-                raise
-            return other
+            if other is not None:
+                return other
+            if any(each.outcome is not _REFUSED for each in x.attempts):
+                # It is not the call's fault: the target that it was made for has failed.
+                x.detail = f"after another target had failed: {error}"
+                raise TargetFailed("The target failed on this call, and no other one can take it.") from None
+            raise
         told = [line for line in x.headers if line[0] not in crossing.withheld]
         headers = replaced(onward(told, target.credentials, demanded), crossing.headers)
 
@@ -120,11 +129,16 @@ async def _attempt(
         attempt.stage = "sent"
 
     x.sent_at = time.monotonic()
+    sending = way.carrier.send(
+        b"POST", path.encode() + (b"?" + query if query else b""), headers, body, leaving=leaving
+    )
     try:
-        answer = await way.carrier.send(
-            b"POST", path.encode() + (b"?" + query if query else b""), headers, body, leaving=leaving
-        )
-    except carrier.CarrierError as error:
+        if call.stream:
+            async with asyncio.timeout(target.settings.timeouts.first_token):
+                answer = await sending
+        else:
+            answer = await sending
+    except (carrier.CarrierError, TimeoutError) as error:
         return await _instead(x, attempt, attempts, _failure(x, error, attempt))
     except ValueError as error:
         attempts.ended(x, attempt, refused=True)
@@ -213,7 +227,7 @@ async def _unhidden(
         x.whole = True
         body = found.body if crossing is None else crossing.answer(call, found.status, found.body)
         told = _concealed(body, attempt.arm.target.secret)
-        await reply.whole(found.status, [(b"content-type", b"application/json")], told)
+        await reply.whole(found.status, _JSON, told)
         return None
     raise TargetFailed("The target failed on this call, behind a status that said otherwise.")
 
@@ -285,7 +299,7 @@ async def _stream(
         meter.stop_beyond(*_bounds(loan))
     headers = [line for line in headers if line[0] != b"content-length"]
     try:
-        found = await _sniffed(x, attempt, answer, sniffer, target.settings.timeouts.first_token)
+        found = await _sniffed(answer, sniffer, _patience(x, attempt))
         if isinstance(found, Failure):
             return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
         x.first_byte_at = attempt.first_byte_at = time.monotonic()
@@ -323,7 +337,7 @@ async def _stream(
         else:
             await reply.end(rest)
     finally:
-        if attempt is x.attempts[-1]:
+        if attempt is x.attempts[-1] and not attempt.hidden:
             if reply.started or x.usage is None:
                 x.usage = meter.spent()
             x.whole = meter.complete or meter.failed
@@ -337,13 +351,16 @@ async def _stream(
     return None
 
 
-async def _sniffed(
-    x: Exchange, attempt: Attempt, answer: carrier.Reply, sniffer: Sniffer, patience: float
-) -> Sniffed | Failure:
-    """What a stream's first event says of it. Raises CarrierError, and TimeoutError where it does not come in time."""
+def _patience(x: Exchange, attempt: Attempt) -> float:
+    """Seconds that are left for the first of a streamed answer."""
     assert x.sent_at is not None, "an answer comes to what was sent"
+    return max(attempt.arm.target.settings.timeouts.first_token - (time.monotonic() - x.sent_at), 0.0)
+
+
+async def _sniffed(answer: carrier.Reply, sniffer: Sniffer, patience: float) -> Sniffed | Failure:
+    """What a stream's first event says of it. Raises CarrierError, and TimeoutError where it does not come in time."""
     found: Sniffed | Failure = Sniffed.UNDECIDED
-    async with asyncio.timeout(max(patience - (time.monotonic() - x.sent_at), 0.0)):
+    async with asyncio.timeout(patience):
         while found is Sniffed.UNDECIDED:
             piece = await answer.read()
             found = sniffer.feed(piece) if piece else sniffer.end()
@@ -388,6 +405,7 @@ async def _body(
     attempts: Attempts,
 ) -> Attempt | None:
     body, size, ended = b"", 0, False
+    found: Failure | None = None
     succeeded = _succeeded(answer.status)
     try:
         body = await answer.read()
@@ -399,10 +417,14 @@ async def _body(
                 pieces.append(piece)
                 size += len(piece)
             body = b"".join(pieces)
+        beginning = body
         if size <= _HELD_BACK:
             ended = True
             if crossing is not None:
-                body = crossing.answer(call, answer.status, body)
+                if succeeded:
+                    found = hidden(_TRANSLATED[attempt.arm.target.kind.protocol], answer.status, _JSON_TYPE, body)
+                if found is None:
+                    body = crossing.answer(call, answer.status, body)
         elif crossing is not None:
             raise ValueError("an answer of more than a megabyte cannot be translated")
         else:
@@ -438,13 +460,16 @@ async def _body(
         doubtful = usage.estimated and attempt.arm.target.settings.kind in SELF_HOSTED
         if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
             found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
-            if found is not None:
-                return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
-    attempts.fleet.answered(attempt.pick, x.first_byte_at)
-    if call.endpoint.keeps and succeeded:
-        attempts.keep(x, attempt, x.adapter.made(call, body))
+        if found is not None:
+            return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
+    if succeeded:
+        attempts.fleet.answered(attempt.pick, x.first_byte_at)
+        if call.endpoint.keeps:
+            attempts.keep(x, attempt, x.adapter.made(call, beginning))
     if size <= _HELD_BACK:
         headers = [line for line in headers if line[0] != b"content-length"]
+        if crossing is not None:
+            headers = replaced(headers, _JSON)
         await reply.whole(answer.status, headers, _concealed(body, secret))
     else:
         await reply.end()
@@ -455,7 +480,7 @@ async def _hidden(x: Exchange, call: AgentCall, attempt: Attempt, answer: carrie
     """What stands behind a success that is no stream where one was asked for."""
     pieces: list[bytes] = []
     try:
-        async with asyncio.timeout(attempt.arm.target.settings.timeouts.first_token):
+        async with asyncio.timeout(_patience(x, attempt)):
             while sum(map(len, pieces)) <= _TAIL * 16 and (piece := await answer.read()):
                 pieces.append(piece)
     except (carrier.CarrierError, TimeoutError) as error:

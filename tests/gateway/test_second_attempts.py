@@ -1,0 +1,327 @@
+"""Second attempts, over real sockets: what is tried elsewhere, what each try costs, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from gateway.assembly import assemble
+from policies.approvals import Approval
+from policies.budgets import Loan
+from policies.decision import Decision
+from routing.health import State
+from tests.support.door import connected, post
+from tests.support.exchanges import settings
+from tests.support.gate import AUTHORIZED, Gate, gate
+from tests.support.misbehaving import Misbehaving, Script, Wire, says
+from tests.support.till import Till
+
+CHAT: Final = "/v1/chat/completions"
+MESSAGES: Final = "/v1/messages"
+PRICE: Final = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}
+BUDGET: Final = {"node": "acme/support-bot", "window": "day", "limit_usd": 5}
+SSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+HELLO: Final = [{"role": "user", "content": "Hello"}]
+USAGE: Final = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def json_answer(document: Any, status: int = 200, kind: str = "application/json", *lines: str) -> Script:
+    body = orjson.dumps(document)
+    head = [f"HTTP/1.1 {status} So", f"content-type: {kind}", f"content-length: {len(body)}", *lines]
+    return says("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+
+def choice(finish: str | None = "stop", content: str = "hello") -> Mapping[str, Any]:
+    return {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}
+
+
+def stream(text: str, finish: str = "stop") -> bytes:
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+        for delta, end in (({"content": text}, None), ({}, finish))
+    ]
+    return b"".join(b"data: %b\n\n" % orjson.dumps(each) for each in chunks) + b"data: [DONE]\n\n"
+
+
+ANSWER: Final = {"id": "c", "object": "chat.completion", "choices": [choice()], "usage": USAGE}
+ANSWERS: Final = json_answer(ANSWER)
+FULL: Final = json_answer({"error": {"message": "no room", "type": "server_error"}}, 503)
+
+
+@asynccontextmanager
+async def places(
+    *scripts: Script,
+    kinds: tuple[str, ...] = ("openai", "openai"),
+    suffix: str = "chat/completions",
+    target: Mapping[str, Any] = MappingProxyType({}),
+    route: Mapping[str, Any] = MappingProxyType({}),
+    unpriced: str = "",
+    **sections: Any,
+) -> AsyncIterator[tuple[Gate, Misbehaving]]:
+    """A gate whose calls are meant for the first of some targets, and then for the next; each does as its script."""
+    async with Misbehaving() as upstream:
+        targets, arms = [], []
+        for number, (script, kind) in enumerate(zip(scripts, kinds, strict=False)):
+            root = {"openai": "", "parallax": "/v1", "anthropic": "/v1"}[kind]
+            upstream.on(f"/{number}{root}/{'messages' if kind == 'anthropic' else suffix}", script)
+            url = f"http://127.0.0.1:{upstream.port}/{number}"
+            name = f"t{number}"
+            price = {} if name == unpriced else {"price": PRICE}
+            targets.append({"name": name, "kind": kind, "url": url, "key": f"key-{number}", **price, **target})
+            arms.append({"target": name, "weight": 0 if number else 100, "fallback": bool(number)})
+        routes = [{"name": "all", "models": ["*"], "arms": arms, **route}]
+        async with gate(targets=targets, routes=routes, **sections) as found:
+            yield found, upstream
+            await nobody_is_left(found)
+
+
+async def nobody_is_left(found: Gate) -> None:
+    async with asyncio.timeout(5):
+        while found.telemetry.in_flight:
+            await asyncio.sleep(0)
+    for pool in found.pipeline.attempts.fleet.pools.values():
+        assert (pool.in_flight, [node.in_flight for node in pool.nodes]) == (0, [0] * len(pool.nodes))
+    assert not any(found.till.pending.values())
+    assert sum(each.cost for each in found.till.ledger) == sum(found.till.over.values())
+
+
+def chat(**more: Any) -> bytes:
+    return post(CHAT, orjson.dumps({"model": "gpt-4o-mini", "messages": HELLO, **more}), AUTHORIZED)
+
+
+def messages(**more: Any) -> bytes:
+    said = {"model": "gpt-4o-mini", "max_tokens": 9, "messages": HELLO, **more}
+    return post(MESSAGES, orjson.dumps(said), AUTHORIZED)
+
+
+async def asked(found: Gate, call: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    async with connected(found.port) as client:
+        await client.say(call)
+        return await asyncio.wait_for(client.answer(), 5)
+
+
+async def test_a_streamed_call_without_even_a_head_in_time_is_begun_elsewhere() -> None:
+    late = {"timeouts": {"first_token": 0.1}}
+    async with places(Wire.hang, says(SSE + stream("hello"), Wire.close), target=late) as (found, _):
+        status, _, body = await asked(found, chat(stream=True))
+        record = await found.ledger.outcome()
+    assert (status, b"hello" in body) == (200, True)
+    assert [each["outcome"] for each in record["attempts"]] == ["first_token", "ok"]
+
+
+async def test_a_streamed_call_that_nobody_begins_in_time_is_told_so() -> None:
+    async with places(Wire.hang, target={"timeouts": {"first_token": 0.1}}) as (found, _):
+        status, _, _ = await asked(found, chat(stream=True))
+        record = await found.ledger.outcome()
+    assert (status, record["code"]) == (504, "target_timeout")
+
+
+async def test_what_a_failed_attempt_has_cost_is_the_same_whether_or_not_another_is_paid_for() -> None:
+    """A strict budget pays all that was lent where nobody knows what the target has done."""
+    broken = says(SSE, Wire.close)
+    costs = []
+    for lends in (True, False):
+        async with places(broken, broken, budgets=[{**BUDGET, "mode": "strict"}]) as (found, upstream):
+            found.till.lend_no_more = not lends
+            await asked(found, chat(stream=True, max_tokens=1000))
+            assert len(upstream.requests) == 1 + lends
+            costs.append(found.till.ledger[0].cost)
+    assert costs[0] == costs[1]
+
+
+async def test_a_rejection_behind_a_success_is_a_whole_answer_that_nobody_was_lent_a_long_one_for() -> None:
+    said = orjson.dumps({"error": {"message": "too long", "type": "invalid_request_error", "code": 400}})
+    async with places(says(SSE + b"data: " + said + b"\n\n", Wire.close), budgets=[{**BUDGET, "mode": "strict"}]) as (
+        found,
+        _,
+    ):
+        status, _, body = await asked(found, chat(stream=True, max_tokens=1000))
+        (paid,) = found.till.ledger
+    assert (status, orjson.loads(body)["error"]["message"]) == (400, "too long")
+    assert (paid.output_tokens, paid.cost < 1000 * 2000) == (0, True)
+
+
+async def test_a_node_on_trial_that_is_still_not_there_stays_away() -> None:
+    async with places(FULL, target={"health": {"ejected_for": "1s"}}, route={"retry": {"attempts": 1}}) as (found, _):
+        (node,) = found.pipeline.attempts.fleet.pools["t0"].nodes
+        node.state = State.EJECTED
+        assert (await asked(found, chat()))[0] == 503
+        await nobody_is_left(found)
+        assert node.state is State.EJECTED
+
+
+@pytest.mark.parametrize("change", ["removed", "moved"])
+async def test_a_call_from_before_a_reload_goes_where_it_was_to_go(change: str) -> None:
+    """It waited while its target was taken out of the configuration, or given another URL."""
+    asks, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def answer(self, call: str, decision: Decision) -> Approval | None:
+            asks.set()
+            await goes_on.wait()
+            return None
+
+        async def claim(self, approval: Approval) -> None:
+            return None
+
+    async with places(ANSWERS, approvals=Slow()) as (found, upstream):
+        asking = asyncio.create_task(asked(found, chat()))
+        await asyncio.wait_for(asks.wait(), 5)
+        url = f"http://127.0.0.1:{upstream.port}/elsewhere"
+        name = {"removed": "other", "moved": "t0"}[change]
+        found.pipeline.assembly = assemble(
+            settings(
+                targets=[{"name": name, "kind": "openai", "url": url}],
+                routes=[{"name": "all", "models": ["*"], "arms": [{"target": name}]}],
+            ),
+            found.pipeline.assembly,
+        )
+        goes_on.set()
+        assert (await asking)[0] == 200
+    assert upstream.requests == ["/0/chat/completions"]
+
+
+async def test_a_call_that_only_the_failed_target_has_words_for_has_met_a_failure_and_is_no_mistake() -> None:
+    async with places(FULL, ANSWERS, kinds=("openai", "anthropic")) as (found, upstream):
+        status, _, body = await asked(found, chat(n=2))
+        record = await found.ledger.outcome()
+    assert (status, record["code"]) == (502, "target_failed")
+    assert orjson.loads(body)["error"]["code"] == "target_failed"
+    assert [each["outcome"] for each in record["attempts"]] == ["upstream_5xx", "refused"]
+    assert upstream.requests == ["/0/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**ANSWER, "choices": [choice("error")]},
+        {"id": "c", "choices": [choice(None, "")]},
+        {"error": {"message": "boom", "code": 500}},
+    ],
+    ids=["ends in an error", "empty", "error"],
+)
+async def test_a_failure_behind_a_success_is_none_in_another_protocol_either(answer: Mapping[str, Any]) -> None:
+    async with places(json_answer(answer), ANSWERS, kinds=("parallax", "openai")) as (found, _):
+        status, _, body = await asked(found, messages())
+        record = await found.ledger.outcome()
+    assert (status, orjson.loads(body)["content"][0]["text"]) == (200, "hello")
+    assert record["attempts"][0]["outcome"] == "protocol"
+
+
+async def test_a_rejection_behind_a_success_keeps_its_status_in_another_protocol() -> None:
+    said = {"error": {"message": "too long", "type": "invalid_request_error", "code": 400}}
+    async with places(json_answer(said), kinds=("parallax",)) as (found, _):
+        status, headers, body = await asked(found, messages())
+    assert (status, orjson.loads(body)["error"]["type"]) == (400, "invalid_request_error")
+    assert headers[b"content-type"] == b"application/json"
+
+
+async def test_a_translated_answer_is_told_as_what_it_has_become() -> None:
+    oops = says(b"HTTP/1.1 502 Bad\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>")
+    async with places(oops, kinds=("openai",)) as (found, _):
+        status, headers, body = await asked(found, messages())
+    assert (status, headers[b"content-type"]) == (502, b"application/json")
+    assert orjson.loads(body)["type"] == "error"
+
+
+async def test_a_price_that_is_not_known_is_that_targets_alone() -> None:
+    async with places(says(b"", Wire.close), ANSWERS, unpriced="t0") as (found, _):
+        said = orjson.dumps({"model": "nobody/knows", "messages": HELLO})
+        assert (await asked(found, post(CHAT, said, AUTHORIZED)))[0] == 200
+        assert [(each.target, each.unpriced) for each in found.till.ledger] == [("t0", 1), ("t1", 0)]
+
+
+async def test_a_fault_of_the_gateway_speaks_against_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with places(ANSWERS) as (found, _):
+        monkeypatch.setattr(type(found.pipeline.assembly.lines["t0"].ways[node_url(found)].carrier), "send", fails)
+        assert (await asked(found, chat()))[0] == 500
+        await nobody_is_left(found)
+        (node,) = found.pipeline.attempts.fleet.pools["t0"].nodes
+        assert node.failures == 0
+
+
+def node_url(found: Gate) -> str:
+    return found.pipeline.attempts.fleet.pools["t0"].nodes[0].url
+
+
+async def fails(*_: object, **__: object) -> None:
+    raise KeyError("ours")
+
+
+async def test_a_long_response_is_remembered_too() -> None:
+    """A picture makes it longer than what is held back."""
+    answer = {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "output": [{"type": "image_generation_call", "id": "ig_1", "result": "x" * 1_500_000}],
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    async with places(json_answer(answer), ANSWERS, suffix="responses") as (found, _):
+        call = post("/v1/responses", orjson.dumps({"model": "gpt-4o-mini", "input": "a cat"}), AUTHORIZED)
+        assert (await asked(found, call))[0] == 200
+        assert found.pipeline.attempts.pins.find("acme", "support-bot", ["resp_1"], 0.0) is not None
+
+
+class SlowTill(Till):
+    """Lends more only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_for_more, self.lends_more = asyncio.Event(), asyncio.Event()
+
+    async def extend(self, loan: Loan, amount: int) -> bool:
+        self.asked_for_more.set()
+        await self.lends_more.wait()
+        return await super().extend(loan, amount)
+
+
+async def test_an_agent_that_leaves_while_a_second_attempt_is_paid_for_pays_for_the_first_and_that_is_all() -> None:
+    till = SlowTill()
+    async with places(says(b"", Wire.close), ANSWERS, till=till, budgets=[BUDGET]) as (found, upstream):
+        async with connected(found.port) as client:
+            await client.say(chat())
+            await asyncio.wait_for(till.asked_for_more.wait(), 5)
+            assert found.pipeline.attempts.fleet.pools["t1"].in_flight == 1
+            client.hang_up()
+            record = await found.ledger.outcome()
+        assert (record["code"], [each.target for each in till.ledger]) == ("client_gone", ["t0"])
+        assert upstream.requests == ["/0/chat/completions"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "first",
+    [
+        Wire.hang,
+        says(b"", Wire.close),
+        FULL,
+        says(SSE + b": ping\n\n", None),
+        says(SSE + b"data: internal server error", Wire.close),
+        says(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{", None),
+    ],
+    ids=["silent", "closed", "full", "alive", "raw", "half"],
+)
+async def test_whenever_an_agent_leaves_nothing_stays_behind(first: Script, streamed: bool) -> None:
+    async with places(first, Wire.hang, budgets=[BUDGET]) as (found, _):
+        for turns in (*range(0, 60, 6), 200):
+            async with connected(found.port) as client:
+                await client.say(chat(stream=streamed))
+                for _turn in range(turns):
+                    await asyncio.sleep(0)
+                client.hang_up()
+                await gone(found)
+
+
+async def gone(found: Gate) -> None:
+    async with asyncio.timeout(5):
+        for _turn in range(5):
+            await asyncio.sleep(0.002)
+        while found.telemetry.in_flight:
+            await asyncio.sleep(0)
