@@ -83,7 +83,7 @@ class App:
             telemetry=self.telemetry,
         )
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
-        self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes)
+        self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes, fleet=fleet)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
         self.pipeline.mirrors = self.telemetry.mirrors = self.mirrors
         self.probes = Probes(self._probed)

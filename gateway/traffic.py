@@ -5,6 +5,9 @@ A call can meet several arms. What it was tried on one arm in a row is one call 
 how that ended: another node of the same arm made good, or nobody did. What `routing.outcomes` does not count, as the
 call of an agent that left, counts nowhere. Failures of one session in one minute are one failure to the evidence, and
 failures still.
+
+An arm whose nodes have failed, and failed again when they were tried, meets with hardly any call: others take them. To
+the evidence those that were meant for it have failed there, or a canary that is down would never be found out.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from gateway.exchange import Attempt, Exchange
 from routing.course import CALLS, COST, ERROR, ERRORS, OUTPUT_TOKENS, OVERFLOW, RAW_ERRORS, SLOW, RouteStore, counted
 from routing.evidence import Seen
 from routing.figures import ArmFigures
+from routing.health import Fleet, Pool, State
 from routing.outcomes import Outcome
 from routing.table import Arm, Route
 
@@ -31,6 +35,8 @@ FORGOTTEN: Final = 86_400.0
 """Seconds after its last call at which an arm is forgotten that is configured no more."""
 
 _NOBODY: Final = "no_healthy_target"
+_DOWN: Final = "ejected"
+"""The class of errors that calls are which an arm did not get because it is down."""
 
 
 class Met(NamedTuple):
@@ -100,10 +106,11 @@ class Traffic:
     Figures are this process's own; counts go to `store`, where those of all gateways come together.
     """
 
-    def __init__(self, store: RouteStore, since: float | None = None) -> None:
-        """`since` is when the gateway started, in seconds since the epoch."""
+    def __init__(self, store: RouteStore, since: float | None = None, fleet: Fleet | None = None) -> None:
+        """`since` is when the gateway started, in seconds since the epoch. `fleet` has the nodes of all targets."""
         self.since = since if since is not None else time.time()
         self._store = store
+        self._fleet = fleet
         self._routes: dict[str, _Watched] = {}
         self._seen = Seen()
 
@@ -159,6 +166,10 @@ class Traffic:
             self._not_taken(met, at)
             if first.overflow:
                 counts[met.overflow] = 1
+            elif self._down(met.target, last.ended):
+                counts[met.calls] = counts[counted(met.target, ERROR + _DOWN)] = counts[met.raw_errors] = 1
+                if self._first(x, met, at):
+                    counts[met.errors] = 1
         if first is last:
             met = watched.arms[first.pick.arm.target.name]
             outcome = first.outcome
@@ -260,6 +271,10 @@ class Traffic:
         new = self._seen.first(met.place, f"{tenant}\0\0{name}\0{said}", now)
         return new or not _repeated(x)
 
+    def _down(self, target: str, now: float) -> bool:
+        pool = self._fleet.pools.get(target) if self._fleet is not None else None
+        return pool is not None and _is_down(pool, now)
+
     def _not_taken(self, met: _Met, at: float) -> None:
         """A call was meant for this arm, and the arm was full or out of service."""
         met.overflowed += 1
@@ -293,6 +308,18 @@ class Traffic:
             settings.rollout if settings is not None else None,
         )
         return watched
+
+
+def _is_down(pool: Pool, now: float) -> bool:
+    """Whether all nodes were ejected for calls that they failed, and their first time is over without a good one.
+
+    What a probe says of a node, and a failure that passes within that time, is nothing that an agent would have met.
+    """
+    first = pool.health.ejected_for
+    return all(
+        node.state is not State.USED and not node.by_probe and (node.ejections > 1 or now - node.since > first)
+        for node in pool.nodes
+    )
 
 
 def _at(x: Exchange, ended: float) -> float:

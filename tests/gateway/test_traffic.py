@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from adapters.base import Usage
 from gateway.traffic import FORGOTTEN, SAMPLES, Traffic
+from routing.health import Fleet, State
 from routing.outcomes import OUTCOMES
-from tests.support.tried import NOON, Counted, Try, routes, tried
+from tests.support.tried import BEGAN, NOON, Counted, Try, routes, tried
 
 USAGE = Usage(input_tokens=100, output_tokens=20)
 CANARY = {"canary": "parallax", "gates": {"max_first_token": 0.5}}
@@ -127,6 +128,36 @@ def test_a_late_first_token_is_slow_where_a_rollout_has_such_a_gate(traffic: Tra
         traffic.observe(tried(under, Try("parallax", took=2.0, first=first), stream=stream))
     assert store.sums["chat"]["parallax|slow"] == 1
     assert store.sums["chat"]["parallax|calls"] == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "ejections", "for_seconds", "by_probe", "down"),
+    [
+        (State.USED, 3, 60, False, False),
+        (State.EJECTED, 1, 10, False, False),  # it may have been a moment's failure
+        (State.TRYING, 1, 0, False, False),
+        (State.EJECTED, 2, 0, False, True),  # it has failed the call that tried it
+        (State.TRYING, 2, 0, False, True),
+        (State.EJECTED, 1, 31, False, True),  # nobody has tried it since
+        (State.EJECTED, 1, 31, True, False),  # it is a probe that says so: no call has failed
+    ],
+)
+def test_a_call_that_an_arm_is_spared_because_it_is_down_is_an_error_to_the_evidence(
+    store: Counted, state: State, ejections: int, for_seconds: float, by_probe: bool, down: bool
+) -> None:
+    under, fleet = routes(), Fleet()
+    fleet.under(under.settings.targets, under.table.routes)
+    traffic = Traffic(store, NOON - 60, fleet)
+    (node,) = fleet.pools["parallax"].nodes
+    node.state, node.ejections, node.by_probe, node.since = state, ejections, by_probe, BEGAN + 1 - for_seconds
+    for session in ("one", "one", "two"):
+        traffic.observe(tried(under, Try("openai"), meant="parallax", session=session))
+    mine = {key: number for key, number in store.sums["chat"].items() if key.startswith("parallax|")}
+    counts = {"parallax|calls": 3, "parallax|errors": 2, "parallax|raw_errors": 3, "parallax|error:ejected": 3}
+    assert mine == (counts if down else {})
+    figures = traffic.figures("chat")["parallax"].total
+    assert (figures.calls, figures.overflow) == (0, 3), "to people it is what it is"
+    assert store.sums["chat"]["openai|calls"] == 3
 
 
 @pytest.mark.parametrize("full", [True, False])
