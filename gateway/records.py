@@ -128,7 +128,7 @@ def outcome(x: Exchange) -> dict[str, Any]:
     if x.cost is not None:
         if x.unpriced:
             record["unpriced"] = True
-        else:
+        if x.cost or not x.unpriced:  # of several attempts one may have a price
             record["cost_usd"] = Fragment(usd_text(x.cost))
     if x.loan is not None:
         record["lent_usd"] = Fragment(usd_text(x.loan.amount))

@@ -235,6 +235,8 @@ async def test_a_price_that_is_not_known_is_that_targets_alone() -> None:
         said = orjson.dumps({"model": "nobody/knows", "messages": HELLO})
         assert (await asked(found, post(CHAT, said, AUTHORIZED)))[0] == 200
         assert [(each.target, each.unpriced) for each in found.till.ledger] == [("t0", 1), ("t1", 0)]
+        record = await found.ledger.outcome()
+        assert (record["unpriced"], record["cost_usd"] * 10**9) == (True, sum(each.cost for each in found.till.ledger))
 
 
 async def test_a_fault_of_the_gateway_speaks_against_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
