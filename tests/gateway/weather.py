@@ -1,5 +1,5 @@
 """Random calls of random agents, who leave when they like, under random budgets that change meanwhile, to a target that
-does and reports whatever it likes: and afterwards every nano-dollar is accounted for.
+does and reports whatever it likes, at every attempt anew: and afterwards every nano-dollar is accounted for.
 
 `python -m tests.gateway.weather SECONDS [SEED]` goes on for so long and prints its figures.
 """
@@ -136,7 +136,8 @@ def planned(chance: random.Random) -> Plan:
 class Liar:
     """A target, of OpenAI's kind and of Anthropic's."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
         self.url = ""
         self.serving: set[asyncio.Task[Any]] = set()
         self.plans: dict[int, Plan] = {}
@@ -167,6 +168,8 @@ class Liar:
         nonce = _NONCE.search(body)
         assert nonce is not None, "every call has a number"
         plan = self.plans[int(nonce[1])]
+        if plan.arrived:
+            plan = self.plans[int(nonce[1])] = planned(self._chance)
         plan.arrived = True
         asked = orjson.loads(body)
         claude = b"/messages " in head
@@ -453,13 +456,15 @@ class Figures:
     cut: int = 0
     left: int = 0
     spent: int = 0
+    attempts: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         codes = ", ".join(f"{code} {count}" for code, count in self.codes.most_common())
         return (
             f"{self.rounds} rounds, {self.calls} calls ({codes}), {self.lowered} lowered, {self.overruns} overruns, "
-            f"{self.grown} grown, {self.cut} cut, {self.left} left early, {usd_text(self.spent)} USD"
+            f"{self.grown} grown, {self.cut} cut, {self.left} left early, {usd_text(self.spent)} USD, "
+            f"{self.attempts} attempts"
         )
 
 
@@ -476,7 +481,7 @@ class Weather:
         self.ledger = Witness()
         self.engine = ScriptedEngine(self._decides)
         self.engine_words = self.chance.choice(["yes", "yes", "yes", "any"])
-        self.target = Liar()
+        self.target = Liar(random.Random(seed))
         self.heard: list[tuple[str, bytes]] = []
         """By agent, what it was answered."""
 
@@ -485,7 +490,14 @@ class Weather:
 
     def sections(self) -> dict[str, Any]:
         chance = self.chance
-        common: dict[str, Any] = {"url": self.target.url, "key": SECRET}
+        nodes = [f"{self.target.url}/{name}" for name in "abc"] + ["http://127.0.0.1:9"]
+        common: dict[str, Any] = {
+            "urls": chance.sample(nodes, chance.choice([1, 2, 4])),
+            "key": SECRET,
+            "health": {"failures": chance.choice([1, 5, 1000]), "ejected_for": 1.0},
+            "max_concurrent": chance.choice([None, None, None, None, 1, 5]),
+            "timeouts": {"first_token": chance.choice([0.01, 1.0, 30.0])},
+        }
         if chance.random() < 0.9:
             common["price"] = dict(chance.choice(_PRICES))
         if chance.random() < 0.4:
@@ -508,6 +520,14 @@ class Weather:
             {"node": node, "concurrent": chance.choice([3, 50]), "tokens_per_minute": chance.choice([10**5, 10**9])}
             for node in chance.sample(_NODES, chance.choice([0, 0, 0, 1, 2]))
         ]
+        others = chance.choice(
+            [
+                [],
+                [{"target": "claude", "weight": 0, "fallback": True}, {"target": "own", "weight": 0, "fallback": True}],
+                [{"target": "claude", "weight": 20}, {"target": "own", "weight": 20}],
+            ]
+        )
+        retry = {"attempts": chance.choice([1, 2, 3, 6]), "share": chance.choice([0, 0.2, 1])}
         return {
             "agents": [
                 {"name": name, "tenant": tenant, "team": chance.choice(_TEAMS), "key": f"the-key-of-{name}"}
@@ -517,15 +537,17 @@ class Weather:
                 {"name": "primary", "kind": "openai", **common},
                 {"name": "spare", "kind": "openai", **common, "price": dict(chance.choice(_PRICES))},
                 {"name": "claude", "kind": "anthropic", **common},
-            ],
+                {"name": "own", "kind": "parallax", **common},
+            ][: 4 if others else 3],
             "routes": [
                 {
                     "name": "chat",
                     "models": ["gpt-*"],
-                    "arms": [{"target": "primary"}, {"target": "spare", "weight": 30}],
+                    "arms": [{"target": "primary"}, {"target": "spare", "weight": 30}, *others],
+                    "retry": retry,
                 },
                 {"name": "cheap", "models": ["cheap"], "arms": [{"target": "spare", "model": "real"}]},
-                {"name": "claude", "models": ["claude-*"], "arms": [{"target": "claude"}]},
+                {"name": "claude", "models": ["claude-*"], "arms": [{"target": "claude"}, *others[1:]], "retry": retry},
             ],
             "budgets": budgets,
             "limits": rates,
@@ -723,6 +745,7 @@ class Weather:
             figures.lowered += x.clamped is not None
             figures.overruns += x.overrun > 0
             figures.spent += x.cost or 0
+            figures.attempts += len(x.attempts)
             self._one(x)
             paid = x.reached is not Reached.NO and x.arm is not None and x.call is not None and not x.call.endpoint.free
             if not (paid or x.bills) or x.agent is None:
@@ -754,6 +777,9 @@ class Weather:
             self.wrong("somebody is still inside, who has left")
         if self.pipeline.lender.queues.waiting or self.telemetry.in_flight:
             self.wrong("somebody still waits, who has left")
+        for pool in self.pipeline.attempts.fleet.pools.values():
+            if pool.in_flight or any(node.in_flight for node in pool.nodes):
+                self.wrong(f"{pool.name} has {pool.in_flight} calls under way: {pool.nodes}")
         for agent, heard in self.heard:
             foreign = {"acme": b"zeta", "zeta": b"acme"}[_AGENTS[agent]]
             if foreign in heard or SECRET.encode() in heard:
@@ -766,6 +792,10 @@ class Weather:
             self.wrong(f"call {x.id} failed in the gateway: {x.call and x.call.body!r}")
         if x.call is None:
             return
+        if any(each.outcome is None for each in x.attempts):
+            self.wrong(f"call {x.id} has an attempt that has not ended: {x.attempts}")
+        if sum(each.cost for each in x.attempts) != (x.cost or 0):
+            self.wrong(f"call {x.id} cost {x.cost} for {x.attempts}")
         nonce = _NONCE.search(x.call.body)
         plan = self.target.plans[int(nonce[1])] if nonce is not None else None
         if x.code in _REFUSALS and not x.status == 200 and x.reached is not Reached.NO and x.target_status is None:
@@ -775,7 +805,7 @@ class Weather:
         if x.reached is Reached.NO:
             if x.cost is not None and not x.bills:
                 self.wrong(f"call {x.id} was not sent and cost {x.cost}")
-            if plan is not None and plan.arrived and not x.bills:
+            if plan is not None and plan.arrived and not x.bills and not x.call.endpoint.free:
                 self.wrong(f"call {x.id} was not sent, and arrived")
             return
         if any(each.hard for each in x.payers) and x.loan is None and not x.call.endpoint.free:
