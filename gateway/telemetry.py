@@ -104,13 +104,16 @@ class Telemetry(Collector):
                 words = self._new_revision(asked.revision)
             words[asked.decision.effect if asked.decision is not None else "none"] += 1
         self.calls[protocol, x.decision.effect if x.decision is not None else "none", x.code] += 1
-        if x.sent_at is None or x.arm is None:
+        if x.arm is None or (x.sent_at is None and not x.bills):
             return
         name = x.arm.target.name
-        self.overhead[protocol].observe(x.sent_at - x.read_at)
-        self.target[name].observe(x.ended - x.sent_at)
-        if x.first_byte_at is not None:
-            self.first_byte[name].observe(x.first_byte_at - x.sent_at)
+        if x.sent_at is not None:
+            # What a failed attempt has taken is its target's time.
+            first = x.sent_at if len(x.attempts) < 2 else x.attempts[0].began
+            self.overhead[protocol].observe(first - x.read_at)
+            self.target[name].observe(x.ended - x.sent_at)
+            if x.first_byte_at is not None:
+                self.first_byte[name].observe(x.first_byte_at - x.sent_at)
         if x.cost is not None:
             self.unpriced[name] += x.unpriced
         if len(x.attempts) < 2:

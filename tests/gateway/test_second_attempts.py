@@ -327,3 +327,18 @@ async def gone(found: Gate) -> None:
             await asyncio.sleep(0.002)
         while found.telemetry.in_flight:
             await asyncio.sleep(0)
+
+
+async def test_the_time_that_a_failed_attempt_takes_is_none_of_the_gateways_own() -> None:
+    late = {"timeouts": {"first_token": 0.3}}
+    async with places(Wire.hang, says(SSE + stream("hello"), Wire.close), target=late) as (found, _):
+        assert (await asked(found, chat(stream=True)))[0] == 200
+        await nobody_is_left(found)
+        assert found.telemetry.overhead["openai"].total < 0.2
+
+
+async def test_metrics_hold_what_a_call_has_cost_that_was_not_sent_a_second_time() -> None:
+    async with places(says(b"", Wire.close), ANSWERS, kinds=("openai", "anthropic")) as (found, _):
+        assert (await asked(found, chat(n=2)))[0] == 502
+        await nobody_is_left(found)
+        assert found.telemetry.cost["t0"] == sum(found.till.over.values()) > 0
