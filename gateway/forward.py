@@ -111,14 +111,14 @@ async def _attempt(
         path, query = way.root + crossing.suffix, b""
         try:
             body = crossing.request(call, arm.model, _longest(x, target))
-        except MalformedCall as error:
+        except MalformedCall:
             attempts.ended(x, attempt, refused=True)
             other = await attempts.elsewhere(x, attempt)
             if other is not None:
                 return other
             if any(each.outcome is not _REFUSED for each in x.attempts):
                 # It is not the call's fault: the target that it was made for has failed.
-                x.detail = f"after another target had failed: {error}"
+                x.detail = "another target has failed, and this one's protocol has no words for the call"
                 raise TargetFailed("The target failed on this call, and no other one can take it.") from None
             raise
         told = [line for line in x.headers if line[0] not in crossing.withheld]
@@ -522,7 +522,8 @@ def _failure(x: Exchange, error: Exception, attempt: Attempt) -> Exception:
         attempt.error = x.detail = FIRST_TOKEN_LATE
         return TargetTimeout("The target did not begin its answer in time.")
     attempt.error = type(error).__name__ if isinstance(error, carrier.CarrierError) else "ReplyMalformed"
-    x.detail = f"{type(error).__name__}: {error}"
+    secret = attempt.arm.target.secret.decode("latin-1")
+    x.detail = f"{type(error).__name__}: {error}".replace(secret, "*" * len(secret))
     if isinstance(error, carrier.CarrierTimeout):
         return TargetTimeout("The target did not answer in time.")
     if isinstance(error, carrier.ReplyBroken):

@@ -1,5 +1,6 @@
 """Whole answers of a target in the other protocol's shape, and its errors, whatever they look like."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from adapters.translation.words import FINISH_REASONS, OPENAI_ERRORS, STOP_REASO
 
 _OPENAI: Final = OpenAI()
 _ANTHROPIC: Final = Anthropic()
+_TYPE: Final = re.compile("[a-z_]{1,40}")
+"""A word of a protocol. What else a target says does not get into records."""
 _LONGEST: Final = 2000
 """Characters of a target's own words about an error."""
 
@@ -38,7 +41,9 @@ def chat_answer(call: AgentCall, status: int, body: bytes, now: int) -> bytes:
             case {"type": "redacted_thinking"}:  # no other model can read it
                 pass
             case _:
-                raise ValueError(f"a block of type {str(block.get('type'))[:40]!r} that has no counterpart")
+                kind = str(block.get("type"))
+                named = f" of type {kind!r}" if _TYPE.fullmatch(kind) else ""
+                raise ValueError(f"a block{named} that has no counterpart")
     answer: Json = {"role": "assistant", "content": "".join(said) if said else None, "refusal": declined(message)}
     if thought:
         answer["reasoning_content"] = "".join(thought)

@@ -194,6 +194,7 @@ async def test_a_call_that_only_the_failed_target_has_words_for_has_met_a_failur
     assert (status, record["code"]) == (502, "target_failed")
     assert orjson.loads(body)["error"]["code"] == "target_failed"
     assert [each["outcome"] for each in record["attempts"]] == ["upstream_5xx", "refused"]
+    assert "`n`" not in record["detail"], "what of a call is recorded is not for an error to say"
     assert upstream.requests == ["/0/chat/completions"]
 
 
@@ -342,3 +343,12 @@ async def test_metrics_hold_what_a_call_has_cost_that_was_not_sent_a_second_time
         assert (await asked(found, chat(n=2)))[0] == 502
         await nobody_is_left(found)
         assert found.telemetry.cost["t0"] == sum(found.till.over.values()) > 0
+
+
+async def test_a_key_that_a_target_repeats_in_words_without_counterpart_is_not_recorded() -> None:
+    said = {"type": "message", "content": [{"type": "key-0"}], "stop_reason": "end_turn"}
+    async with places(json_answer(said), kinds=("anthropic",)) as (found, _):
+        assert (await asked(found, chat()))[0] == 502
+        record = await found.ledger.outcome()
+    assert "key-0" not in str(record)
+    assert "counterpart" in record["detail"]
