@@ -124,11 +124,13 @@ class Standin:
 
     `key` is the only credential it accepts, as a bearer token or in `x-api-key`; with None a call must carry none, so
     that a key which should have stayed behind is noticed. `pace` is the pause between streamed events and `slow` the
-    silence of the model `slow-first-byte`, both in seconds. `requests` is what it has received.
+    silence of the model `slow-first-byte`, both in seconds. `requests` is what it has received, but for those by which
+    gateways find out whether it is well, `probes`: they ask which models there are.
     """
 
     def __init__(self, dialect: Dialect, key: str | None, *, pace: float = 0.0, slow: float = 5.0) -> None:
         self.requests: list[Seen] = []
+        self.probes: list[Seen] = []
         self._dialect = dialect
         self._key = key
         self._pace = pace
@@ -141,7 +143,7 @@ class Standin:
             seen = await read_request(scope, receive)
         except ClientGone:
             return
-        self.requests.append(seen)
+        (self.probes if (seen.method, seen.path) == ("GET", "/v1/models") else self.requests).append(seen)
         request_id = _request_id(seen)
         connection = Connection(seen, receive, send)
         reply: Reply | Fault

@@ -190,10 +190,10 @@ async def test_hosted_apis_are_asked_for_their_models_with_their_key(caplog: pyt
         )
         async with watching(*targets, nodes=2) as watched:
             assert sorted(watched.said) == [(True, "alive")] * 2
-        assert [seen.path for seen in standins.openai.requests] == ["/v1/models"]
-        assert standins.openai.requests[0].header("authorization") == f"Bearer {OPENAI_KEY}"
-        assert [seen.path for seen in standins.anthropic.requests] == ["/v1/models"]
-        assert standins.anthropic.requests[0].header("x-api-key") == ANTHROPIC_KEY
+        assert [seen.path for seen in standins.openai.probes] == ["/v1/models"]
+        assert standins.openai.probes[0].header("authorization") == f"Bearer {OPENAI_KEY}"
+        assert [seen.path for seen in standins.anthropic.probes] == ["/v1/models"]
+        assert standins.anthropic.probes[0].header("x-api-key") == ANTHROPIC_KEY
     assert not caplog.records
 
 

@@ -31,8 +31,9 @@ class Standins:
 
     def forget(self) -> None:
         """Start a test with no requests remembered."""
-        self.openai.requests.clear()
-        self.anthropic.requests.clear()
+        for each in (self.openai, self.anthropic):
+            each.requests.clear()
+            each.probes.clear()
 
 
 def only(requests: list[Seen]) -> Seen:
