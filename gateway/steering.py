@@ -26,7 +26,7 @@ from config.settings import RolloutSettings, WebhookSettings
 from gateway.ledger import Ledger
 from gateway.webhooks import Webhooks
 from routing import course, rollout
-from routing.course import BUCKET, FLUSH, HEAR, Course, RouteStore, lapsed
+from routing.course import BUCKET, FLUSH, HEAR, KEPT, Course, RouteStore, lapsed
 from routing.errors import NoRoute, StoreUnavailable
 from routing.rollout import ITSELF, Event, MoveRefused, Rollout, State, Step
 from routing.table import Route, Table
@@ -349,7 +349,7 @@ class Steering:
                 if known is None or state is None or not (under_way(state, plan, now) or _edited(state, plan)):
                     return
                 set_back = rollout.set_back(state, now)
-                since = max(set_back.cursor + BUCKET, set_back.began - BUCKET)
+                since = max(set_back.cursor + BUCKET, set_back.began - BUCKET, now - KEPT)
                 fresh, events = await self._taken(name, set_back, plan, since, now)
                 if fresh is state:
                     return

@@ -273,7 +273,7 @@ def advance(
 
 
 def set_back(rollout: Rollout, now: int) -> Rollout:
-    """The state where the clock, in Unix seconds, has gone back further than buckets bear: nothing in it is yet to come.
+    """The state where the clock, in Unix seconds, went back further than buckets bear: nothing in it is yet to come.
 
     Otherwise nothing would be taken in until the clock is again where it was. The same object where it has not.
     """

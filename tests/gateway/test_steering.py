@@ -209,6 +209,19 @@ async def test_a_failing_canary_is_taken_back_when_the_bucket_is_closed(
     assert bridge.steering.moves[ROUTE, "rollback"] == 1
 
 
+async def test_a_clock_that_jumps_ahead_by_years_is_no_reason_to_look_through_all_of_them(
+    bridge: Bridge, faulty: Faulty
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+    bridge.clock.advance(1000 * DAY)
+    asked = faulty.asked
+    await bridge.traffic(*WELL)
+    assert faulty.asked - asked < 1000
+    await bridge.traffic(*ILL)
+    assert bridge.barred == TAKEN_BACK
+
+
 async def test_a_canary_that_fails_after_the_clock_was_set_back_by_a_day_is_taken_back(bridge: Bridge) -> None:
     bridge.clock.advance(DAY)
     await bridge.steering.move(ROUTE, "start", "dana")

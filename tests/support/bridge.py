@@ -64,6 +64,8 @@ class Faulty:
         self.refuses = False
         self.loses_answers = False
         self.tried: list[Course] = []
+        self.asked = 0
+        """How often it was asked for buckets."""
         self._store = store
         self._clock = clock
         self._heard_ns = clock.monotonic_ns() - int(LEASE * 10**9) - 1
@@ -101,6 +103,7 @@ class Faulty:
         await self._store.flush()
 
     async def buckets(self, route: str, since: int, until: int) -> list[Bucket]:
+        self.asked += 1
         self._check()
         return await self._store.buckets(route, since, until)
 
