@@ -120,7 +120,7 @@ class Probes:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, asking: _Asking) -> None:
-        node, failed = asking.node, 0
+        node, failed, well = asking.node, 0, True
         every = max(LEAST_PAUSE, asking.settings.health.probe_every)
         if (due := self._asked_at.get(node, -math.inf) + LEAST_PAUSE - self._clock()) > 0:
             await self._rest(due)
@@ -136,6 +136,9 @@ class Probes:
                     found = await asking.ask(client)
                     failed = 0 if found.ok else failed + 1
                     if found.ok or found.sure or failed >= FAILURES:
+                        if found.ok is not well:
+                            well = found.ok
+                            _tell_of_health(node, found)
                         self._probed(node, found.ok, found.what)
                 except Exception:  # one probe's trouble here must not be the last one's
                     log.exception("a probe of %s failed in the gateway itself", node.url)
@@ -208,6 +211,13 @@ class _Asking:
             log.warning("target %s: the probe of %s is refused: is its key right?", self.node.target, self.node.url)
         elif what == "not_found":
             log.warning("target %s: nothing answers the probe of %s: is its URL right?", *self.node)
+
+
+def _tell_of_health(node: Node, found: Found) -> None:
+    if found.ok:
+        log.info("target %s: %s is well again", *node)
+    else:
+        log.warning("target %s: %s is not well: %s", *node, found.what)
 
 
 async def _beginning(answer: httpx2.Response) -> bytes:

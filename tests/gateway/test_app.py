@@ -231,7 +231,9 @@ def test_every_url_that_settings_accept_is_one_the_carrier_takes(url: str) -> No
     assert origin.host
 
 
-async def test_nodes_are_probed_while_it_runs_and_those_of_a_reload_as_well(tmp_path: Path) -> None:
+async def test_nodes_are_probed_while_it_runs_and_those_of_a_reload_as_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "main.rego").write_text(ALLOW)
 
     def to(cluster: Cluster) -> Path:
@@ -254,6 +256,7 @@ async def test_nodes_are_probed_while_it_runs_and_those_of_a_reload_as_well(tmp_
                 return {node.url for node in nodes if node.unwell and node.state is State.EJECTED}
 
             await until(lambda: ejected() == {first.url})
+            assert f"target own: {first.url} is not well: waiting" in caplog.messages
             to(second)
             await app.reload_config("dana")
             await until(lambda: ejected() == {second.url})
