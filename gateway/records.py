@@ -52,7 +52,7 @@ def concluded(x: Exchange, events: DecisionLog) -> list[bytes]:
         except Exception as error:
             log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
     try:
-        lines.append(orjson.dumps(outcome(x), option=orjson.OPT_APPEND_NEWLINE))
+        lines.append(line(outcome(x)))
     except Exception as error:
         # Whatever a target or a call made of the exchange: that it happened has to be on record.
         log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)

@@ -260,8 +260,7 @@ class Books:
     def settle(self, call: str, accounts: Sequence[Account], cost: int, spent: Sequence[Spent], now: int) -> None:
         """Posts what a call has cost, and takes back what it was lent."""
         debt = self._debts.get(call)
-        if not 0 <= cost <= MOST:
-            cost = _possible(cost)
+        cost = _possible(cost)
         if debt is None:
             if call not in self.ended:
                 self._end(_SETTLE, _POSTED, call, tuple(each.key for each in accounts), cost, spent, now)
@@ -429,13 +428,8 @@ class Books:
             if not page.changed:
                 page.changed = True
                 self._changed.append(page)
-        call = debt.call
-        del self._debts[call]
-        debt.state = state
-        if debt.kept:
-            self._gone.append(call)
-        self.ended.add(call, state)
-        self.steps.append((kind, call, debt.keys, -amount, cost, self._noted(spent) if spent else ()))
+        self._close(debt.call, state)
+        self.steps.append((kind, debt.call, debt.keys, -amount, cost, self._noted(spent) if spent else ()))
 
     def _end(
         self, kind: str, state: State, call: str, keys: Keys, posted: int, spent: Sequence[Spent], now: int
@@ -460,12 +454,7 @@ class Books:
             sums: Sums = each[8:]
             if max(sums) > MOST:
                 sums = tuple(map(_possible, sums))
-            found = self._lines.get(line)
-            if found is None:
-                line = self._sum(line, sums)
-            else:
-                found[:] = map(add, found, sums)
-            noted.append((line, sums))
+            noted.append((self._sum(line, sums), sums))
         return noted
 
     def _sum(self, line: Line, sums: Sums) -> Line:

@@ -30,24 +30,14 @@ from typing import Final
 from gateway.state.journal import FOLDED_AT_ONCE, Journal
 from gateway.state.spending import Spending
 from policies.books import Books, Changes, Page, State
-from policies.budgets import (
-    Account,
-    Ask,
-    Balance,
-    Budget,
-    Loan,
-    Raised,
-    Spent,
-    StoreUnavailable,
-    Window,
-)
+from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, StoreUnavailable, Window
 
 log = logging.getLogger("weighbridge.state")
 
 _FEW: Final = 2
 """Calls that may ask in one turn before the next one is longer than a turn of the event loop."""
 _GATHERED: Final = 0.001
-"""Seconds that such a turn takes: SQLite writes five pages for a turn, however many calls share it."""
+"""Seconds that such a turn takes: what SQLite writes for a turn hardly depends on how many calls share it."""
 
 _NOBODYS: Final = 0.05
 """Seconds after which costs are written that no budget pays: nothing depends on them but sums for people."""

@@ -14,7 +14,6 @@ from typing import Final
 
 from policies.limits import (
     COME_AGAIN,
-    MINUTE,
     SESSION_KEPT,
     Limit,
     LimitReached,
@@ -73,13 +72,8 @@ class EmbeddedLimits:
                 counts.append((limit, calls + 1))
             else:
                 rate = self._rates.get(limit.key) or self._begun(limit.key)
-                amount = tokens if what == "tokens_per_minute" else 1
-                tat = rate.tat
-                after = (tat if tat > now else now) + amount * MINUTE // most
-                full = False
-                if after - now > MINUTE:  # else `take` gives just this
-                    after, wait = take(tat, now, amount, most)
-                    full = wait > 0
+                after, wait = take(rate.tat, now, tokens if what == "tokens_per_minute" else 1, most)
+                full = wait > 0
                 taken.append((limit, rate, after))
             if full:
                 raise self._reached(limits, session, tokens, now)

@@ -342,25 +342,28 @@ async def test_an_edit_during_the_reload_is_not_missed(file: Path) -> None:
         assert await anext(found) == {file}
 
 
-async def test_what_is_written_all_the_time_beside_a_file_is_not_listened_to_and_an_edit_is_found(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listened: list[Path] = []
+async def test_an_edit_in_a_busy_folder_is_found_by_looking(file: Path) -> None:
+    noise = file.with_name("state.db")
+    async with aclosing(changes(lambda: [file], stop=asyncio.Event(), busy=[file.parent])) as found:
+        async with asyncio.timeout(SOON):
+            edit = asyncio.ensure_future(anext(found))
+            while not edit.done():
+                write(noise, str(monotonic()))
+                write(file, "edited")
+                await asyncio.wait([edit], timeout=0.001)
+    assert edit.result() == {file}
 
-    async def listening(self: watch._Listener, folders: list[Path]) -> None:
-        listened.extend(folders)
 
-    monkeypatch.setattr(watch._Listener, "_run", listening)
+def test_a_busy_folder_is_not_listened_to_by_whatever_name(tmp_path: Path, file: Path) -> None:
     (elsewhere := tmp_path / "elsewhere").mkdir()
     other = elsewhere / "other.rego"
     write(other, "a")
     link = tmp_path / "link"
     link.symlink_to(file.parent)
-    found = changes(lambda: [file, other], stop=asyncio.Event(), busy=[link])
-    write(file, "edited")
-    async with aclosing(found), asyncio.timeout(SOON):
-        assert await anext(found) == {file}
-    assert set(listened) == {elsewhere}
+    folders = watch._look([file, other]).folders
+    assert set(folders) == {tmp_path, elsewhere}
+    assert set(watch._quiet(folders, [])) == {tmp_path, elsewhere}
+    assert set(watch._quiet(folders, [link])) == {elsewhere}
 
 
 async def test_nothing_to_watch_is_no_error() -> None:
