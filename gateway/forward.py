@@ -96,10 +96,10 @@ async def _attempt(
 
     Raises as `forward` does.
     """
-    call, arm = x.call, attempt.arm
+    call, pick = x.call, attempt.pick
     assert call is not None, "a call is read before it is forwarded"
-    target = arm.target
-    way = x.assembly.lines[target.name].ways[attempt.node]
+    arm, target = pick.arm, pick.arm.target
+    way = x.assembly.lines[target.name].ways[pick.node.url]
     crossing = _crossing(call.protocol, call.operation, target.kind.protocol)
     demanded = x.fulfilled.headers if x.fulfilled is not None else None
     if crossing is None:

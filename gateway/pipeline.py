@@ -298,10 +298,13 @@ class Pipeline:
                 x.order = (weights.pinned(x.pin.target, call.protocol, call.operation),)
                 x.arm = x.meant = x.order[0]
                 return
-        key = sticky_key(agent.tenant, agent.name, x.session)
-        point = int(self._chance() * POINTS) if key is None else route.point(key)
-        x.order = weights.order(call.protocol, call.operation, point)
-        x.arm = x.meant = x.order[0]
+        order = weights.settled(call.protocol, call.operation)
+        if order is None:
+            key = sticky_key(agent.tenant, agent.name, x.session)
+            point = int(self._chance() * POINTS) if key is None else route.point(key)
+            order = weights.order(call.protocol, call.operation, point)
+        x.order = order
+        x.arm = x.meant = order[0]
 
     async def answer(self, x: Exchange, reply: Reply) -> None:
         """What the gateway itself knows: which models it serves. Raises NoRoute for one that it does not."""

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from adapters.base import Usage
 from gateway.exchange import Exchange
 from gateway.steering import Steering, evidence, shares
 from policies.budgets import Balance
@@ -116,17 +115,14 @@ class Telemetry(Collector):
                 self.first_byte[name].observe(x.first_byte_at - x.sent_at)
         if x.cost is not None:
             self.unpriced[name] += x.unpriced
-        if len(x.attempts) < 2:
-            self._used(name, x.cost or 0, x.usage)
-        else:
-            for each in x.attempts:
-                self._used(each.arm.target.name, each.cost, each.usage)
-
-    def _used(self, target: str, cost: int, usage: Usage | None) -> None:
-        self.cost[target] += cost
-        if usage is not None:
-            self.tokens[target, "input"] += usage.input_tokens
-            self.tokens[target, "output"] += usage.output_tokens
+        used = [(name, x.cost or 0, x.usage)]
+        if len(x.attempts) > 1:
+            used = [(each.arm.target.name, each.cost, each.usage) for each in x.attempts]
+        for target, cost, usage in used:
+            self.cost[target] += cost
+            if usage is not None:
+                self.tokens[target, "input"] += usage.input_tokens
+                self.tokens[target, "output"] += usage.output_tokens
 
     def _new_revision(self, revision: str) -> defaultdict[str, int]:
         """A place for its counts. Beyond the last few, revisions share one: every label is for ever."""

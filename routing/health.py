@@ -187,7 +187,7 @@ class Fleet:
         overflow = False
         for index, arm in enumerate(arms):
             pool, nodes = self._places(arm)
-            if pool.full:
+            if pool.most is not None and pool.full:
                 pool.overflowed += 1
                 overflow = True
                 continue

@@ -21,6 +21,8 @@ MEMORY: Final = 10.0
 """Seconds in which what the budget has and nobody needs becomes a third (1/e)."""
 
 _LONGEST: Final = 86_400.0
+_GRAIN: Final = MEMORY / 100
+"""Seconds in which what calls put aside is taken to have come at once."""
 
 
 class RetryBudget:
@@ -41,7 +43,8 @@ class RetryBudget:
 
     def called(self, now: float) -> None:
         """A call has come: its first attempt."""
-        self._pass(now)
+        if now - self._at > _GRAIN:
+            self._pass(now)
         self._balance += self.share
 
     def spend(self, now: float) -> bool:

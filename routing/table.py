@@ -81,6 +81,8 @@ class _Field:
     able: tuple[Arm, ...]
     choosy: bool
     """Whether one of the runners takes no calls that were meant for others."""
+    settled: tuple[Arm, ...] | None
+    """The order where it is the same for every point."""
 
 
 class Weights:
@@ -122,19 +124,23 @@ class Weights:
         """The arms that can get such a call that is not pinned, in the operator's order."""
         return self._field(protocol, operation).able
 
+    def settled(self, protocol: str, operation: str) -> Sequence[Arm] | None:
+        """As `order`, where that is the same for every point; None where it is not, and where there is none."""
+        field = self._fields.get((protocol, operation)) or self._field(protocol, operation)
+        return field.settled
+
     def order(self, protocol: str, operation: str, point: int) -> Sequence[Arm]:
         """The arm that the point falls on, then those that take the call when it cannot, in the order to try them.
 
         Raises NoRoute when there is none.
         """
         field = self._fields.get((protocol, operation)) or self._field(protocol, operation)
-        runners = field.runners
-        if len(runners) <= 1:
-            if not field.able:
-                raise NoRoute(f"Route {self._route!r} has no target that serves {operation} of the {protocol} API.")
-            return (runners[0][2], *field.spare) if runners else field.spare
+        if field.settled is not None:
+            return field.settled
+        if not field.able:
+            raise NoRoute(f"Route {self._route!r} has no target that serves {operation} of the {protocol} API.")
         arrivals = []
-        for seed, pace, arm in runners:
+        for seed, pace, arm in field.runners:
             # The finalizer of splitmix64 (Steele et al. 2014), shortened: point and seed are hashes already.
             mixed = (point ^ seed) * 0x9E3779B97F4A7C15 & _WORD
             mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & _WORD
@@ -161,11 +167,13 @@ class Weights:
                 if arm.takes_part and arm.target.name not in self.barred and arm.target.serves(protocol, operation)
             ]
             runners = [arm for arm in able if arm.weight > 0]
+            spare = [arm for arm in able if arm.weight <= 0]
             field = self._fields[protocol, operation] = _Field(
                 tuple((_seed(arm), -1 / max(arm.weight, 1e-300), arm) for arm in runners),
-                tuple(arm for arm in able if arm.weight <= 0),
+                tuple(spare),
                 tuple(able),
                 any(arm.fallback is False for arm in runners),
+                (*runners, *spare) if able and len(runners) <= 1 else None,
             )
         return field
 
