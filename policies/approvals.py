@@ -1,43 +1,301 @@
-"""May this call happen, by people: the seam at which a call is held until those whom the policy names have answered."""
+"""May this call happen, by people: what becomes of a call that the policy wants approved, from the moment it is held to
+the record of what came of it.
 
-from dataclasses import dataclass
-from typing import Protocol
+Everything here is a pure function of an approval, the clock and what somebody wants; a compare and set of the stored
+approval decides who was first. Times are Unix nanoseconds by the clock of the store.
 
-from policies.decision import Decision, Effect
-from policies.errors import ApprovalNeeded
+    PENDING ---- enough votes ----> APPROVED ---- claim ----> CONSUMED ---- finish ----> DONE
+       | deny: DENIED                  | nobody came: LAPSED     | nobody knows: UNKNOWN ---- late truth ----> DONE
+       | time is over: EXPIRED         | taken back: REVOKED     | surely not sent: APPROVED again
+       | taken back: CANCELLED
+       | with other arguments: SUPERSEDED
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from policies.quorum import missing
+
+
+class State(enum.StrEnum):
+    """Where an approval is. Agents, people and the record have the same words."""
+
+    PENDING = "pending"
+    """People are asked."""
+    APPROVED = "approved"
+    """All slots are filled; the call may run once, until `use_by`."""
+    DENIED = "denied"
+    """Somebody who may has said no."""
+    EXPIRED = "expired"
+    """Nobody, or not enough, said anything in time."""
+    CANCELLED = "cancelled"
+    """The call was taken back before it was decided: by its agent, a person, or because its agent was stopped."""
+    SUPERSEDED = "superseded"
+    """A person wanted other arguments: another approval has its place."""
+    CONSUMED = "consumed"
+    """The call is about to be sent, or is under way."""
+    DONE = "done"
+    """The call was sent, and what came of it is known."""
+    UNKNOWN = "unknown"
+    """The call may have been sent, and nobody knows what came of it. It is never sent again by itself."""
+    LAPSED = "lapsed"
+    """Nobody came to use it in time."""
+    REVOKED = "revoked"
+    """It was taken back after it was given: by a person, by the policy, or because an approver may no longer."""
+
+
+class Move(enum.StrEnum):
+    """What can happen to an approval."""
+
+    APPROVE = "approve"
+    DENY = "deny"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
+    SUPERSEDE = "supersede"
+    CLAIM = "claim"
+    LAPSE = "lapse"
+    REVOKE = "revoke"
+    FINISH = "finish"
+    RELEASE = "release"
+    """It was claimed, and is surely not sent."""
+    LOSE = "lose"
+    """It was claimed, and nobody has told what came of it in time."""
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Move], State]] = {
+    (State.PENDING, Move.APPROVE): State.APPROVED,
+    (State.PENDING, Move.DENY): State.DENIED,
+    (State.PENDING, Move.EXPIRE): State.EXPIRED,
+    (State.PENDING, Move.CANCEL): State.CANCELLED,
+    (State.PENDING, Move.SUPERSEDE): State.SUPERSEDED,
+    (State.APPROVED, Move.CLAIM): State.CONSUMED,
+    (State.APPROVED, Move.LAPSE): State.LAPSED,
+    (State.APPROVED, Move.REVOKE): State.REVOKED,
+    (State.CONSUMED, Move.FINISH): State.DONE,
+    (State.CONSUMED, Move.RELEASE): State.APPROVED,
+    (State.CONSUMED, Move.LOSE): State.UNKNOWN,
+    (State.UNKNOWN, Move.FINISH): State.DONE,
+}
+"""Every move there is."""
+
+ACTIVE: Final = frozenset({State.PENDING, State.APPROVED, State.CONSUMED})
+"""States in which an identical call is the same call: it waits for what becomes of this one."""
+ENDED: Final = frozenset(State) - ACTIVE
+
+
+class Refused(Exception):
+    """Somebody asked for what an approval's state or its rules do not allow; the text says what they do."""
+
+
+class NotEntitled(Refused):
+    """The person has none of the roles that are asked for, or is the one who asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one person said. `roles` are those of the approval's slots that the person had then."""
+
+    person: str
+    yes: bool
+    roles: tuple[str, ...]
+    at: int
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCall:
+    """A call as it will run: `body`, `path`, `query` and `headers` are the bytes that came, and no others are sent.
+
+    `path` is below the gateway. `headers` are those that go on to a target and mean something to it; none that is a
+    secret. `stream` is how its agent wants the answer. `definition` is the hash of the tool's definition, empty where
+    there is none. `cost` is its estimate in nano-dollars, None where nobody knows.
+    """
+
+    tenant: str
+    agent: str
+    session: str | None
+    kind: str
+    protocol: str
+    target: str
+    operation: str
+    method: str
+    path: str
+    query: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    stream: bool
+    definition: str = ""
+    cost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A yes, bound to one call. `document` is its part of the policy's input when the policy is asked again.
+    """One call and what people say of it.
 
-    `revision` names the policy that wanted it.
+    `id` is `apr_` and a ULID. `version` counts its changes, from 1. `call_id` names the call that was held first,
+    `claimed_by` the one that uses it. `binding` says what was approved (see `policies.binding`), and `key` which calls
+    are identical to it: those of the same binding in the same session. `needs` are roles: one person for each.
+    `requesters` are people who must not decide. `escalated` may decide as if they had any of the roles, once half of the
+    time is over. `revision` names the policy that wanted it; `recorded` is what of the call may be shown in a record,
+    where the policy masks it. `lease_until` is until when a claim is believed to be under way.
     """
 
     id: str
-    document: bytes
+    version: int
+    state: State
+    call: HeldCall
+    call_id: str
+    binding: str
+    key: str
+    needs: tuple[str, ...]
+    requesters: tuple[str, ...]
+    risk_level: str | None
+    explanation: str
     revision: str
+    created: int
+    decide_by: int
+    use_within: int
+    use_by: int | None = None
+    votes: tuple[Vote, ...] = ()
+    changed: int = 0
+    """When it came to its state."""
+    reason: str = ""
+    """Why it came to it, for the agent and for people."""
+    instead_of: str | None = None
+    """The approval whose arguments a person has changed into these."""
+    became: str | None = None
+    """The approval that has its place, with other arguments."""
+    claimed_by: str | None = None
+    lease_until: int | None = None
+    told: int = 0
+    """How many reminders were sent."""
+    escalated: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The slots that nobody has filled yet."""
+        return missing(self.needs, {vote.person: vote.roles for vote in self.votes if vote.yes})
 
 
-class Approvals(Protocol):
-    """Asks people, and sees to it that each yes is used once."""
-
-    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-        """None for a decision that needs nobody. Raises ApprovalNeeded when people have not said yes."""
-        ...
-
-    async def claim(self, approval: Approval) -> None:
-        """Uses the approval up, durably, before anything is sent."""
-        ...
+def moved(approval: Approval, move: Move, now: int, reason: str = "") -> Approval:
+    """The next version. Raises Refused for a move that its state does not allow."""
+    after = TRANSITIONS.get((approval.state, move))
+    if after is None:
+        raise Refused(f"It is {approval.state}: nobody can {move} it now.")
+    return replace(approval, version=approval.version + 1, state=after, changed=now, reason=reason)
 
 
-class NobodyToAsk:
-    """Until calls can be held: what needs no approval passes, what needs one is refused."""
+def voted(
+    approval: Approval, person: str, roles: Collection[str], yes: bool, now: int, comment: str = ""
+) -> Approval:
+    """After one person's word: approved when the last slot is filled, denied at the first no.
 
-    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-        if decision.effect is Effect.NEEDS_APPROVAL:
-            raise ApprovalNeeded(decision)
-        return None
+    Raises NotEntitled, Refused.
+    """
+    if approval.state is not State.PENDING:
+        raise Refused(f"It is {approval.state}: there is nothing to decide any more.")
+    if now >= approval.decide_by:
+        raise Refused("The time to decide is over.")
+    if person in approval.requesters:
+        raise NotEntitled("Who asks for a call does not decide on it.")
+    mine = entitled(approval, roles)
+    if not mine:
+        raise NotEntitled(f"This needs {', '.join(approval.needs)}; you have none of these roles.")
+    if any(vote.person == person for vote in approval.votes):
+        raise Refused("You have voted already: each person has one word.")
+    vote = Vote(person, yes, mine, now, comment)
+    after = replace(approval, votes=(*approval.votes, vote))
+    if not yes:
+        return moved(after, Move.DENY, now, comment)
+    if after.missing:
+        return replace(after, version=approval.version + 1)
+    return replace(moved(after, Move.APPROVE, now), use_by=now + approval.use_within)
 
-    async def claim(self, approval: Approval) -> None:
-        raise AssertionError("nobody was asked, so nobody approved")
+
+def entitled(approval: Approval, roles: Collection[str]) -> tuple[str, ...]:
+    """Those of the approval's slots that somebody with these roles can fill; empty for none."""
+    if any(role in approval.escalated for role in roles):
+        return tuple(dict.fromkeys(approval.needs))
+    return tuple(dict.fromkeys(role for role in approval.needs if role in roles))
+
+
+def still_valid(approval: Approval, roles_of: Callable[[str], Collection[str] | None]) -> bool:
+    """Whether those who said yes may still say it: their roles as of now (None for who is gone) fill every slot."""
+    yes = {vote.person: roles_of(vote.person) for vote in approval.votes if vote.yes}
+    filled = {
+        person: entitled(approval, roles)
+        for person, roles in yes.items()
+        if roles is not None and person not in approval.requesters
+    }
+    return not missing(approval.needs, filled)
+
+
+def claimed(approval: Approval, call_id: str, lease: int, now: int) -> Approval:
+    """Used up by a call, which has `lease` nanoseconds to tell what came of it. Raises Refused."""
+    if approval.use_by is not None and now >= approval.use_by:
+        raise Refused("The time to use this approval is over.")
+    return replace(moved(approval, Move.CLAIM, now), claimed_by=call_id, lease_until=now + lease)
+
+
+def finished(approval: Approval, call_id: str, now: int, reason: str = "") -> Approval:
+    """After the call that has claimed it has told what came of it. Raises Refused for any other."""
+    if approval.claimed_by != call_id:
+        raise Refused("Another call has claimed this approval.")
+    return replace(moved(approval, Move.FINISH, now, reason), lease_until=None)
+
+
+def released(approval: Approval, call_id: str, now: int) -> Approval:
+    """Given back by the call that has claimed it, of which nothing was sent. Raises Refused."""
+    if approval.claimed_by != call_id:
+        raise Refused("Another call has claimed this approval.")
+    return replace(moved(approval, Move.RELEASE, now), claimed_by=None, lease_until=None)
+
+
+def superseded(approval: Approval, by: Approval, now: int) -> Approval:
+    """After a person wanted other arguments; `by` is the approval of these. Raises Refused."""
+    return replace(moved(approval, Move.SUPERSEDE, now), became=by.id)
+
+
+REMINDERS: Final = (0.5, 0.9)
+"""Shares of the time to decide after which those who can decide are reminded."""
+
+
+def passed(approval: Approval, now: int) -> Approval:
+    """What time alone makes of it: the same object where it makes nothing."""
+    if approval.state is State.PENDING and now >= approval.decide_by:
+        return moved(approval, Move.EXPIRE, now)
+    if approval.state is State.APPROVED and approval.use_by is not None and now >= approval.use_by:
+        return moved(approval, Move.LAPSE, now)
+    if approval.state is State.CONSUMED and approval.lease_until is not None and now >= approval.lease_until:
+        return replace(moved(approval, Move.LOSE, now), lease_until=None)
+    if approval.state is State.PENDING and approval.told < len(REMINDERS) and now >= _reminder(approval):
+        return replace(approval, version=approval.version + 1, told=approval.told + 1)
+    return approval
+
+
+def due(approval: Approval) -> int | None:
+    """When `passed` next makes something of it; None for never."""
+    if approval.state is State.PENDING:
+        return min(approval.decide_by, _reminder(approval)) if approval.told < len(REMINDERS) else approval.decide_by
+    if approval.state is State.APPROVED:
+        return approval.use_by
+    return approval.lease_until if approval.state is State.CONSUMED else None
+
+
+def _reminder(approval: Approval) -> int:
+    return approval.created + int((approval.decide_by - approval.created) * REMINDERS[approval.told])
+
+
+def seen_by_policy(approval: Approval) -> Mapping[str, object]:
+    """`approval` in the policy's input, when it is asked again."""
+    approvers: Sequence[str] = [vote.person for vote in approval.votes if vote.yes]
+    return {
+        "id": approval.id,
+        "roles": list(dict.fromkeys(role for vote in approval.votes if vote.yes for role in vote.roles)),
+        "approvers": approvers,
+        "expires": approval.use_by,
+    }
