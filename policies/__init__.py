@@ -1,4 +1,4 @@
-"""May this call happen? By rule; later also by people and by money.
+"""May this call happen? By rule, by people and by money.
 
 - `document`: the input, the contract with those who write policies
 - `decision`: the answer and its one parser; whatever is unclear is no answer
@@ -32,7 +32,12 @@
 - `obligations`: what a yes may demand
 - `masks`: what of a call never reaches a record
 - `log_mask`: what a policy itself keeps out of the record
-- `approvals`, `budgets`: the seams for people and money
+- `approvals`: what becomes of a call that people are asked about, as one table
+- `quorum`: whether people fill the slots of an approval
+- `binding`: what exactly is approved, as one hash
+- `grants`: what people have allowed beforehand
+- `approval_store`, `approval_json`: the seam where all this is kept, and how it is written there
+- `budgets`: the seam for money
 - `books`: what budgets have lent and what was spent, as arithmetic
 - `limits`: how many calls and tokens, and the rule by which rates are kept
 - `errors`: every way in which the question ends without a plain yes
