@@ -1,4 +1,4 @@
-"""Where approvals, grants and what people are to be told are kept: the seam that one process and several implement alike.
+"""Where approvals, grants and what people are to be told are kept: the seam that one process and several implement.
 
 Nothing is announced before it is durable: when a method returns, a kill -9 of every gateway takes nothing of it away.
 """
@@ -107,7 +107,8 @@ class ApprovalStore(Protocol):
         ...
 
     async def supersede(self, before: Approval, fresh: Approval, messages: Sequence[Message] = ()) -> bool:
-        """`replace` of one and `open` of the one that has its place, in one step."""
+        """`replace` of one and `open` of the one that has its place, in one step. False, and nothing has changed, also
+        where another approval is ACTIVE with the key of the fresh one. The same tried again is done once, and True."""
         ...
 
     async def answer(self, approval: str) -> Answer | None:
@@ -127,7 +128,8 @@ class ApprovalStore(Protocol):
     # What people are to be told
 
     async def messages(self, now: int, lease: int, most: int = 20) -> Sequence[Message]:
-        """Messages whose time has come, in order; nobody else gets them for `lease` nanoseconds."""
+        """Messages whose time has come, in order, those of one moment by their ids; nobody else gets them for `lease`
+        nanoseconds."""
         ...
 
     async def delivered(self, message: str) -> None:
@@ -135,13 +137,13 @@ class ApprovalStore(Protocol):
         ...
 
     async def postponed(self, message: str, until: int) -> None:
-        """It was not taken, and is tried again at `until`: `tries` is one more then."""
+        """It was not taken, and is tried again at `until`: `tries` is one more then. The same again counts once."""
         ...
 
     # Grants
 
     async def grant(self, grant: Grant) -> None:
-        """Keeps a new one. Tried again, it is kept once."""
+        """Keeps a new one. Tried again, it is kept once; one that was revoked does not come back."""
         ...
 
     async def grants(self) -> Sequence[Grant]:
@@ -150,8 +152,8 @@ class ApprovalStore(Protocol):
         ...
 
     async def use(self, grant: str, call: str, cost: int) -> bool:
-        """Counts one use of a grant by a call, with its estimated cost in nano-dollars; False where it allows no more.
-        The same call counts once."""
+        """Counts one use of a grant by a call, with its estimated cost in nano-dollars; False where it allows no more,
+        or less than that. The same call counts once."""
         ...
 
     async def give_back(self, grant: str, call: str) -> None:
@@ -169,7 +171,7 @@ class ApprovalStore(Protocol):
         ...
 
     async def stand(self, tenant: str, agent: str, standing: Standing) -> bool:
-        """Sets how an agent stands; False where its epoch is not the next one."""
+        """Sets how an agent stands; False where its epoch is not the next one. The same again is set once, and True."""
         ...
 
     async def close(self) -> None: ...
