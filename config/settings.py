@@ -482,6 +482,9 @@ class AgentSettings(Section):
     autonomy_tier: int = Field(
         default=0, ge=0, le=10, description="How much the agent may do unattended; higher is more."
     )
+    owner: Name | None = Field(
+        default=None, description="The person whose agent it is, who therefore never decides on its calls."
+    )
 
     @field_validator("key_sha256", mode="before")
     @classmethod
@@ -734,6 +737,12 @@ class WebhookSettings(Section):
         default=None,
         description="Signs what is sent, as Standard Webhooks do: `whsec_` and base64, or any other text.",
     )
+    previous_secret: Secret | None = Field(
+        default=None, description="Signs it, too, while receivers are changed over to a new `secret`."
+    )
+    format: Literal["standard", "slack"] = Field(
+        default="standard", description="Facts for programs, or a message as Slack's incoming webhooks take it."
+    )
 
 
 class RolloutSettings(Section):
@@ -875,6 +884,9 @@ class ToolSettings(Section):
     url: Url = Field(description="Base URL.")
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
     price: ToolPriceSettings | None = Field(default=None, description="Its price; free of charge when absent.")
+    no_grant: bool = Field(
+        default=False, description="Whether each of its calls needs people's word on itself: none is allowed beforehand."
+    )
 
 
 class PeerSettings(Section):
@@ -939,7 +951,19 @@ class ApprovalSettings(Section):
     decide_within: Seconds = Field(default=3600.0, gt=0, description="Time to decide; then the approval expires.")
     use_within: Seconds = Field(default=900.0, gt=0, description="Time to use an approval once given.")
     hold_for: Seconds = Field(default=50.0, ge=0, description="How long a held call's connection waits for the answer.")
+    hold_streams_for: Seconds = Field(
+        default=1800.0, ge=0, description="The same for streams, which are kept alive by comments meanwhile."
+    )
     webhook: WebhookSettings | None = Field(default=None, description="Who is told of a held call.")
+    escalate_to: Several[Name] = Field(
+        default=(), description="Roles that may fill any slot once half of the time to decide is over."
+    )
+    longest_grant: Seconds = Field(
+        default=28_800.0, gt=0, description="For how long calls can be allowed beforehand, at most."
+    )
+    link: Url | None = Field(
+        default=None, description="Where people reach the admin listener; messages link to `LINK/approvals/ID`."
+    )
 
 
 class LogSettings(Section):

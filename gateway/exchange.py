@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import Adapter, AgentCall, Headers, Usage
+from policies.approvals import Approval
 from policies.budgets import Account, Loan, Spent
 from policies.decision import Decision
 from policies.document import Question
@@ -116,7 +117,12 @@ class Exchange:
     """Every question put before the policy, in order."""
     fulfilled: "Fulfilled | None" = None
     """What the policy demanded and was done; None where it demanded nothing."""
-    approval: Any = None
+    held: str | None = None
+    """The approval that it has waited for."""
+    approval: Approval | None = None
+    """The one that it may use, or has used."""
+    repeated: bool = False
+    """Whether it was answered as an identical call was, which ran by the same approval."""
     admitted: Pass | None = None
     """That limits have let the call in; None where there are none."""
     standings: tuple[Standing, ...] = ()

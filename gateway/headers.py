@@ -73,6 +73,11 @@ def onward(
     return kept
 
 
+def meaningful(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Those of a request's headers that go on and are no credential: what a held call is sent with later."""
+    return [line for line in headers if line[0] in _ONWARD or line[0].startswith(_ONWARD_PREFIX)]
+
+
 def homeward(headers: Headers) -> Headers:
     """The headers of a target's answer that its agent is sent."""
     kept: Headers = []

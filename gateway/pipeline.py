@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from adapters import registry
-from adapters.base import OVERRIDES, Headers
+from adapters.base import OVERRIDES, AgentCall, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import obligations
 from gateway.assembly import Assembly
@@ -27,6 +27,7 @@ from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
 from gateway.failures import Failures
 from gateway.forward import forward
+from gateway.holding import AlreadyUsed, Holds, seen_by_policy
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
@@ -37,11 +38,22 @@ from gateway.reply import Reply
 from gateway.telemetry import Telemetry
 from gateway.traffic import Traffic
 from gateway.trial import Trial
-from policies.approvals import Approvals
+from gateway.waiting import asynchronous, wait
+from policies.approval_store import Answer, StoreUnavailable
+from policies.approvals import HeldCall, Refused, approves
+from policies.binding import Unbindable
 from policies.decision import Decision, Effect
 from policies.document import Question
 from policies.engine import Engine
-from policies.errors import Denied, EngineUnavailable, Undecided
+from policies.errors import (
+    ApprovalDenied,
+    ApprovalEnded,
+    ApprovalPending,
+    ApprovalsUnavailable,
+    Denied,
+    EngineUnavailable,
+    Undecided,
+)
 from policies.obligations import NONE
 from routing.errors import NoRoute
 from routing.health import Fleet
@@ -76,7 +88,7 @@ class Pipeline:
         assembly: Assembly,
         engine: Engine | None,
         *,
-        approvals: Approvals,
+        holds: Holds,
         lender: Lender,
         ledger: Ledger,
         telemetry: Telemetry,
@@ -90,7 +102,7 @@ class Pipeline:
         self.trial: Trial | None = None
         self.traffic: Traffic | None = None
         self.mirrors: Mirrors | None = None
-        self._approvals = approvals
+        self.holds = holds
         self._ledger = ledger
         self._events = events
         self._telemetry = telemetry
@@ -113,9 +125,11 @@ class Pipeline:
         self.identify(x)
         await self.read(x, receive)
         await self.decide(x)
-        await self.hold(x)
+        if not await self.hold(x, reply):
+            return
         await self.reserve(x)
-        await self.claim(x)
+        if not await self.claim(x, reply):
+            return
         await self._ledger.intend(x)
         if x.call is not None and x.call.endpoint.answered_here:
             await self.answer(x, reply)
@@ -141,6 +155,9 @@ class Pipeline:
         finally:
             lifeline.release()
             self.settle(x)
+            if x.approval is not None:
+                await self.holds.conclude(x, reply.answer)
+                self.holds.back(x.approval.id)
             if self.mirrors is not None:
                 self.mirrors.consider(x)
             if self.trial is not None:
@@ -225,7 +242,7 @@ class Pipeline:
             call.arguments,
             x.arrived_ns if x.approval is None else time.time_ns(),
             money,
-            approval=x.approval.document if x.approval is not None else None,
+            approval=seen_by_policy(x.approval) if x.approval is not None else None,
         )
         asked = Asked(question, None, engine.revision, engine)
         x.decision = None
@@ -236,17 +253,51 @@ class Pipeline:
             asked.bundles = engine.bundles
         return decision
 
-    async def hold(self, x: Exchange) -> None:
-        """People's answer, where the policy wants one; then the policy's again. Raises ApprovalNeeded, Denied."""
+    async def hold(self, x: Exchange, reply: Reply) -> bool:
+        """People's answer, where the policy wants one, then the policy's again; False where an identical call has run
+        meanwhile, whose answer is this one's.
+
+        Raises ApprovalPending, ApprovalDenied, ApprovalExpired, ApprovalUnknown, ApprovalsUnavailable, Denied.
+        """
         assert x.decision is not None, "a call is decided before it is held"
-        x.approval = await self._approvals.answer(x.id, x.decision)
-        if x.approval is None:
-            return
-        approved = x.call
-        await self.decide(x)
-        if x.call is not approved:
-            x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
-            raise Denied(x.decision)
+        if x.decision.effect is not Effect.NEEDS_APPROVAL:
+            return True
+        try:
+            answer = await wait(x, self.holds, reply)
+        except StoreUnavailable as error:
+            raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
+        except Unbindable as error:
+            x.decision = unmet(x.decision, f"people cannot approve it as it is: {error}")
+            raise Denied(x.decision) from None
+        if answer is not None:
+            await self.repeat(x, answer, reply)
+            return False
+        assert x.approval is not None, "a call that waits no longer was approved"
+        x.call = approved = self._stored(x, x.approval.call)
+        try:
+            await self.decide(x)
+            if x.call is not approved:
+                x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
+                raise Denied(x.decision)
+            if x.decision.effect is Effect.NEEDS_APPROVAL and not approves(x.approval, x.decision.required_approvals):
+                who = ", ".join(x.decision.required_approvals)
+                x.decision = unmet(x.decision, f"it now wants the approval of {who}, and others have given it")
+                raise Denied(x.decision)
+        except Denied as error:
+            await self.holds.revoke(x.approval, str(error))
+            raise
+        return True
+
+    def _stored(self, x: Exchange, held: HeldCall) -> AgentCall:
+        """The call that people saw, out of the bytes that they saw; those that have come now are put aside."""
+        endpoint, argument = registry.endpoint(x.adapter, held.method, held.path)
+        x.query, x.headers = held.query, list(held.headers)
+        return x.adapter.read(endpoint, held.body, argument)
+
+    async def repeat(self, x: Exchange, answer: Answer, reply: Reply) -> None:
+        """Answers a call as the identical one was answered that ran."""
+        x.repeated = True
+        await reply.whole(answer.status, list(answer.headers), answer.body)
 
     async def reserve(self, x: Exchange) -> None:
         """The money, before it is spent; a call that can be paid for only in part is lowered.
@@ -279,10 +330,28 @@ class Pipeline:
             x.decision = unmet(x.decision, "a budget pays for the call on one route, and it wants another one")
             raise Denied(x.decision)
 
-    async def claim(self, x: Exchange) -> None:
-        """One approval, one use."""
-        if x.approval is not None:
-            await self._approvals.claim(x.approval)
+    async def claim(self, x: Exchange, reply: Reply) -> bool:
+        """One approval, one use; False where an identical call was quicker, whose answer is this one's.
+
+        Raises ApprovalDenied, ApprovalsUnavailable.
+        """
+        if x.approval is None:
+            return True
+        try:
+            await self.holds.claim(x)
+        except AlreadyUsed:
+            self.holds.back(x.approval.id)
+            x.approval = None
+            answer = await wait(x, self.holds, reply)
+            assert answer is not None, "what is used is not used again"
+            await self.repeat(x, answer, reply)
+            return False
+        except Refused as error:
+            raise ApprovalDenied(str(error), x.approval.id) from None
+        except StoreUnavailable as error:
+            raise ApprovalsUnavailable("The approval of this call cannot be used now.") from error
+        reply.copied()
+        return True
 
     def choose(self, x: Exchange) -> None:
         """Route and arms, the one that is meant first. Raises NoRoute."""
@@ -333,7 +402,15 @@ class Pipeline:
             lifeline.abort()
             return
         refusal = refusal_for(error, x.id)
+        if reply.kept_open:
+            await reply.refuse(refusal)
+            return
         headers, body = x.adapter.refusal(refusal)
+        if isinstance(error, ApprovalEnded):
+            headers = [*headers, (b"location", f"/approvals/{error.approval}".encode())]
+            if isinstance(error, ApprovalPending) and asynchronous(x.headers):
+                headers = [*headers, (b"preference-applied", b"respond-async")]
+                refusal = dataclasses.replace(refusal, status=202)
         if refusal.retry_after is not None:
             headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after)]
         if refusal.status == 401:

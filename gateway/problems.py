@@ -11,7 +11,11 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
 from policies.errors import (
-    ApprovalNeeded,
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalPending,
+    ApprovalsUnavailable,
+    ApprovalUnknown,
     BudgetContended,
     BudgetExhausted,
     BudgetShort,
@@ -61,9 +65,13 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     Denied: Problem(403, "policy_denied", ""),
     Undecided: Problem(403, "policy_unavailable", _TELL_OPERATOR),
     EngineUnavailable: Problem(403, "policy_unavailable", _TELL_OPERATOR),
-    ApprovalNeeded: Problem(
-        403, "approval_pending", "This gateway cannot hold calls for approval yet; ask its operator."
+    ApprovalPending: Problem(403, "approval_pending", "Do not change it or work around it: repeat the identical call."),
+    ApprovalDenied: Problem(403, "approval_denied", "Do not repeat it or work around it; tell your user."),
+    ApprovalExpired: Problem(
+        403, "approval_expired", "Silence is no consent: do not work around it. The identical call asks them again."
     ),
+    ApprovalUnknown: Problem(502, "target_failed", "Do not repeat it; a person has to find out what came of it."),
+    ApprovalsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     BudgetExhausted: Problem(429, "budget_exhausted", "Do not repeat the call; ask the operator of this gateway."),
     BudgetContended: Problem(429, "budget_contended", "Repeat the call in a moment.", retry=True, retry_after=1),
     BudgetsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),

@@ -4,37 +4,98 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from adapters.base import Headers
+import orjson
+
+from adapters.base import Headers, Refusal
 from gateway.allowances import limit_headers
 from gateway.exchange import Exchange
 from gateway.headers import replaced
+from policies.approval_store import MOST_ANSWER, Answer
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_EVENTS: Headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+
 
 class Reply:
-    """Writes one answer. `started` decides whether an error can still be told as a status."""
+    """Writes one answer. `started` says whether something of it was sent: then nobody can give another one.
 
-    __slots__ = ("_send", "_x", "started")
+    A stream can be `kept_open` before there is an answer; what then comes of the call is told within the stream.
+    """
+
+    __slots__ = ("_copy", "_failed", "_send", "_x", "kept_open", "started")
 
     def __init__(self, x: Exchange, send: Send) -> None:
         self._x = x
         self._send = send
+        self._copy: _Copy | None = None
+        self._failed: int | None = None
+        """The status of an answer that cannot be told as such, because the stream has begun."""
         self.started = False
+        self.kept_open = False
 
     async def start(self, status: int, headers: Headers) -> None:
-        await self._send(self._head(status, headers))
+        if self._copy is not None:
+            self._copy.begin(status, headers)
+        if not self.kept_open:
+            await self._send(self._head(status, headers))
+            return
+        self.started = True
+        if status >= 300:
+            self._failed = status
 
     async def piece(self, piece: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        if self._copy is not None:
+            self._copy.add(piece)
+        if self._failed is None:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self, piece: bytes = b"") -> None:
+        if self._copy is not None:
+            self._copy.add(piece)
+        if self._failed is not None:
+            piece = self._event(self._failed, b"")
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer in one piece, with its length."""
-        await self._send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]))
+        if self._copy is not None:
+            self._copy.begin(status, headers)
+            self._copy.add(body)
+        if self.kept_open:
+            self.started = True
+            body = body if status < 300 else self._event(status, body)
+        else:
+            await self._send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def keep_open(self, comment: bytes) -> None:
+        """Begins a stream for which there is no answer yet, or shows that it is still alive."""
+        if not self.kept_open:
+            await self._send(self._head(200, _EVENTS))
+            self.started, self.kept_open = False, True
+        await self._send({"type": "http.response.body", "body": comment, "more_body": True})
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """The end of a stream that was kept open for nothing."""
+        self.started = True
+        await self._send(
+            {"type": "http.response.body", "body": self._x.adapter.broken_stream(refusal), "more_body": False}
+        )
+
+    def copied(self) -> None:
+        """From here on the answer is kept, for others who wait for it."""
+        self._copy = _Copy()
+
+    @property
+    def answer(self) -> Answer | None:
+        """What was kept; None where that is nothing, or too long to be kept."""
+        return self._copy.answer if self._copy is not None else None
+
+    def _event(self, status: int, body: bytes) -> bytes:
+        """An answer that is no success, within a stream."""
+        refusal = Refusal(status, "target_failed", _told(status, body), self._x.id, False, None, {})
+        return self._x.adapter.broken_stream(refusal)
 
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
         x = self._x
@@ -43,6 +104,34 @@ class Reply:
         if x.standings:
             headers = replaced(headers, limit_headers(x.adapter, x.standings, time.time_ns()))
         return {"type": "http.response.start", "status": status, "headers": headers + marks(x)}
+
+
+class _Copy:
+    """An answer as it goes by, for as long as it is short enough."""
+
+    __slots__ = ("_headers", "_pieces", "_size", "_status")
+
+    def __init__(self) -> None:
+        self._status = 0
+        self._headers: Headers = []
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def begin(self, status: int, headers: Headers) -> None:
+        self._status, self._headers = status, headers
+
+    def add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= MOST_ANSWER:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    @property
+    def answer(self) -> Answer | None:
+        if not self._status or self._size > MOST_ANSWER:
+            return None
+        return Answer(self._status, tuple(self._headers), b"".join(self._pieces))
 
 
 def marks(x: Exchange) -> Headers:
@@ -54,8 +143,20 @@ def marks(x: Exchange) -> Headers:
         name = x.arm.target.name.encode()
         lines.append((b"x-weighbridge-target", name))
         lines.append((b"x-weighbridge-arm", name))
+    if x.held is not None:
+        lines.append((b"x-weighbridge-approval", x.held.encode()))
     if x.clamped is not None:
         lines.append((b"x-weighbridge-max-tokens-clamped", b"%d" % x.clamped))
     if x.warnings:
         lines.append((b"x-weighbridge-budget", ", ".join(x.warnings).encode()))
     return lines
+
+
+def _told(status: int, body: bytes) -> str:
+    """What an answer says that is no success; the protocols agree on where it says it."""
+    try:
+        error = orjson.loads(body)["error"]
+        said = error["message"]
+    except (ValueError, TypeError, LookupError):
+        said = None
+    return said if isinstance(said, str) and said else f"The target answered {status}."

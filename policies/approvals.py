@@ -234,6 +234,11 @@ def still_valid(approval: Approval, roles_of: Callable[[str], Collection[str] | 
     return not missing(approval.needs, filled)
 
 
+def approves(approval: Approval, needs: Sequence[str]) -> bool:
+    """Whether those who said yes fill these slots, too: what the policy wants when it is asked again."""
+    return not missing(needs, {vote.person: vote.roles for vote in approval.votes if vote.yes})
+
+
 def claimed(approval: Approval, call_id: str, lease: int, now: int) -> Approval:
     """Used up by a call, which has `lease` nanoseconds to tell what came of it. Raises Refused."""
     if approval.use_by is not None and now >= approval.use_by:

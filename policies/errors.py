@@ -19,12 +19,32 @@ class Denied(Exception):
         self.decision = decision
 
 
-class ApprovalNeeded(Exception):
-    """The policy wants people to say yes first. Its text is the policy's explanation, fit for the agent."""
+class ApprovalEnded(Exception):
+    """The call waits for people, or has waited in vain. The text is fit for the agent; `approval` is its id."""
 
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision.explanation or "This call needs the approval of a person.")
-        self.decision = decision
+    def __init__(self, message: str, approval: str) -> None:
+        super().__init__(message)
+        self.approval = approval
+
+
+class ApprovalPending(ApprovalEnded):
+    """People have not decided yet, and the connection is not kept any longer."""
+
+
+class ApprovalDenied(ApprovalEnded):
+    """Somebody has said no, or has taken a yes back."""
+
+
+class ApprovalExpired(ApprovalEnded):
+    """Nobody decided in time, or nobody used the yes in time."""
+
+
+class ApprovalUnknown(ApprovalEnded):
+    """The approved call may have run, and nobody knows what came of it."""
+
+
+class ApprovalsUnavailable(Exception):
+    """Nobody can be asked now, or it cannot be found out what they have said; so the call is refused."""
 
 
 class _Unanswered(Exception):

@@ -1,0 +1,421 @@
+"""Calls that people have to decide on: opened or joined, watched by the clock, used once, and told of.
+
+What one gateway does to an approval all others see: each change is a compare and set in the store, so whoever comes
+second finds it changed and looks again. What a crash leaves behind:
+
+    before an approval is opened      nothing; the identical call opens it
+    after it                          the approval; what people are to be told of it waits in the store
+    after a vote                      the vote: gateways with waiting calls hear of it, or look within seconds
+    after a claim, before sending     UNKNOWN once the lease is over: nobody can tell it from the next
+    after sending                     UNKNOWN once the lease is over: people see it, and it is never sent again by itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from config.settings import ApprovalSettings, Settings
+from gateway.callids import CallIds
+from gateway.exchange import Exchange, Reached
+from gateway.headers import meaningful
+from policies import approvals
+from policies.approval_store import HEAR, Answer, ApprovalStore, Message, StoreUnavailable
+from policies.approvals import Approval, HeldCall, Move, Refused, State
+from policies.binding import binding, hold_key
+
+log = logging.getLogger("weighbridge.holding")
+
+LEASE: Final = 30.0
+"""Seconds without a word after which the gateway that has claimed an approval is taken for dead."""
+RENEW: Final = 10.0
+"""Seconds between two words."""
+DENIED_FOR: Final = 900.0
+"""Seconds for which a no answers identical calls, too."""
+REPEATED_WITHIN: Final = 600.0
+"""Seconds in which a call that says it is a repetition gets the answer of the first."""
+LOOK: Final = 1.0
+"""Seconds between two looks at what the clock has made of approvals."""
+
+_SECOND: Final = 1_000_000_000
+_TRIES: Final = 8
+_NOBODY: Final = ("admin",)
+"""Who decides where the policy names nobody."""
+
+
+class AlreadyUsed(Exception):
+    """An identical call was quicker: it runs, or has run, by the same approval."""
+
+
+class Waiter:
+    """One call that waits for an approval to change."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def woken(self, seconds: float) -> bool:
+        """Whether something may have changed since the last time this was True; False when the time is over."""
+        done, _ = await asyncio.wait([self._future], timeout=max(seconds, 0.0))
+        if not done:
+            return False
+        self._future = asyncio.get_running_loop().create_future()
+        return True
+
+
+class Holds:
+    """The approvals as one gateway sees them. What asks the store raises StoreUnavailable."""
+
+    def __init__(self, store: ApprovalStore, note: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """`note` writes to the ledger."""
+        self.store = store
+        self.moves: Counter[str] = Counter()
+        """What was brought about here, by the word for the state it led to."""
+        self._note = note
+        self._ids = CallIds()
+        self.settings = ApprovalSettings()
+        self._roles: Mapping[str, Collection[str]] = {}
+        self._owners: Mapping[tuple[str, str], tuple[str, ...]] = {}
+        self._waiting: dict[str, set[Waiter]] = {}
+        self._using: set[str] = set()
+        """Approvals that a call of this process is about to use: the others wait for what comes of it."""
+        self._claimed: dict[str, Approval] = {}
+        """Those claimed here of which the outcome is not known yet."""
+        self._ending = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._troubled: set[str] = set()
+
+    def under(self, settings: Settings) -> None:
+        """From now on these are the people, and these the times that they have."""
+        self.settings = settings.approvals
+        self._roles = {person.name: person.roles for person in settings.admin.people}
+        self._owners = {
+            (agent.tenant, agent.name): (agent.name, *([agent.owner] if agent.owner else []))
+            for agent in settings.agents
+        }
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait here."""
+        return sum(map(len, self._waiting.values()))
+
+    async def begin(self) -> None:
+        self.store.listen(self._changed)
+        for name, do, pause in (
+            ("look at", self.look, LOOK),
+            ("renew the claims of", self._renew, RENEW),
+            ("hear of", self._poll, HEAR),
+        ):
+            self._tasks.append(asyncio.create_task(self._keep(name, do, pause), name=f"approvals: {name}"))
+
+    async def end(self) -> None:
+        self._ending.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    # What calls do
+
+    async def admit(self, x: Exchange) -> Approval:
+        """The approval that this call waits for: a new one, or that of an identical call. Raises Unbindable."""
+        assert x.decision is not None, "a call is decided before it is held"
+        call = _held(x)
+        bound = binding(call)
+        key = hold_key(call, bound)
+        now = self.store.now_ns()
+        known = await self.store.last(key)
+        if known is not None and _answers(known, now, _repeated(x)):
+            return known
+        settings = self.settings
+        fresh = Approval(
+            id=f"apr_{self._ids.next(now)}",
+            version=1,
+            state=State.PENDING,
+            call=call,
+            call_id=x.id,
+            binding=bound,
+            key=key,
+            needs=x.decision.required_approvals or _NOBODY,
+            requesters=self._owners.get((call.tenant, call.agent), (call.agent,)),
+            risk_level=x.decision.risk_level,
+            explanation=x.decision.explanation,
+            revision=x.decision.revision,
+            created=now,
+            decide_by=now + int(settings.decide_within * _SECOND),
+            use_within=int(settings.use_within * _SECOND),
+            changed=now,
+        )
+        opened = await self.store.open(fresh, [_message(fresh, "approval.requested", now)])
+        if opened.id == fresh.id:
+            self._tell(opened, "requested", call.agent)
+        return opened
+
+    @contextlib.contextmanager
+    def waits(self, approval: str) -> Iterator[Waiter]:
+        """A waiter that is woken whenever the approval may have changed."""
+        waiter = Waiter()
+        self._waiting.setdefault(approval, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            others = self._waiting[approval]
+            others.discard(waiter)
+            if not others:
+                del self._waiting[approval]
+
+    async def now(self, approval: Approval) -> Approval:
+        """The approval as it is by now, what the clock has made of it included."""
+        found = await self.store.get(approval.id)
+        return await self._aged(found) if found is not None else approval
+
+    def take(self, approval: str) -> bool:
+        """Whether the caller may go on to use it: one call of this process at a time. Whoever may gives it `back`."""
+        if approval in self._using:
+            return False
+        self._using.add(approval)
+        return True
+
+    def back(self, approval: str) -> None:
+        """The call that went on to use it has: or has not, and another one may."""
+        self._using.discard(approval)
+        self._changed([approval])
+
+    async def claim(self, x: Exchange) -> None:
+        """Uses the approval of a call up, durably. Raises AlreadyUsed, Refused."""
+        assert x.approval is not None, "only what was approved is claimed"
+        for _ in range(_TRIES):
+            found = await self.store.get(x.approval.id)
+            if found is None:
+                raise Refused("This approval is not known any more.")
+            now = self.store.now_ns()
+            found = await self._aged(found)
+            if found.state in (State.CONSUMED, State.DONE, State.UNKNOWN):
+                raise AlreadyUsed
+            if not approvals.still_valid(found, self._roles.get):
+                why = "Those who have approved it may not any more."
+                await self._replace(approvals.moved(found, Move.REVOKE, now, why), "revoked")
+                raise Refused(why)
+            if await self._replace(claimed := approvals.claimed(found, x.id, int(LEASE * _SECOND), now), "consumed"):
+                self._claimed[claimed.id] = claimed
+                x.approval = claimed
+                return
+        raise StoreUnavailable("Others are changing this approval at the same time.")
+
+    async def conclude(self, x: Exchange, answer: Answer | None) -> None:
+        """Tells what came of a call that has claimed an approval. Never raises."""
+        claimed = self._claimed.get(x.approval.id) if x.approval is not None else None
+        if claimed is None or claimed.claimed_by != x.id:
+            return
+        try:
+            for _ in range(_TRIES):
+                now = self.store.now_ns()
+                if x.reached is Reached.NO and not x.bills:
+                    after = approvals.released(claimed, x.id, now)
+                elif x.reached is Reached.MAYBE and answer is None:
+                    why = "The call was on its way when the connection to its target failed."
+                    after = replace(approvals.moved(claimed, Move.LOSE, now, why), lease_until=None)
+                else:
+                    after = approvals.finished(claimed, x.id, now)
+                if await self._replace(after, after.state.value, answer=answer):
+                    return
+                found = await self.store.get(claimed.id)
+                if found is None:
+                    return
+                claimed = found
+        except (StoreUnavailable, Refused) as error:
+            log.error("what came of the approved call %s cannot be kept: %s", x.id, error)
+        finally:
+            self._claimed.pop(claimed.id, None)
+
+    async def revoke(self, approval: Approval, why: str) -> None:
+        """Takes an approval back that the policy, asked again, does not stand by. Never raises."""
+        with contextlib.suppress(Refused, StoreUnavailable):
+            await self._replace(approvals.moved(approval, Move.REVOKE, self.store.now_ns(), why), "revoked")
+
+    # What people do
+
+    async def vote(self, approval: str, person: str, roles: Collection[str], yes: bool, comment: str = "") -> Approval:
+        """One person's word. Raises KeyError for an unknown approval, NotEntitled, Refused."""
+
+        def said(found: Approval, now: int) -> Approval:
+            return approvals.voted(found, person, roles, yes, now, comment)
+
+        return await self._changed_by(approval, said, person)
+
+    async def cancel(self, approval: str, by: str, why: str = "") -> Approval:
+        """Takes a call back that is not decided yet, or a yes that is not used yet. Raises KeyError, Refused."""
+
+        def taken_back(found: Approval, now: int) -> Approval:
+            move = Move.REVOKE if found.state is State.APPROVED else Move.CANCEL
+            return approvals.moved(found, move, now, why or f"{by} has taken it back.")
+
+        return await self._changed_by(approval, taken_back, by)
+
+    async def _changed_by(self, approval: str, change: Callable[[Approval, int], Approval], by: str) -> Approval:
+        for _ in range(_TRIES):
+            found = await self.store.get(approval)
+            if found is None:
+                raise KeyError(approval)
+            after = change(await self._aged(found), self.store.now_ns())
+            if await self._replace(after, "vote" if after.state is State.PENDING else after.state.value, by):
+                return after
+        raise StoreUnavailable("Others are changing this approval at the same time.")
+
+    # What time does
+
+    async def look(self) -> None:
+        """Brings about what the clock has made due, whoever opened it."""
+        while due := await self.store.due(self.store.now_ns()):
+            before = [(each.id, each.version) for each in due]
+            for each in due:
+                await self._aged(each)
+            if [(each.id, each.version) for each in await self.store.due(self.store.now_ns())] == before:
+                return
+
+    async def _aged(self, found: Approval) -> Approval:
+        """What the clock has made of it, brought about if nobody else was quicker."""
+        now = self.store.now_ns()
+        while (after := approvals.passed(found, now)) is not found:
+            if after.told > found.told and self.settings.escalate_to:
+                after = replace(after, escalated=self.settings.escalate_to)
+            if not await self._replace(after, "reminder" if after.state is found.state else after.state.value):
+                fresh = await self.store.get(found.id)
+                if fresh is None or fresh.version == found.version:
+                    return found
+                after = fresh
+            found = after
+        return found
+
+    async def _renew(self) -> None:
+        """Says that the calls which have claimed approvals are still under way."""
+        for claimed in list(self._claimed.values()):
+            after = replace(
+                claimed, version=claimed.version + 1, lease_until=self.store.now_ns() + int(LEASE * _SECOND)
+            )
+            if claimed.id in self._claimed and await self.store.replace(after):
+                if claimed.id in self._claimed:
+                    self._claimed[claimed.id] = after
+            elif claimed.id in self._claimed:
+                found = await self.store.get(claimed.id)
+                if found is not None and claimed.id in self._claimed:
+                    self._claimed[claimed.id] = found
+
+    async def _poll(self) -> None:
+        """Looks whether something was missed."""
+        self._changed(None)
+
+    # The store
+
+    async def _replace(self, after: Approval, word: str, by: str = "", answer: Answer | None = None) -> bool:
+        """Puts a next version in place, tells of it in the ledger and leaves word for people's systems."""
+        message = _message(after, f"approval.{word}", self.store.now_ns(), by)
+        if not await self.store.replace(after, [message], answer=answer):
+            return False
+        self._tell(after, word, by)
+        return True
+
+    def _tell(self, approval: Approval, word: str, by: str) -> None:
+        self.moves[word] += 1
+        call = approval.call
+        self._note(
+            "approval",
+            {
+                "approval": approval.id,
+                "event": word,
+                "state": approval.state.value,
+                "version": approval.version,
+                "who": by,
+                "tenant": call.tenant,
+                "agent": call.agent,
+                "target": call.target,
+                "operation": call.operation,
+                "binding": approval.binding,
+                "needs": approval.needs,
+                "votes": [{"person": each.person, "yes": each.yes, "roles": each.roles} for each in approval.votes],
+                "reason": approval.reason,
+                "held": approval.call_id,
+                "used_by": approval.claimed_by,
+            },
+        )
+
+    def _changed(self, ids: Collection[str] | None) -> None:
+        """Wakes those who wait. In the event loop."""
+        for each in self._waiting if ids is None else ids:
+            for waiter in self._waiting.get(each, ()):
+                waiter.wake()
+
+    async def _keep(self, name: str, do: Callable[[], Awaitable[None]], pause: float) -> None:
+        while not self._ending.is_set():
+            try:
+                await do()
+                self._troubled.discard(name)
+            except StoreUnavailable:
+                pass  # the store's own failure tells it
+            except Exception:
+                if name not in self._troubled:
+                    log.exception("to %s approvals has failed in the gateway itself", name)
+                self._troubled.add(name)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
+
+
+def seen_by_policy(approval: Approval) -> bytes:
+    """`approval` in the policy's input."""
+    return orjson.dumps(approvals.seen_by_policy(approval))
+
+
+def _held(x: Exchange) -> HeldCall:
+    call, agent = x.call, x.agent
+    assert call is not None, "a call is read before it is held"
+    assert agent is not None, "a call is identified before it is held"
+    return HeldCall(
+        agent.tenant,
+        agent.name,
+        x.session,
+        call.kind,
+        call.protocol,
+        call.target,
+        call.operation,
+        x.method,
+        x.path,
+        x.query,
+        tuple(meaningful(x.headers)),
+        call.body,
+        bool(call.stream),
+        "",
+        money.estimated_cost() if (money := x.asked[-1].question.money) is not None else None,
+    )
+
+
+def _answers(known: Approval, now: int, repeated: bool) -> bool:
+    """Whether an identical call gets what has become of this one, rather than being held anew."""
+    if known.state in approvals.ACTIVE:
+        return True
+    age = now - known.changed
+    if known.state is State.DENIED:
+        return age < DENIED_FOR * _SECOND
+    return repeated and known.state in (State.DONE, State.UNKNOWN) and age < REPEATED_WITHIN * _SECOND
+
+
+def _repeated(x: Exchange) -> bool:
+    """Whether a client says that it tries again: the SDKs of OpenAI and Anthropic count how often they have."""
+    return any(name == b"x-stainless-retry-count" and value.strip(b"0 ") for name, value in x.headers)
+
+
+def _message(approval: Approval, what: str, now: int, by: str = "") -> Message:
+    """What people's systems are told; they are shown the approval as it is when it is sent."""
+    facts: Mapping[str, Any] = {"version": approval.version, "by": by} if by else {"version": approval.version}
+    return Message(f"msg_{approval.id}_{approval.version}", what, approval.id, facts, now)
+
