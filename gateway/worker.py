@@ -18,6 +18,7 @@ from config.load import load
 from gateway.admin import admin_app
 from gateway.admin.health import ready
 from gateway.app import App
+from gateway.asking_after import PATH, ask_after
 from gateway.ledger import LedgerUnavailable
 from gateway.logs import configure
 from gateway.server import server
@@ -49,6 +50,8 @@ def data_app(app: App) -> Callable[..., Awaitable[None]]:
                 case "/readyz":
                     answer = ready(app)
                     await _plain(send, answer.status_code, bytes(answer.body))
+                case path if path.startswith(PATH):
+                    await ask_after(pipeline, scope, send)
                 case _:
                     await pipeline(scope, receive, send)
 

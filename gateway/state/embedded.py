@@ -25,7 +25,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.state.journal import FOLDED_AT_ONCE, Journal
 from gateway.state.spending import Spending
@@ -33,6 +33,8 @@ from policies.books import Books, Changes, Page, State
 from policies.budgets import Account, Ask, Balance, Budget, Loan, Raised, Spent, StoreUnavailable, Window
 
 log = logging.getLogger("weighbridge.state")
+
+T = TypeVar("T")
 
 _FEW: Final = 2
 """Calls that may ask in one turn before the next one is longer than a turn of the event loop."""
@@ -251,14 +253,22 @@ class EmbeddedStore:
 
     def write(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Carries out what somebody else keeps in this file, in one transaction. Raises sqlite3.Error."""
+        self._kept(lambda: self._journal.write(statements), _PAGE * len(statements))
+
+    def change(self, work: Callable[[sqlite3.Cursor], T], size: int) -> T:
+        """The same for whoever has to look at tables first; `size` is about how many bytes it writes."""
+        return self._kept(lambda: self._journal.change(work), size)
+
+    def _kept(self, write: Callable[[], T], size: int) -> T:
         try:
-            self._journal.write(statements)
+            result = write()
         except sqlite3.Error as error:
             self._failed(error)
             raise
-        self._size += _PAGE * len(statements)
+        self._size += size
         if self._next_fold is None:
             self._fold_in(self._fold_every)
+        return result
 
     async def close(self) -> None:
         if self._closed:

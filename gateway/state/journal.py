@@ -8,11 +8,17 @@
     limits     those that people have set
     courses    what people and rollouts have made of routes
     buckets    what was counted at routes, ten seconds a row
+    approvals  calls that people are asked about, numbered as they were opened, and for a while those that are over
+    answers    what approved calls were answered with, for an hour
+    messages   what people's systems are still to be told of them
+    grants     calls that people have allowed beforehand
+    uses       the calls that have used a grant
+    standings  how agents stand, by a person's word
 
 Every row says up to which turn of the journal it is folded, so that a start repeats for each row exactly those steps
-that it lacks, wherever a fold has ended; the last three tables are written to at once. After a kill -9 every
-transaction is there that had returned; after a power cut, those up to the last checkpoint and some of those that
-followed it, in order.
+that it lacks, wherever a fold has ended; from the limits on, tables are written to at once. After a kill -9 every
+transaction is there that had returned; after a power cut, those up to the last `sync` or checkpoint and some of those
+that followed it, in order.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -34,13 +40,15 @@ from policies.books import MOST_REMEMBERED, REMEMBERED, Books, Changes, Debt, Ke
 from policies.budgets import DIMENSIONS, METRICS, Raised
 from policies.money import MOST
 
+T = TypeVar("T")
+
 FOLDED_AT_ONCE: Final = 64
 """Rows of each table in one transaction: about a millisecond."""
 DROPPED_AT_ONCE: Final = 50
 """Turns of the journal that are deleted at once."""
 
 _APPLICATION: Final = 0x57656967
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 _LARGEST: Final = 2**63 - 1
 """The largest number that a column holds."""
@@ -61,6 +69,33 @@ _ROUTES: Final = """
 CREATE TABLE courses (route TEXT PRIMARY KEY, course TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE buckets (
     at INTEGER NOT NULL, route TEXT NOT NULL, counts BLOB NOT NULL, PRIMARY KEY (at, route)
+) WITHOUT ROWID;
+"""
+
+_APPROVALS: Final = """
+CREATE TABLE approvals (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL, tenant TEXT NOT NULL, state TEXT NOT NULL,
+    version INTEGER NOT NULL, due INTEGER, kept_until INTEGER, document BLOB NOT NULL
+);
+CREATE INDEX approvals_key ON approvals (key, number);
+CREATE INDEX approvals_state ON approvals (state, id, tenant);
+CREATE INDEX approvals_due ON approvals (due, id) WHERE due IS NOT NULL;
+CREATE INDEX approvals_kept ON approvals (kept_until) WHERE kept_until IS NOT NULL;
+CREATE TABLE answers (approval TEXT PRIMARY KEY, kept_until INTEGER NOT NULL, document BLOB NOT NULL);
+CREATE INDEX answers_kept ON answers (kept_until);
+CREATE TABLE messages (id TEXT PRIMARY KEY, until INTEGER NOT NULL, tries INTEGER NOT NULL, document BLOB NOT NULL);
+CREATE INDEX messages_until ON messages (until, id);
+CREATE TABLE grants (
+    id TEXT PRIMARY KEY, expires INTEGER NOT NULL, revoked INTEGER NOT NULL, uses INTEGER NOT NULL,
+    cost INTEGER NOT NULL, document BLOB NOT NULL
+);
+CREATE INDEX grants_expires ON grants (expires);
+CREATE TABLE uses (
+    "grant" TEXT NOT NULL, call TEXT NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY ("grant", call)
+) WITHOUT ROWID;
+CREATE TABLE standings (
+    tenant TEXT NOT NULL, agent TEXT NOT NULL, epoch INTEGER NOT NULL, document BLOB NOT NULL,
+    PRIMARY KEY (tenant, agent)
 ) WITHOUT ROWID;
 """
 
@@ -86,12 +121,13 @@ CREATE TABLE limits (
     by TEXT NOT NULL, at INTEGER NOT NULL, comment TEXT NOT NULL, PRIMARY KEY (node, "window")
 ) WITHOUT ROWID;
 {_ROUTES}
+{_APPROVALS}
 INSERT INTO journal VALUES (0, 0, CAST('[[],[],[]]' AS BLOB));
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 
-_SINCE: Final = {1: _ROUTES}
+_SINCE: Final = {1: _ROUTES, 2: _APPROVALS}
 """What a file of an earlier version lacks of the next one."""
 
 _TURN = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)"
@@ -107,7 +143,7 @@ _LINE_SEQ = f"SELECT seq FROM spent WHERE {' AND '.join(f'{name} = ?' for name i
 class Journal:
     """One database, and the lock that keeps other processes from it. Methods raise sqlite3.Error.
 
-    All but `checkpoint` belong to the thread of the event loop.
+    All but `checkpoint` and `sync` belong to the thread of the event loop.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,11 +214,25 @@ class Journal:
 
     def write(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Carries out what somebody else keeps in this file, in one transaction."""
+
+        def written(cursor: sqlite3.Cursor) -> None:
+            for statement, values in statements:
+                cursor.execute(statement, values)
+
+        self.change(written)
+
+    def change(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+        """As `write`, for whoever has to look at tables before it is known what to write: all in one transaction."""
         if self.moved:
             raise sqlite3.OperationalError("it was moved or deleted")
         with self._transaction():
-            for statement, values in statements:
-                self._cursor.execute(statement, values)
+            return work(self._cursor)
+
+    def rows(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """What somebody else keeps in this file: a few rows that an index finds."""
+        if self.moved:
+            raise sqlite3.OperationalError("it was moved or deleted")
+        return self._cursor.execute(query, values).fetchall()
 
     def set_limit(self, raised: Raised) -> None:
         limit = (raised.node, raised.window, raised.limit, raised.instead_of, raised.by, raised.at, raised.comment)
@@ -338,6 +388,14 @@ class Journal:
         """
         _, waiting, _ = self._checkpoints.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return int(waiting)
+
+    def sync(self) -> None:
+        """Waits until what was written is where a power cut does not take it; in any thread. Raises OSError."""
+        log_file = os.open(self.path.with_name(f"{self.path.name}-wal"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(log_file)
+        finally:
+            os.close(log_file)
 
     def close(self) -> None:
         for connection in self._connections:

@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Final
 
 import orjson
@@ -122,7 +120,7 @@ class EmbeddedRoutes:
             self._write([(_COURSE, (route, text))])
             self._courses[route] = course
         try:
-            await asyncio.to_thread(_bring_to_disk, self._store.path)
+            await asyncio.to_thread(self._store.journal.sync)
         except OSError as error:
             raise StoreUnavailable(f"{self._store.path} cannot be used: {error.strerror}.") from None
         return True
@@ -213,12 +211,3 @@ def read(text: str | bytes) -> Course:
 
 def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
     return {**counts, **{key: counts.get(key, 0) + number for key, number in more.items()}}
-
-
-def _bring_to_disk(path: Path) -> None:
-    """Waits until what was written is where a power cut does not take it. Raises OSError."""
-    log_file = os.open(path.with_name(f"{path.name}-wal"), os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(log_file)
-    finally:
-        os.close(log_file)
