@@ -14,6 +14,7 @@ approval decides who was first. Times are Unix nanoseconds by the clock of the s
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -138,10 +139,11 @@ class Approval:
 
     `id` is `apr_` and a ULID. `version` counts its changes, from 1. `call_id` names the call that was held first,
     `claimed_by` the one that uses it. `binding` says what was approved (see `policies.binding`), and `key` which calls
-    are identical to it: those of the same binding in the same session. `needs` are roles: one person for each.
-    `requesters` are people who must not decide. `escalated` may decide as if they had any of the roles, once half of the
-    time is over. `revision` names the policy that wanted it; `recorded` is what of the call may be shown in a record,
-    where the policy masks it. `lease_until` is until when a claim is believed to be under way.
+    are identical to it: those of the same binding in the same session. `needs` are roles, one or more: one person for
+    each, and two people where a role stands twice. `requesters` are people who must not decide. `escalated` are roles
+    of people who may decide as if they had any of the needed ones, once half of the time is over and they were told.
+    `revision` names the policy that wanted it; `recorded` is what of the call may be shown in a record, where the policy
+    masks it. `lease_until` is until when a claim is believed to be under way.
     """
 
     id: str
@@ -189,9 +191,7 @@ def moved(approval: Approval, move: Move, now: int, reason: str = "") -> Approva
     return replace(approval, version=approval.version + 1, state=after, changed=now, reason=reason)
 
 
-def voted(
-    approval: Approval, person: str, roles: Collection[str], yes: bool, now: int, comment: str = ""
-) -> Approval:
+def voted(approval: Approval, person: str, roles: Collection[str], yes: bool, now: int, comment: str = "") -> Approval:
     """After one person's word: approved when the last slot is filled, denied at the first no.
 
     Raises NotEntitled, Refused.
@@ -218,20 +218,20 @@ def voted(
 
 def entitled(approval: Approval, roles: Collection[str]) -> tuple[str, ...]:
     """Those of the approval's slots that somebody with these roles can fill; empty for none."""
-    if any(role in approval.escalated for role in roles):
+    if approval.told and any(role in approval.escalated for role in roles):
         return tuple(dict.fromkeys(approval.needs))
     return tuple(dict.fromkeys(role for role in approval.needs if role in roles))
 
 
 def still_valid(approval: Approval, roles_of: Callable[[str], Collection[str] | None]) -> bool:
-    """Whether those who said yes may still say it: their roles as of now (None for who is gone) fill every slot."""
-    yes = {vote.person: roles_of(vote.person) for vote in approval.votes if vote.yes}
-    filled = {
-        person: entitled(approval, roles)
-        for person, roles in yes.items()
-        if roles is not None and person not in approval.requesters
-    }
-    return not missing(approval.needs, filled)
+    """Whether those who said yes may still say it: with the roles they said it in, as far as they have these now, they
+    fill every slot. `roles_of` gives a person's roles as of now, None for who is gone."""
+    left: dict[str, tuple[str, ...]] = {}
+    for vote in approval.votes:
+        roles = roles_of(vote.person)
+        if vote.yes and roles is not None and vote.person not in approval.requesters:
+            left[vote.person] = tuple(role for role in entitled(approval, roles) if role in vote.roles)
+    return not missing(approval.needs, left)
 
 
 def approves(approval: Approval, needs: Sequence[str]) -> bool:
@@ -241,9 +241,10 @@ def approves(approval: Approval, needs: Sequence[str]) -> bool:
 
 def claimed(approval: Approval, call_id: str, lease: int, now: int) -> Approval:
     """Used up by a call, which has `lease` nanoseconds to tell what came of it. Raises Refused."""
-    if approval.use_by is not None and now >= approval.use_by:
+    after = moved(approval, Move.CLAIM, now)
+    if after.use_by is None or now >= after.use_by:
         raise Refused("The time to use this approval is over.")
-    return replace(moved(approval, Move.CLAIM, now), claimed_by=call_id, lease_until=now + lease)
+    return replace(after, claimed_by=call_id, lease_until=now + lease)
 
 
 def finished(approval: Approval, call_id: str, now: int, reason: str = "") -> Approval:
@@ -296,11 +297,13 @@ def _reminder(approval: Approval) -> int:
 
 
 def seen_by_policy(approval: Approval) -> Mapping[str, object]:
-    """`approval` in the policy's input, when it is asked again."""
-    approvers: Sequence[str] = [vote.person for vote in approval.votes if vote.yes]
-    return {
+    """`approval` in the policy's input, when it is asked again: `roles` are the slots that were filled."""
+    roles = Counter(approval.needs) - Counter(approval.missing)
+    facts: dict[str, object] = {
         "id": approval.id,
-        "roles": list(dict.fromkeys(role for vote in approval.votes if vote.yes for role in vote.roles)),
-        "approvers": approvers,
-        "expires": approval.use_by,
+        "roles": list(roles.elements()),
+        "approvers": [vote.person for vote in approval.votes if vote.yes],
     }
+    if approval.use_by is not None:
+        facts["expires"] = approval.use_by
+    return facts

@@ -15,6 +15,8 @@ from policies.obligations import Obligations, read
 
 LARGEST: Final = 64 * 1024
 """Characters of the longest answer that is read; a decision is recorded, and shown to people."""
+MOST_ROLES: Final = 16
+"""Of people whom a decision may ask for."""
 
 
 class Effect(enum.StrEnum):
@@ -29,6 +31,7 @@ class Effect(enum.StrEnum):
 class Decision:
     """A policy's answer to one call. Nothing in it can be changed, so that calls may share one.
 
+    `required_approvals` are roles, each for a person of its own: a role that stands twice asks for two people of it.
     `explanation` is for the agent and the approver, empty when the policy gave none. `obligations` are conditions of
     the yes. `revision` names the policy text that decided. `answer` is the decision as JSON text, as it is recorded:
     without the values that it puts into calls and headers, which may be anything.
@@ -99,7 +102,7 @@ def parse(result: str | bytes, revision: str) -> Decision:
         return Decision(
             effect,
             answer.get("risk_level"),
-            tuple(dict.fromkeys(answer.get("required_approvals", ()))),
+            tuple(answer.get("required_approvals", ())),
             answer.get("explanation", ""),
             read(answer.get("obligations", {})),
             revision,
@@ -108,13 +111,15 @@ def parse(result: str | bytes, revision: str) -> Decision:
         raise Undecided(f"`obligations` are malformed: {error}") from None
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+def _roles(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) <= MOST_ROLES and all(isinstance(role, str) and role for role in value)
+    )
 
 
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "risk_level": (f"one of {', '.join(RISK_LEVELS)}", lambda value: value in RISK_LEVELS),
-    "required_approvals": ("a list of role names", _texts),
+    "required_approvals": (f"a list of at most {MOST_ROLES} role names", _roles),
     "explanation": ("a text", lambda value: isinstance(value, str)),
     "obligations": ("an object", lambda value: isinstance(value, dict)),
 }

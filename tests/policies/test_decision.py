@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.decision import LARGEST, Decision, Effect, parse
+from policies.decision import LARGEST, MOST_ROLES, Decision, Effect, parse
 from policies.errors import Undecided
 
 
@@ -33,9 +33,20 @@ def test_every_field_is_read() -> None:
     )
     decision = parse(text, "r1")
     assert decision.risk_level == "high"
-    assert decision.required_approvals == ("finance", "security")
+    assert decision.required_approvals == ("finance", "security", "finance")
     assert decision.explanation == "a large amount"
     assert decision.obligations.facts() == orjson.loads(text)["obligations"]
+
+
+def test_a_role_that_stands_twice_asks_for_two_people_and_is_recorded_twice() -> None:
+    decision = parse('{"decision": "NEEDS_APPROVAL", "required_approvals": ["finance", "finance"]}', "r1")
+    assert decision.required_approvals == ("finance", "finance")
+    assert orjson.loads(decision.answer)["required_approvals"] == ["finance", "finance"]
+
+
+def test_at_most_sixteen_people_are_asked_for() -> None:
+    said = {"decision": "NEEDS_APPROVAL", "required_approvals": ["finance"] * MOST_ROLES}
+    assert len(parse(orjson.dumps(said), "r1").required_approvals) == MOST_ROLES
 
 
 def test_an_obligation_this_version_does_not_know_is_kept_for_whoever_must_fulfil_it() -> None:
@@ -99,6 +110,7 @@ def test_anything_else_is_undecided(result: str | bytes) -> None:
         ("required_approvals", [1]),
         ("required_approvals", {"finance": True}),
         ("required_approvals", None),
+        ("required_approvals", ["finance"] * (MOST_ROLES + 1)),
         ("explanation", ["a"]),
         ("explanation", None),
         ("obligations", []),
