@@ -16,9 +16,9 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import orjson
 
@@ -48,8 +48,10 @@ UNKNOWN_KEPT: Final = 90 * 86_400
 GRANTS_KEPT: Final = 3600
 """Seconds for which it is known of a grant that has ended that there was one."""
 
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = 50
 """Changes in one transaction: a few milliseconds."""
+_MOST_ON_DISK: Final = 1000
+"""Changes for which the disk is waited for once."""
 _FORGOTTEN_AT_ONCE: Final = 20
 """Rows of each table that are deleted together, at least."""
 _FORGET_EVERY: Final = 1.0
@@ -88,7 +90,9 @@ _FORGET: Final = (
         (SELECT rowid FROM answers WHERE kept_until <= ? ORDER BY kept_until LIMIT ?)""",
 )
 _ENDED_GRANT: Final = "SELECT id FROM grants WHERE expires <= ? ORDER BY expires LIMIT 1"
-_FORGET_USES: Final = 'DELETE FROM uses WHERE "grant" = ?1 AND call IN (SELECT call FROM uses WHERE "grant" = ?1 LIMIT ?2)'
+_FORGET_USES: Final = (
+    'DELETE FROM uses WHERE "grant" = ?1 AND call IN (SELECT call FROM uses WHERE "grant" = ?1 LIMIT ?2)'
+)
 _FORGETTABLE: Final = """SELECT EXISTS (SELECT 1 FROM approvals WHERE kept_until <= ?1)
     OR EXISTS (SELECT 1 FROM answers WHERE kept_until <= ?1) OR EXISTS (SELECT 1 FROM grants WHERE expires <= ?2)"""
 
@@ -101,6 +105,10 @@ class _Change:
     work: Callable[[sqlite3.Cursor], tuple[Any, Collection[str]]]
     size: int
     done: asyncio.Future[Any]
+
+
+_Result: TypeAlias = tuple[Any, Collection[str] | None]
+"""What somebody is answered, which may be an exception, and what has changed; None where that is not certain."""
 
 
 class EmbeddedApprovals:
@@ -350,9 +358,7 @@ class EmbeddedApprovals:
         at = due(approval)
         return (
             min(at, _LARGEST) if at is not None else None,
-            None
-            if approval.state in ACTIVE
-            else self._in(UNKNOWN_KEPT if approval.state is State.UNKNOWN else KEPT),
+            None if approval.state in ACTIVE else self._in(UNKNOWN_KEPT if approval.state is State.UNKNOWN else KEPT),
         )
 
     def _in(self, seconds: int) -> int:
@@ -397,8 +403,7 @@ class EmbeddedApprovals:
             raise self._damaged(error) from None
 
     async def _settled(self) -> None:
-        while self._on_disk < self._written:
-            await self._synced()
+        await self._all_on_disk()
         if self.failure is not None:
             raise StoreUnavailable(self.failure)
 
@@ -427,39 +432,50 @@ class EmbeddedApprovals:
     async def _write(self) -> None:
         try:
             while self._wanted:
-                changes = [change for change in self._wanted[:_AT_ONCE] if not change.done.done()]
-                del self._wanted[:_AT_ONCE]
-                await self._write_together(changes)
+                changes = [change for change in self._wanted[:_MOST_ON_DISK] if not change.done.done()]
+                del self._wanted[:_MOST_ON_DISK]
+                results: list[_Result] = []
+                for first in range(0, len(changes), _AT_ONCE):
+                    results += self._committed(changes[first : first + _AT_ONCE])
+                    await asyncio.sleep(0)
+                try:
+                    await self._all_on_disk()
+                except StoreUnavailable as error:
+                    results = [(error, None)] * len(changes)
+                self._answer(changes, results)
                 await asyncio.sleep(0)  # who waits to read does so before more is written
         finally:
             self._writing = None
 
-    async def _write_together(self, changes: Sequence[_Change]) -> None:
-        changed: list[str] | None = []
+    def _committed(self, changes: Sequence[_Change]) -> list[_Result]:
+        """What becomes of some changes in one transaction: of all the same where this cannot be."""
         try:
             results = self._store.change(lambda cursor: self._done(cursor, changes), sum(each.size for each in changes))
             self._written += 1
-            written = self._written
-            while self._on_disk < written:
-                await self._synced()
+            return results
+        except sqlite3.Error as error:
+            return [(StoreUnavailable(self.failure or str(error)), None)] * len(changes)
         except Exception as error:  # whatever it is, all of them wait for an answer
-            if isinstance(error, sqlite3.Error):
-                error = StoreUnavailable(self.failure or str(error))
-            changed, results = None, [(error, ())] * len(changes)
+            log.exception("approvals could not be written")
+            return [(StoreUnavailable(f"{self._store.path} cannot be used: {error}."), None)] * len(changes)
+
+    def _answer(self, changes: Sequence[_Change], results: Sequence[_Result]) -> None:
+        changed: list[str] = []
+        missed = False
         for change, (result, ids) in zip(changes, results, strict=True):
-            if changed is not None:
-                changed += ids
+            missed = missed or ids is None
+            changed += ids or ()
             if change.done.done():
                 continue
             if isinstance(result, Exception):
                 change.done.set_exception(result)
             else:
                 change.done.set_result(result)
-        if changed is None or changed:
-            self._tell(changed)
+        if missed or changed:
+            self._tell(None if missed else changed)
 
-    def _done(self, cursor: sqlite3.Cursor, changes: Sequence[_Change]) -> list[tuple[Any, Collection[str]]]:
-        results: list[tuple[Any, Collection[str]]] = []
+    def _done(self, cursor: sqlite3.Cursor, changes: Sequence[_Change]) -> list[_Result]:
+        results: list[_Result] = []
         for change in changes:
             try:
                 results.append(change.work(cursor))
@@ -477,13 +493,14 @@ class EmbeddedApprovals:
             except Exception:
                 log.exception("who listens for approvals has failed")
 
-    async def _synced(self) -> None:
-        """Waits for the disk, together with whoever else does, for what was written when they began."""
-        if self._syncing is None:
-            self._syncing = asyncio.create_task(self._sync(), name="approvals are brought to the disk")
-        error = await asyncio.shield(self._syncing)
-        if error is not None:
-            raise self._unusable(error)
+    async def _all_on_disk(self) -> None:
+        """Returns once a power cut takes nothing of what is written. All who wait for the disk do so together."""
+        while self._on_disk < self._written:
+            if self._syncing is None:
+                self._syncing = asyncio.create_task(self._sync(), name="approvals are brought to the disk")
+            error = await asyncio.shield(self._syncing)
+            if error is not None:
+                raise self._unusable(error)
 
     async def _sync(self) -> OSError | None:
         written = self._written

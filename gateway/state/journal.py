@@ -74,9 +74,10 @@ CREATE TABLE buckets (
 
 _APPROVALS: Final = """
 CREATE TABLE approvals (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL, tenant TEXT NOT NULL, state TEXT NOT NULL,
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT NOT NULL, tenant TEXT NOT NULL, state TEXT NOT NULL,
     version INTEGER NOT NULL, due INTEGER, kept_until INTEGER, document BLOB NOT NULL
 );
+CREATE UNIQUE INDEX approvals_id ON approvals (id, version);
 CREATE INDEX approvals_key ON approvals (key, number);
 CREATE INDEX approvals_state ON approvals (state, id, tenant);
 CREATE INDEX approvals_due ON approvals (due, id) WHERE due IS NOT NULL;
