@@ -142,8 +142,8 @@ class Approval:
     are identical to it: those of the same binding in the same session. `needs` are roles, one or more: one person for
     each, and two people where a role stands twice. `requesters` are people who must not decide. `escalated` are roles
     of people who may decide as if they had any of the needed ones, once half of the time is over and they were told.
-    `revision` names the policy that wanted it; `recorded` is what of the call may be shown in a record, where the policy
-    masks it. `lease_until` is until when a claim is believed to be under way.
+    `revision` names the policy that wanted it; `recorded` is what of the call may be shown in a record, where the
+    policy masks it. `lease_until` is until when a claim is believed to be under way.
     """
 
     id: str
