@@ -885,7 +885,8 @@ class ToolSettings(Section):
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
     price: ToolPriceSettings | None = Field(default=None, description="Its price; free of charge when absent.")
     no_grant: bool = Field(
-        default=False, description="Whether each of its calls needs people's word on itself: none is allowed beforehand."
+        default=False,
+        description="Whether people decide on each of its calls: none can be allowed beforehand.",
     )
 
 

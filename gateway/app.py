@@ -17,6 +17,7 @@ from gateway.assembly import assemble, retired
 from gateway.collector import Collector
 from gateway.deciding import Deciding
 from gateway.decision_log import DecisionLog
+from gateway.holding import Holds
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
 from gateway.mirroring import Mirrors
@@ -28,7 +29,6 @@ from gateway.steering import Steering
 from gateway.telemetry import Telemetry
 from gateway.traffic import Traffic
 from gateway.webhooks import Webhooks
-from policies.approvals import NobodyToAsk
 
 log = logging.getLogger("weighbridge.app")
 
@@ -73,10 +73,12 @@ class App:
         self._busy = [file.parent] if file is not None else []
         """Folders in which something is written all the time."""
         lender = self.telemetry.lender = Lender(self.state.budgets, self.state.limits)
+        self.holds = Holds(self.state.approvals, self.ledger.note)
+        self.holds.under(loaded.settings)
         self.pipeline = Pipeline(
             assembly,
             None,
-            approvals=NobodyToAsk(),
+            holds=self.holds,
             lender=lender,
             ledger=self.ledger,
             events=events,
@@ -125,6 +127,7 @@ class App:
         self.state.begin()
         self.probes.watch(self.settings.targets)
         await self.steering.begin()
+        await self.holds.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self
@@ -145,6 +148,7 @@ class App:
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
         await self.steering.end()
+        await self.holds.end()
         await self.webhooks.close()
         await self.state.close()
         self.ledger.close()
@@ -172,6 +176,7 @@ class App:
                 self._refused(who, [f"{self.path}: {unforeseen(error)}"])
                 return
             self.steering.under(after)  # before the first call goes by the new routes
+            self.holds.under(after.settings)
             self.pipeline.assembly = after
             self._files = loaded.files
             self.warnings = tuple(map(str, loaded.warnings))

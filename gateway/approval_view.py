@@ -1,4 +1,4 @@
-"""An approval as people, agents and their systems are shown it: all that will run, and nothing that only looks like it."""
+"""An approval as it is shown to people, agents and their systems: all that will run, with nothing hidden in it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ second finds it changed and looks again. What a crash leaves behind:
     after it                          the approval; what people are to be told of it waits in the store
     after a vote                      the vote: gateways with waiting calls hear of it, or look within seconds
     after a claim, before sending     UNKNOWN once the lease is over: nobody can tell it from the next
-    after sending                     UNKNOWN once the lease is over: people see it, and it is never sent again by itself
+    after sending                     UNKNOWN once the lease is over: shown to people, never sent again by itself
 """
 
 from __future__ import annotations
@@ -418,4 +418,3 @@ def _message(approval: Approval, what: str, now: int, by: str = "") -> Message:
     """What people's systems are told; they are shown the approval as it is when it is sent."""
     facts: Mapping[str, Any] = {"version": approval.version, "by": by} if by else {"version": approval.version}
     return Message(f"msg_{approval.id}_{approval.version}", what, approval.id, facts, now)
-

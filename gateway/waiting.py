@@ -48,7 +48,9 @@ async def wait(x: Exchange, holds: Holds, reply: Reply) -> Answer | None:
         if approval.state is State.DONE:
             answer = await holds.store.answer(approval.id)
             if answer is None:
-                raise ApprovalExpired("It was approved and has run, and its answer is not kept any longer.", approval.id)
+                raise ApprovalExpired(
+                    "It was approved and has run; its answer is not kept any longer.", approval.id
+                )
             return answer
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:
@@ -86,7 +88,9 @@ def ended(approval: Approval) -> ApprovalEnded:
         case State.LAPSED:
             return ApprovalExpired("This call was approved, but nobody came to use that in time.", approval.id)
         case State.UNKNOWN:
-            return ApprovalUnknown("This call was approved and may have run; what came of it is not known.", approval.id)
+            return ApprovalUnknown(
+                "This call was approved and may have run; nobody knows what came of it.", approval.id
+            )
         case State.CANCELLED:
             return ApprovalDenied(f"This call was taken back before anybody decided on it{why}.", approval.id)
         case State.REVOKED:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.redis_url import RedisUrl
+from gateway.state.approvals import EmbeddedApprovals
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
 from gateway.state.limits import EmbeddedLimits
 from gateway.state.redis import RedisStore
+from gateway.state.redis_approvals import RedisApprovals
 from gateway.state.redis_limits import RedisLimits
 from gateway.state.redis_routes import RedisRoutes
 from gateway.state.routes import EmbeddedRoutes
+from policies.approval_store import ApprovalStore
 from policies.budgets import Store
 from policies.limits import LimitStore
 from routing.course import RouteStore
@@ -31,15 +34,18 @@ class State:
     budgets: Store
     limits: LimitStore
     routes: RouteStore
+    approvals: ApprovalStore
 
     def begin(self) -> None:
         """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
         self.budgets.begin()
         self.limits.begin()
         self.routes.begin()
+        self.approvals.begin()
 
     async def close(self) -> None:
         """Carries out what is under way, as far as that is possible in a few seconds."""
+        await self.approvals.close()
         await self.limits.close()
         await self.routes.close()
         await self.budgets.close()
@@ -55,10 +61,11 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     file = file_of(url)
     if file is not None:
         embedded = EmbeddedStore(file, clock)
-        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded, clock))
+        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded, clock), EmbeddedApprovals(embedded, clock))
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:
         raise StateUnusable(f"The place of the state {error}.") from None
     store = RedisStore(address, clock=clock)
-    return State(store, RedisLimits(store.servers), RedisRoutes(store.servers))
+    servers = store.servers
+    return State(store, RedisLimits(servers), RedisRoutes(servers), RedisApprovals(servers))
