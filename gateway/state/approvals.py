@@ -384,6 +384,8 @@ class EmbeddedApprovals:
         await self._settled()
         try:
             return self._journal.rows(query, values)
+        except UnicodeEncodeError:  # SQLite has no such text: nothing is called so
+            return []
         except sqlite3.Error as error:
             raise self._unusable(error) from None
 
