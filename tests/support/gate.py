@@ -12,18 +12,19 @@ from gateway import records
 from gateway.carrier import Carrier
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Exchange
+from gateway.holding import Holds
 from gateway.ledger import LedgerUnavailable
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.queues import PATIENCE
 from gateway.telemetry import Telemetry
-from policies.approvals import Approvals, NobodyToAsk
 from policies.budgets import Account, account
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
 from tests.support.door import door
 from tests.support.exchanges import AGENT_KEY, ALLOWED, assembly
+from tests.support.register import Register
 from tests.support.till import Till, Turnstile
 
 AUTHORIZED = f"authorization: Bearer {AGENT_KEY}"
@@ -124,7 +125,7 @@ async def gate(
     *,
     target_url: str = "http://127.0.0.1:9",
     script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED,
-    approvals: Approvals | None = None,
+    register: Register | None = None,
     till: Till | None = None,
     turnstile: Turnstile | None = None,
     patience: float = PATIENCE,
@@ -151,10 +152,12 @@ async def gate(
     engine, ledger, telemetry = ScriptedEngine(script), MemoryLedger(), Telemetry()
     till, turnstile = till or Till(), turnstile or Turnstile()
     decides: Engine | None = engine if loaded else None
+    holds = Holds(register or Register(), ledger.note)
+    holds.under(built.settings)
     pipeline = Pipeline(
         built,
         decides,
-        approvals=approvals or NobodyToAsk(),
+        holds=holds,
         lender=Lender(till, turnstile, patience),
         ledger=ledger,
         events=ledger.events,
@@ -163,8 +166,10 @@ async def gate(
     )
     carriers = [carrier for line in built.lines.values() for carrier in line.carriers]
     async with door(pipeline, **(door_limits or {})) as port:
+        await holds.begin()
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)
         finally:
+            await holds.end()
             for carrier in carriers:
                 await carrier.close()
