@@ -11,7 +11,7 @@ import hiredis
 import orjson
 
 _HERE: Final = Path(__file__).parent
-_READS: Final = ("look", "counted")
+_READS: Final = ("look", "counted", "held", "held_in", "versions", "granted")
 """Scripts that only read, and can be run where nothing can be written."""
 
 
@@ -41,9 +41,10 @@ class Script:
         """The command that makes a server know it."""
         return packed("SCRIPT", "LOAD", self.text)
 
-    def call(self, keys: Sequence[str], ask: dict[str, Any]) -> bytes:
-        """The command that runs it. All `keys` are of one slot."""
-        return packed(b"EVALSHA", self._digest, len(keys), *keys, orjson.dumps(ask))
+    def call(self, keys: Sequence[str], ask: dict[str, Any], bulk: bytes | None = None) -> bytes:
+        """The command that runs it. All `keys` are of one slot. `bulk` is what the script takes besides, as it is."""
+        rest = () if bulk is None else (bulk,)
+        return packed(b"EVALSHA", self._digest, len(keys), *keys, orjson.dumps(ask), *rest)
 
 
 class Scripts:
@@ -65,6 +66,21 @@ class Scripts:
         self.steer = Script.read("steer")
         self.flush = Script.read("flush", "bucket")
         self.counted = Script.read("counted", "bucket")
+        self.hold = Script.read("hold", "approval_keys", "approvals")
+        self.change = Script.read("change", "approval_keys", "approvals")
+        self.held = Script.read("held", "approval_keys", "approvals")
+        self.held_in = Script.read("held_in", "approval_keys", "approvals")
+        self.overdue = Script.read("overdue", "approval_keys", "approvals")
+        self.versions = Script.read("versions", "approval_keys")
+        self.bring = Script.read("bring", "approval_keys")
+        self.take = Script.read("take", "approval_keys")
+        self.taken = Script.read("taken", "approval_keys")
+        self.postpone = Script.read("postpone", "approval_keys")
+        self.grant = Script.read("grant", "approval_keys")
+        self.granted = Script.read("granted", "approval_keys")
+        self.use = Script.read("use", "approval_keys")
+        self.give_back = Script.read("give_back", "approval_keys")
+        self.revoke = Script.read("revoke", "approval_keys")
 
     def all(self) -> list[Script]:
         return list(vars(self).values())

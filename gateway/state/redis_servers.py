@@ -156,13 +156,22 @@ class RedisServers:
         reply: list[Any] = await self._answered(self._wire(tenant), command, script)
         return reply
 
-    async def run(self, tenant: str, script: Script, keys: Sequence[str], ask: dict[str, Any]) -> list[Any]:
+    async def run(
+        self, tenant: str, script: Script, keys: Sequence[str], ask: dict[str, Any], bulk: bytes | None = None
+    ) -> list[Any]:
         """Runs a script at the tenant's server and gives what it returns. Raises StoreUnavailable."""
-        return await self.send(tenant, script.call(keys, ask), script)
+        return await self.send(tenant, script.call(keys, ask, bulk), script)
 
     async def command(self, tenant: str, *words: str | int) -> Any:
         """Runs a command on keys of the tenant. Raises StoreUnavailable."""
         return await self._answered(self._wire(tenant), packed(*words))
+
+    def connection(self, tenant: str) -> AbstractConnection:
+        """A connection of one's own to the tenant's server, yet to be made. Raises StoreUnavailable."""
+        wire = self._wire(tenant)
+        if wire.failure is not None:
+            raise NotAsked(f"{wire.name}: {wire.failure}")
+        return self._connection(wire.address)
 
     async def each(self, command: bytes) -> list[tuple[str, Any]]:
         """What every server that can be asked answers to a command, with its name; errors left out."""

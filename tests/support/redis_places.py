@@ -50,8 +50,8 @@ class _Ahead(Script):
         super().__init__(name, text)
         self._time = server_time
 
-    def call(self, keys: Sequence[str], ask: dict[str, Any]) -> bytes:
-        return super().call(keys, {**ask, "ahead": self._time.ahead})
+    def call(self, keys: Sequence[str], ask: dict[str, Any], bulk: bytes | None = None) -> bytes:
+        return super().call(keys, {**ask, "ahead": self._time.ahead}, bulk)
 
 
 class RedisPlace:
