@@ -93,7 +93,7 @@ def _of_something_else(path: Path) -> None:
 
 def _newer(path: Path) -> None:
     with opened(path) as other:
-        other.execute("PRAGMA user_version = 3")
+        other.execute(f"PRAGMA user_version = {journal._VERSION + 1}")
 
 
 def _overwritten(path: Path) -> None:

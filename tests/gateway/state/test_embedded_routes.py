@@ -24,7 +24,7 @@ from tests.gateway.state.routes_suite import AT, CALL, ERROR, EVER, RoutesSuite,
 from tests.support import teller
 from tests.support.process import ROOT
 from tests.support.steps import longest_step
-from tests.support.stores import ask, budget, copied, in_memory, paying, spent, standing
+from tests.support.stores import as_of_version, ask, budget, copied, in_memory, paying, spent, standing
 
 
 class HeldStage:
@@ -302,20 +302,13 @@ async def test_budgets_and_routes_share_the_file_in_peace(stage: HeldStage) -> N
 # Files
 
 
-def _first_version(path: Path) -> None:
-    """A file as versions wrote it that knew nothing of routes."""
-    other = sqlite3.connect(path, isolation_level=None)
-    other.executescript("DROP TABLE courses; DROP TABLE buckets; PRAGMA user_version = 1;")
-    other.close()
-
-
 async def test_a_file_of_an_earlier_version_is_opened_with_all_that_is_in_it(folder: Path) -> None:
     path = folder / "state.db"
     accounts = paying(budget("acme", 1000))
     store = EmbeddedStore(path)
     store.post("c", "acme", accounts, 7, [spent(7)])
     await store.close()
-    _first_version(path)
+    as_of_version(path, 1)  # which knew nothing of routes
     for epoch in range(2):
         state = open_state(f"sqlite:///{path}")
         state.begin()
@@ -332,7 +325,7 @@ async def test_a_file_of_an_earlier_version_is_opened_with_all_that_is_in_it(fol
 async def test_a_process_that_dies_while_it_brings_a_file_up_to_date_leaves_it_as_it_was(folder: Path) -> None:
     path = folder / "state.db"
     await EmbeddedStore(path).close()
-    _first_version(path)
+    as_of_version(path, 1)  # which knew nothing of routes
     left: list[Path] = []
     connect = sqlite3.connect
 
