@@ -52,6 +52,8 @@ _AT_ONCE: Final = 50
 """Changes in one transaction: a few milliseconds."""
 _MOST_ON_DISK: Final = 1000
 """Changes for which the disk is waited for once."""
+_CLOSING: Final = 5.0
+"""Seconds after which a disk that does not answer is left to itself."""
 _FORGOTTEN_AT_ONCE: Final = 20
 """Rows of each table that are deleted together, at least."""
 _FORGET_EVERY: Final = 1.0
@@ -137,6 +139,7 @@ class EmbeddedApprovals:
         with store.journal.beginning():
             for query, values in ((_BY_ID, ("",)), (_ANSWERED, ("", 0)), (_WAITING, (0, 0)), (_USED, ("", ""))):
                 self._journal.rows(query, values)
+            self._journal.rows(_VERSIONS, ("[]",))
             self._journal.rows(_GRANTS, (_LARGEST,))
             self._journal.rows(_OF_AGENT, ("", ""))
 
@@ -203,11 +206,11 @@ class EmbeddedApprovals:
 
         def work(cursor: sqlite3.Cursor) -> tuple[bool, Collection[str]]:
             known = cursor.execute(_BY_ID, (before.id,)).fetchone()
-            there = cursor.execute(_BY_ID, (fresh.id,)).fetchone() is not None
-            if known is None or known[0] != before.version - 1 or there:
-                return known is not None and known[1] == document and there, ()
+            if known is None or known[0] != before.version - 1:
+                return known is not None and known[1] == document, ()
             last = cursor.execute(_LAST, (fresh.key,)).fetchone()
-            if last is not None and last[1] in ACTIVE and last[0] != before.id:
+            others = last is not None and last[1] in ACTIVE and last[0] != before.id
+            if others or cursor.execute(_BY_ID, (fresh.id,)).fetchone() is not None:
                 return False, ()
             self._update(cursor, before, document)
             self._insert(cursor, fresh, fresh_document)
@@ -342,7 +345,7 @@ class EmbeddedApprovals:
     async def close(self) -> None:
         self._closed = True
         if self._writing is not None:
-            await asyncio.wait([self._writing])
+            await asyncio.wait([self._writing], timeout=_CLOSING)
 
     # Rows
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gateway.state import StateUnusable, journal
+from gateway.state import StateUnusable, journal, open_state
 from gateway.state.approvals import GRANTS_KEPT, UNKNOWN_KEPT, EmbeddedApprovals
 from gateway.state.embedded import EmbeddedStore
 from policies.approval_store import ANSWERS_KEPT, KEPT, Answer, ApprovalStore, StoreUnavailable
@@ -420,6 +420,32 @@ async def test_ten_times_as_many_held_calls_take_no_more_memory(stage: HeldStage
 
 
 # The file
+
+
+async def test_a_state_has_its_approvals_in_its_file_and_by_its_clock(folder: Path) -> None:
+    fresh = approval()
+    for _ in range(2):
+        state = open_state(f"sqlite:///{folder / 'state.db'}", lambda: NOW)
+        state.begin()
+        assert state.approvals.now_ns() == NOW
+        assert await state.approvals.open(fresh) == fresh
+        await state.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await state.approvals.get(fresh.id)
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_a_process_from_its_end(
+    stage: HeldStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr("gateway.state.approvals._CLOSING", 0.01)
+    monkeypatch.setattr(stage.budgets.journal, "sync", lambda: answers.wait(20))
+    opening = asyncio.create_task(stage.store.open(approval()))
+    await asyncio.sleep(0)
+    await stage.store.close()
+    assert not opening.done()
+    answers.set()
+    await opening
 
 
 async def test_budgets_and_approvals_share_the_file_in_peace(stage: HeldStage) -> None:
