@@ -205,6 +205,10 @@ def test_two_values_are_the_same_just_when_they_are_written_alike(one: Any, othe
     assert granted(replace(GRANT, where={"/x": one}), arguments={"x": other, "y": one}) is alike
 
 
+def test_a_pointer_does_not_point_into_a_text() -> None:
+    assert not granted(replace(GRANT, where={"/a/0": "x"}), arguments={"a": "x"})
+
+
 # Who would have to approve it
 
 
