@@ -7,6 +7,7 @@
 `arguments` is the body, parsed. Two bodies are the same call when they differ in nothing but white space, the order of
 keys, and how the same texts are escaped. RFC 8785 would also take `1.0` for `1`; so `numbers` has, by JSON Pointer,
 each number that it would write otherwise than it came, as it came. A body that is no JSON has its SHA-256 in `bytes`.
+`headers` are all that the call has, but for those that clients change from one try to the next.
 
 What runs are the stored bytes of the call that was held first, never those of a repetition.
 """
@@ -27,6 +28,12 @@ DEEPEST: Final = 128
 """Levels of the deepest body that can be approved."""
 LARGEST: Final = 2**53 - 1
 """The largest whole number that every reader of JSON can hold."""
+
+_OF_ONE_TRY: Final = frozenset(
+    {b"idempotency-key", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"},
+)
+_OF_ONE_TRY_PREFIX: Final = b"x-stainless-"
+"""The SDKs of OpenAI and Anthropic count their tries in one of these."""
 
 _EXCERPT: Final = 40
 _JSON: Final = re.compile(
@@ -76,7 +83,9 @@ def canonical(call: HeldCall) -> bytes:
         "method": call.method,
         "path": call.path,
         "query": call.query.decode("latin-1"),
-        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in call.headers],
+        "headers": [
+            [name.decode("latin-1"), value.decode("latin-1")] for name, value in call.headers if not _of_one_try(name)
+        ],
         "definition": call.definition,
     }
     if _is_json(call):
@@ -105,6 +114,11 @@ def changes(before: bytes, after: bytes) -> list[Change]:
     found: list[Change] = []
     _compare(_read(before)[0], _read(after)[0], "", found)
     return found
+
+
+def _of_one_try(header: bytes) -> bool:
+    name = header.lower()
+    return name in _OF_ONE_TRY or name.startswith(_OF_ONE_TRY_PREFIX)
 
 
 def _is_json(call: HeldCall) -> bool:

@@ -92,6 +92,29 @@ def test_session_cost_and_the_wish_for_a_stream_are_not_what_is_approved() -> No
     assert {binding(dataclasses.replace(CALL, **other)) for other in others} == {binding(CALL)}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        (b"x-stainless-retry-count", b"1"),
+        (b"x-stainless-read-timeout", b"20.0"),
+        (b"X-Stainless-Retry-Count", b"2"),
+        (b"traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        (b"tracestate", b"a=b"),
+        (b"x-request-id", b"42"),
+        (b"idempotency-key", b"another at every try"),
+        (b"user-agent", b"curl/8"),
+    ],
+)
+def test_what_tells_one_try_from_the_next_is_not_what_is_approved(line: tuple[bytes, bytes]) -> None:
+    assert binding(dataclasses.replace(CALL, headers=(line, *CALL.headers))) == binding(CALL)
+
+
+@pytest.mark.parametrize("name", [b"anthropic-beta", b"anthropic-version", b"openai-beta", b"x-stainles", b"x-other"])
+def test_any_other_header_is(name: bytes) -> None:
+    headers = [CALL.headers, (*CALL.headers, (name, b"1")), (*CALL.headers, (name, b"2"))]
+    assert len({binding(dataclasses.replace(CALL, headers=lines)) for lines in headers}) == len(headers)
+
+
 def test_identical_calls_of_one_session_are_one_call_and_those_of_two_are_two() -> None:
     sessions = [None, "", "null", "s-1", "s-2"]
     calls = [dataclasses.replace(CALL, session=session) for session in sessions]
