@@ -60,8 +60,10 @@ _FORGET_EVERY: Final = 1.0
 """Seconds after which more are deleted where nothing else is written."""
 
 _LARGEST: Final = 2**63 - 1
-_PAGES: Final = 4 * 4096
+_PAGE: Final = 4096
 """Bytes that a change adds to SQLite's log beside its documents."""
+_PAGES: Final = 8 * _PAGE
+"""Bytes that a transaction adds beside these: all the indices have places of their own."""
 
 _BY_ID: Final = "SELECT version, document FROM approvals WHERE id = ?"
 _LAST: Final = "SELECT id, state, document FROM approvals WHERE key = ? ORDER BY number DESC LIMIT 1"
@@ -179,7 +181,7 @@ class EmbeddedApprovals:
         return self._read(approval_from_json, rows[0][1]) if rows else None
 
     async def versions(self, approvals: Collection[str]) -> Mapping[str, int]:
-        return dict(await self._asked(_VERSIONS, (orjson.dumps(list(approvals)).decode(),)))
+        return await self._asked(_VERSIONS, (orjson.dumps(list(approvals)).decode(),), dict)
 
     async def last(self, key: str) -> Approval | None:
         rows = await self._rows(_LAST, (key,))
@@ -234,11 +236,11 @@ class EmbeddedApprovals:
         for state in states:
             values += [state, after or "", *([tenant] if tenant is not None else []), most]
         query = f"SELECT document FROM approvals WHERE id IN ({ids}) ORDER BY id LIMIT ?"
-        return [approval for (approval,) in await self._asked(query, (*values, most), approval_from_json)]
+        return await self._asked(query, (*values, most), _approvals)
 
     async def due(self, now: int, most: int = 100) -> Sequence[Approval]:
         await self._forget_some()
-        return [approval for (approval,) in await self._asked(_DUE, (now, most), approval_from_json)]
+        return await self._asked(_DUE, (now, most), _approvals)
 
     # What people are to be told
 
@@ -258,7 +260,6 @@ class EmbeddedApprovals:
             return None, ()
 
         await self._change(work)
-        self._leases.pop(message, None)
 
     async def postponed(self, message: str, until: int) -> None:
         def work(cursor: sqlite3.Cursor) -> tuple[None, Collection[str]]:
@@ -392,16 +393,12 @@ class EmbeddedApprovals:
         except sqlite3.Error as error:
             raise self._unusable(error) from None
 
-    async def _asked(
-        self, query: str, values: Sequence[object], form: Callable[[bytes], Any] | None = None
-    ) -> list[tuple[Any, ...]]:
-        """Many of them, elsewhere than in the event loop; `form` reads those of one column."""
+    async def _asked(self, query: str, values: Sequence[object], read: Callable[[list[tuple[Any, ...]]], T]) -> T:
+        """What `read` makes of many of them, elsewhere than in the event loop."""
         await self._settled()
         try:
             answer = self._journal.ask(query, values)
-            if form is None:
-                return await asyncio.to_thread(answer)
-            return await asyncio.to_thread(lambda: [(form(document),) for (document,) in answer()])
+            return await asyncio.to_thread(lambda: read(answer()))
         except sqlite3.Error as error:
             raise self._unusable(error) from None
         except ValueError as error:
@@ -427,7 +424,7 @@ class EmbeddedApprovals:
         """Returns what `work` does once it is on the disk."""
         if self._closed or self.failure is not None:
             raise StoreUnavailable(self.failure or "The state is closed.")
-        size = _PAGES + len(document) + len(more) + sum(len(note[3]) for note in notes)
+        size = _PAGE + len(document) + len(more) + sum(len(note[3]) for note in notes)
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._wanted.append(_Change(work, size, done))
         if self._writing is None:
@@ -455,7 +452,8 @@ class EmbeddedApprovals:
     def _committed(self, changes: Sequence[_Change]) -> list[_Result]:
         """What becomes of some changes in one transaction: of all the same where this cannot be."""
         try:
-            results = self._store.change(lambda cursor: self._done(cursor, changes), sum(each.size for each in changes))
+            size = _PAGES + sum(change.size for change in changes)
+            results = self._store.change(lambda cursor: self._done(cursor, changes), size)
             self._written += 1
             return results
         except sqlite3.Error as error:
@@ -537,6 +535,10 @@ class EmbeddedApprovals:
             cursor.execute(_FORGET_USES, (*ended, most))
             if cursor.rowcount < most:
                 cursor.execute("DELETE FROM grants WHERE id = ?", ended)
+
+
+def _approvals(rows: Sequence[tuple[bytes]]) -> list[Approval]:
+    return [approval_from_json(document) for (document,) in rows]
 
 
 def _notes(messages: Sequence[Message]) -> list[tuple[str, int, int, bytes]]:

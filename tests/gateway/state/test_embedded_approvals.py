@@ -529,6 +529,13 @@ async def test_after_its_end_a_store_says_so(stage: HeldStage, what: str) -> Non
         await ASKS[what](stage.store)
 
 
+async def test_at_its_end_nothing_more_is_begun(stage: HeldStage) -> None:
+    await stage.store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await stage.store.open(approval())
+    assert stage.store.failure is None, "the file is another's to close"
+
+
 async def test_what_was_under_way_at_the_end_is_done(stage: HeldStage) -> None:
     some = [approval() for _ in range(120)]
     waiting = [asyncio.create_task(stage.store.open(each)) for each in some]
