@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 UNKNOWN_KEPT: Final = 90 * 86_400
 """Seconds for which a call can be looked up of which nobody knows what came of it: people must see it."""
+MESSAGES_KEPT: Final = 7 * 86_400
+"""Seconds after which a message is given up that nobody has asked for."""
 GRANTS_KEPT: Final = 3600
 """Seconds for which it is known of a grant that has ended that there was one."""
 
@@ -87,18 +89,25 @@ _COUNT: Final = "UPDATE grants SET uses = ?, cost = ? WHERE id = ?"
 
 _OF_AGENT: Final = "SELECT epoch, document FROM standings WHERE tenant = ? AND agent = ?"
 
-_FORGET: Final = (
-    """DELETE FROM approvals WHERE number IN
-        (SELECT number FROM approvals WHERE kept_until <= ? ORDER BY kept_until LIMIT ?)""",
-    """DELETE FROM answers WHERE rowid IN
-        (SELECT rowid FROM answers WHERE kept_until <= ? ORDER BY kept_until LIMIT ?)""",
+_FORGET: Final = tuple(
+    (
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {column} <= ? ORDER BY {column} LIMIT ?)",
+        after,
+    )
+    for table, column, after in (
+        ("approvals", "kept_until", 0),
+        ("answers", "kept_until", 0),
+        ("messages", "until", MESSAGES_KEPT),
+    )
 )
+"""Statements, and how many seconds after its time a row goes."""
 _ENDED_GRANT: Final = "SELECT id FROM grants WHERE expires <= ? ORDER BY expires LIMIT 1"
 _FORGET_USES: Final = (
     'DELETE FROM uses WHERE "grant" = ?1 AND call IN (SELECT call FROM uses WHERE "grant" = ?1 LIMIT ?2)'
 )
 _FORGETTABLE: Final = """SELECT EXISTS (SELECT 1 FROM approvals WHERE kept_until <= ?1)
-    OR EXISTS (SELECT 1 FROM answers WHERE kept_until <= ?1) OR EXISTS (SELECT 1 FROM grants WHERE expires <= ?2)"""
+    OR EXISTS (SELECT 1 FROM answers WHERE kept_until <= ?1) OR EXISTS (SELECT 1 FROM grants WHERE expires <= ?2)
+    OR EXISTS (SELECT 1 FROM messages WHERE until <= ?3)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,13 +532,13 @@ class EmbeddedApprovals:
         if abs(now - self._forgotten_ns) < _FORGET_EVERY * 1_000_000_000:
             return
         self._forgotten_ns = now
-        ((some,),) = await self._rows(_FORGETTABLE, (now, self._in(-GRANTS_KEPT)))
+        ((some,),) = await self._rows(_FORGETTABLE, (now, self._in(-GRANTS_KEPT), self._in(-MESSAGES_KEPT)))
         if some:
             await self._change(lambda _: (None, ()))
 
     def _forget(self, cursor: sqlite3.Cursor, most: int) -> None:
-        for statement in _FORGET:
-            cursor.execute(statement, (self._clock(), most))
+        for statement, after in _FORGET:
+            cursor.execute(statement, (self._in(-after), most))
         ended = cursor.execute(_ENDED_GRANT, (self._in(-GRANTS_KEPT),)).fetchone()
         if ended is not None:
             cursor.execute(_FORGET_USES, (*ended, most))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gateway.state import StateUnusable, journal, open_state
-from gateway.state.approvals import GRANTS_KEPT, UNKNOWN_KEPT, EmbeddedApprovals
+from gateway.state.approvals import GRANTS_KEPT, MESSAGES_KEPT, UNKNOWN_KEPT, EmbeddedApprovals
 from gateway.state.embedded import EmbeddedStore
 from policies.approval_store import ANSWERS_KEPT, KEPT, Answer, ApprovalStore, StoreUnavailable
 from policies.approvals import ENDED, State
@@ -388,6 +388,19 @@ async def test_an_answer_is_given_again_for_an_hour_and_not_a_moment_longer(stag
     assert await stage.store.answer(first.id) is None
     await stage.store.open(approval())
     assert stage.database.execute("SELECT count(*) FROM answers").fetchone() == (0,)
+
+
+async def test_messages_that_nobody_asks_for_do_not_pile_up(stage: HeldStage) -> None:
+    """As where nothing is configured that could be told."""
+    fresh, last = await stage.store.open(approval(), [message() for _ in range(30)]), message(NOW + 10 * SECOND)
+    assert await stage.store.replace(approved(fresh), [last])
+    stage.advance(MESSAGES_KEPT - 0.001)
+    await stage.store.due(NOW)
+    assert len(await stage.store.messages(EVER, 0, 100)) == 31
+    for _ in range(2):
+        stage.advance(1)
+        await stage.store.due(NOW)
+    assert await stage.store.messages(EVER, 0, 100) == [last]
 
 
 async def test_a_grant_that_has_ended_is_forgotten_with_its_uses(stage: HeldStage) -> None:
