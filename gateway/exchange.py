@@ -11,6 +11,7 @@ from policies.budgets import Account, Loan, Spent
 from policies.decision import Decision
 from policies.document import Question
 from policies.engine import Engine
+from policies.grants import Grant
 from policies.limits import Pass, Standing
 from routing.health import Pick
 from routing.outcomes import Outcome, Stage
@@ -121,6 +122,8 @@ class Exchange:
     """The approval that it has waited for."""
     approval: Approval | None = None
     """The one that it may use, or has used."""
+    grant: Grant | None = None
+    """What allows it in place of people's word on itself."""
     repeated: bool = False
     """Whether it was answered as an identical call was, which ran by the same approval."""
     admitted: Pass | None = None
@@ -177,3 +180,8 @@ class Exchange:
     """When the request left for the target."""
     first_byte_at: float | None = None
     ended: float = 0.0
+
+    @property
+    def consent(self) -> Approval | Grant | None:
+        """By what people allow it: their word on this call, or on calls like it."""
+        return self.approval or self.grant

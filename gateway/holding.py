@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ from policies import approvals
 from policies.approval_store import HEAR, Answer, ApprovalStore, Message, StoreUnavailable
 from policies.approvals import Approval, HeldCall, Move, Refused, State
 from policies.binding import binding, hold_key
+from policies.decision import Decision
+from policies.grants import Grant, allows, still_valid
 
 log = logging.getLogger("weighbridge.holding")
 
@@ -46,6 +48,8 @@ LOOK: Final = 1.0
 
 _SECOND: Final = 1_000_000_000
 _TRIES: Final = 8
+_SHORT: Final = 16 * 1024
+"""Bytes of a body that is looked through in less than a millisecond."""
 _NOBODY: Final = ("admin",)
 """Who decides where the policy names nobody."""
 
@@ -93,8 +97,11 @@ class Holds:
         """Approvals that a call of this process is about to use: the others wait for what comes of it."""
         self._claimed: dict[str, Approval] = {}
         """Those claimed here of which the outcome is not known yet."""
+        self._grants: Sequence[Grant] = ()
+        """Those of all agents, as they were told last."""
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._fetching: asyncio.Task[None] | None = None
         self._troubled: set[str] = set()
 
     def under(self, settings: Settings) -> None:
@@ -131,7 +138,7 @@ class Holds:
         """The approval that this call waits for: a new one, or that of an identical call. Raises Unbindable."""
         assert x.decision is not None, "a call is decided before it is held"
         call = _held(x)
-        bound = binding(call)
+        bound = await _bound(call)
         key = hold_key(call, bound)
         now = self.store.now_ns()
         known = await self.store.last(key)
@@ -160,6 +167,30 @@ class Holds:
         if opened.id == fresh.id:
             self._tell(opened, "requested", call.agent)
         return opened
+
+    async def allow(self, x: Exchange) -> Grant | None:
+        """The grant that a call uses now, in place of people's word on it; None for none. Raises Unbindable."""
+        assert x.decision is not None, "a call is decided before it is allowed"
+        if not self._grants:
+            return None
+        call = _held(x)
+        await _bound(call)
+        said, now = x.call.arguments if x.call is not None else None, self.store.now_ns()
+        needs = x.decision.required_approvals or _NOBODY
+        for grant in self._grants:
+            if not (allows(grant, call, said, needs, now) and still_valid(grant, self._roles.get)):
+                continue
+            if await self.store.use(grant.id, x.id, call.cost or 0):
+                self.moves["granted"] += 1
+                return grant
+        return None
+
+    async def give_back(self, grant: Grant, call: str) -> None:
+        """Of a call that was not sent. Never raises."""
+        try:
+            await self.store.give_back(grant.id, call)
+        except StoreUnavailable as error:
+            log.error("the use of the grant %s by call %s stays counted: %s", grant.id, call, error)
 
     @contextlib.contextmanager
     def waits(self, approval: str) -> Iterator[Waiter]:
@@ -253,6 +284,55 @@ class Holds:
 
         return await self._changed_by(approval, said, person)
 
+    async def change(
+        self,
+        approval: str,
+        person: str,
+        roles: Collection[str],
+        arguments: bytes,
+        judge: Callable[[HeldCall], Awaitable[tuple[HeldCall, Decision]]],
+        comment: str = "",
+    ) -> Approval:
+        """Approves a call with other arguments: a new approval, on what the policy says of these, with one vote.
+
+        `judge` asks the policy, and gives the call as it may be sent. Raises KeyError, NotEntitled, Refused, Unbindable,
+        and what `judge` raises.
+        """
+        for _ in range(_TRIES):
+            found = await self.store.get(approval)
+            if found is None:
+                raise KeyError(approval)
+            found, now = await self._aged(found), self.store.now_ns()
+            approvals.voted(found, person, roles, True, now)  # who may not approve it may not change it
+            call, decision = await judge(replace(found.call, body=arguments))
+            bound = await _bound(call)
+            if bound == found.binding:
+                raise Refused("These are the arguments that it has.")
+            fresh = replace(
+                found,
+                id=f"apr_{self._ids.next(now)}",
+                version=1,
+                call=call,
+                binding=bound,
+                needs=decision.required_approvals or found.needs,
+                risk_level=decision.risk_level,
+                explanation=decision.explanation,
+                revision=decision.revision,
+                votes=(),
+                changed=now,
+                instead_of=found.id,
+            )
+            before = approvals.superseded(found, fresh, now)
+            messages = [
+                _message(before, "approval.superseded", now, person),
+                _message(fresh, "approval.requested", now),
+            ]
+            if await self.store.supersede(before, fresh, messages):
+                self._tell(before, "superseded", person)
+                self._tell(fresh, "requested", person)
+                return await self.vote(fresh.id, person, roles, True, comment)
+        raise StoreUnavailable("Others are changing this approval at the same time.")
+
     async def cancel(self, approval: str, by: str, why: str = "") -> Approval:
         """Takes a call back that is not decided yet, or a yes that is not used yet. Raises KeyError, Refused."""
 
@@ -313,6 +393,7 @@ class Holds:
 
     async def _poll(self) -> None:
         """Looks whether something was missed."""
+        self._grants = await self.store.grants()
         self._changed(None)
 
     # The store
@@ -351,9 +432,20 @@ class Holds:
 
     def _changed(self, ids: Collection[str] | None) -> None:
         """Wakes those who wait. In the event loop."""
+        if ids is not None and any(each.startswith("grt_") for each in ids):
+            self._fetch()
         for each in self._waiting if ids is None else ids:
             for waiter in self._waiting.get(each, ()):
                 waiter.wake()
+
+    def _fetch(self) -> None:
+        """Hears of grants that were made or taken back, at once."""
+
+        async def fetch() -> None:
+            with contextlib.suppress(StoreUnavailable):
+                self._grants = await self.store.grants()
+
+        self._fetching = asyncio.get_running_loop().create_task(fetch(), name="grants")
 
     async def _keep(self, name: str, do: Callable[[], Awaitable[None]], pause: float) -> None:
         while not self._ending.is_set():
@@ -371,9 +463,18 @@ class Holds:
                     await self._ending.wait()
 
 
-def seen_by_policy(approval: Approval) -> bytes:
-    """`approval` in the policy's input."""
-    return orjson.dumps(approvals.seen_by_policy(approval))
+def seen_by_policy(consent: Approval | Grant) -> bytes:
+    """`approval` in the policy's input, when it is asked again."""
+    if isinstance(consent, Approval):
+        return orjson.dumps(approvals.seen_by_policy(consent))
+    return orjson.dumps({"id": consent.id, "roles": consent.roles, "approvers": consent.by, "expires": consent.expires})
+
+
+def approves(consent: Approval | Grant, needs: Sequence[str]) -> bool:
+    """Whether those who have given it fill these slots, which the policy wants when it is asked again."""
+    if isinstance(consent, Approval):
+        return approvals.approves(consent, needs)
+    return Counter(needs) <= Counter(consent.roles)
 
 
 def _held(x: Exchange) -> HeldCall:
@@ -397,6 +498,11 @@ def _held(x: Exchange) -> HeldCall:
         "",
         money.estimated_cost() if (money := x.asked[-1].question.money) is not None else None,
     )
+
+
+async def _bound(call: HeldCall) -> str:
+    """Raises Unbindable."""
+    return binding(call) if len(call.body) <= _SHORT else await asyncio.to_thread(binding, call)
 
 
 def _answers(known: Approval, now: int, repeated: bool) -> bool:

@@ -30,6 +30,7 @@ class Directory:
 
     def __init__(self, agents: Iterable[AgentSettings]) -> None:
         self._agents: dict[bytes, tuple[bytes, Agent]] = {}
+        self._named: dict[tuple[str, str], Agent] = {}
         for settings in agents:
             agent = Agent(
                 settings.name,
@@ -41,9 +42,17 @@ class Directory:
             )
             digest = _digest(settings)
             self._agents[digest] = (digest, agent)
+            self._named[agent.tenant, agent.name] = agent
 
     def __len__(self) -> int:
         return len(self._agents)
+
+    def named(self, tenant: str, name: str) -> Agent:
+        """An agent by its name. Raises Unauthenticated where there is none any more."""
+        agent = self._named.get((tenant, name))
+        if agent is None:
+            raise Unauthenticated("This agent is not configured any more.")
+        return agent
 
     def identify(self, authorization: bytes | None, api_key: bytes | None) -> Agent:
         """The agent that holds the presented key. Raises Unauthenticated.

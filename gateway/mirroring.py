@@ -314,7 +314,7 @@ def _key(route: str, settings: MirrorSettings) -> tuple[str, str, str | None]:
 
 def _may_be_copied(x: Exchange, call: AgentCall) -> bool:
     attempts = x.attempts
-    if not attempts or x.bound or x.approval is not None or call.endpoint.free:
+    if not attempts or x.bound or x.consent is not None or call.endpoint.free:
         return False
     if any(call.arguments.get(name) for name in _KEPT_THERE):
         return False

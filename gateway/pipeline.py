@@ -24,10 +24,10 @@ from gateway.assembly import Assembly
 from gateway.attempts import Attempts
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
-from gateway.exchange import Asked, Exchange
+from gateway.exchange import Asked, Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
-from gateway.holding import AlreadyUsed, Holds, seen_by_policy
+from gateway.holding import AlreadyUsed, Holds, approves, seen_by_policy
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
@@ -40,7 +40,7 @@ from gateway.traffic import Traffic
 from gateway.trial import Trial
 from gateway.waiting import asynchronous, wait
 from policies.approval_store import Answer, StoreUnavailable
-from policies.approvals import HeldCall, Refused, approves
+from policies.approvals import HeldCall, Refused
 from policies.binding import Unbindable
 from policies.decision import Decision, Effect
 from policies.document import Question
@@ -158,6 +158,8 @@ class Pipeline:
             if x.approval is not None:
                 await self.holds.conclude(x, reply.answer)
                 self.holds.back(x.approval.id)
+            if x.grant is not None and x.reached is Reached.NO and not x.bills:
+                await self.holds.give_back(x.grant, x.id)
             if self.mirrors is not None:
                 self.mirrors.consider(x)
             if self.trial is not None:
@@ -240,9 +242,9 @@ class Pipeline:
             x.session,
             call.body,
             call.arguments,
-            x.arrived_ns if x.approval is None else time.time_ns(),
+            x.arrived_ns if x.consent is None else time.time_ns(),
             money,
-            approval=seen_by_policy(x.approval) if x.approval is not None else None,
+            approval=seen_by_policy(x.consent) if x.consent is not None else None,
         )
         asked = Asked(question, None, engine.revision, engine)
         x.decision = None
@@ -263,7 +265,8 @@ class Pipeline:
         if x.decision.effect is not Effect.NEEDS_APPROVAL:
             return True
         try:
-            answer = await wait(x, self.holds, reply)
+            x.grant = await self.holds.allow(x)
+            answer = await wait(x, self.holds, reply) if x.grant is None else None
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
         except Unbindable as error:
@@ -272,21 +275,32 @@ class Pipeline:
         if answer is not None:
             await self.repeat(x, answer, reply)
             return False
-        assert x.approval is not None, "a call that waits no longer was approved"
-        x.call = approved = self._stored(x, x.approval.call)
+        if x.approval is not None:
+            x.call = self._stored(x, x.approval.call)
+        if x.assembly is not self.assembly:  # it may have waited for long, and its agent may be known no more
+            x.assembly = self.assembly
+            self.identify(x)
         try:
-            await self.decide(x)
-            if x.call is not approved:
-                x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
-                raise Denied(x.decision)
-            if x.decision.effect is Effect.NEEDS_APPROVAL and not approves(x.approval, x.decision.required_approvals):
-                who = ", ".join(x.decision.required_approvals)
-                x.decision = unmet(x.decision, f"it now wants the approval of {who}, and others have given it")
-                raise Denied(x.decision)
+            await self.confirm(x)
         except Denied as error:
-            await self.holds.revoke(x.approval, str(error))
+            if x.approval is not None:
+                await self.holds.revoke(x.approval, str(error))
             raise
         return True
+
+    async def confirm(self, x: Exchange) -> None:
+        """The policy's word on a call that people allow. Raises as `decide` does."""
+        allowed, consent = x.call, x.consent
+        assert consent is not None, "only what people allow is confirmed"
+        await self.decide(x)
+        assert x.decision is not None, "a call that was decided has a decision"
+        if x.call is not allowed:
+            x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
+            raise Denied(x.decision)
+        needs = x.decision.required_approvals
+        if x.decision.effect is Effect.NEEDS_APPROVAL and not approves(consent, needs):
+            x.decision = unmet(x.decision, f"it now wants the approval of {', '.join(needs)}, and others have given it")
+            raise Denied(x.decision)
 
     def _stored(self, x: Exchange, held: HeldCall) -> AgentCall:
         """The call that people saw, out of the bytes that they saw; those that have come now are put aside."""
@@ -329,6 +343,21 @@ class Pipeline:
         if _forced(x) is not route:
             x.decision = unmet(x.decision, "a budget pays for the call on one route, and it wants another one")
             raise Denied(x.decision)
+
+    async def reconsider(self, held: HeldCall) -> tuple[HeldCall, Decision]:
+        """What the policy says of a call that a person has changed, and the call as it would be sent.
+
+        Raises Denied, Undecided, InputRefused, EngineUnavailable, MalformedCall, Unauthenticated.
+        """
+        scope = {"headers": [], "method": held.method, "path": held.path, "query_string": held.query}
+        x = self._exchange(scope)
+        x.adapter = registry.speaking(held.path, any(name == b"anthropic-version" for name, _ in held.headers))
+        x.agent = x.assembly.directory.named(held.tenant, held.agent)
+        x.session = held.session
+        x.call = self._stored(x, held)
+        await self.decide(x)
+        assert x.decision is not None, "a call that was decided has a decision"
+        return dataclasses.replace(held, body=x.call.body), x.decision
 
     async def claim(self, x: Exchange, reply: Reply) -> bool:
         """One approval, one use; False where an identical call was quicker, whose answer is this one's.

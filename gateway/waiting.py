@@ -48,9 +48,7 @@ async def wait(x: Exchange, holds: Holds, reply: Reply) -> Answer | None:
         if approval.state is State.DONE:
             answer = await holds.store.answer(approval.id)
             if answer is None:
-                raise ApprovalExpired(
-                    "It was approved and has run; its answer is not kept any longer.", approval.id
-                )
+                raise ApprovalExpired("It was approved and has run; its answer is not kept any longer.", approval.id)
             return answer
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:
