@@ -56,7 +56,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import orjson
 
 from gateway.state.redis_scripts import Script
-from gateway.state.redis_servers import RedisServers, tag
+from gateway.state.redis_servers import RedisServers, Refused, tag
 from gateway.state.redis_subscription import Subscription
 from policies import budgets
 from policies.approval_json import (
@@ -127,7 +127,7 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A version of an approval, without its body. `change` is the digest of `doc`."""
+    """A version of an approval, as `_doc` has it. `change` is the digest of `doc`."""
 
     version: int
     change: str
@@ -157,6 +157,8 @@ class RedisApprovals:
         """How agents stand, as it is kept, by what stands for the agent there."""
         self._read: dict[bytes, Standing] = {}
         """What `_standings` say."""
+        self._agents: dict[str, tuple[str, str] | None] = {}
+        """Whose they are; None for nobody's."""
         self._told: OrderedDict[str, None] = OrderedDict()
         """What was found unreadable, and was told."""
         self._pieces = asyncio.Semaphore(_AT_ONCE)
@@ -217,16 +219,16 @@ class RedisApprovals:
         return found
 
     async def replace(self, after: Approval, messages: Sequence[Message] = (), *, answer: Answer | None = None) -> bool:
-        ask: dict[str, Any] = {"change": _facts(after), "messages": _announced(messages)}
+        ask: dict[str, Any] = {"change": _facts(after, _doc(after)), "messages": _announced(messages)}
         bulk = b""
         if answer is not None:
             bulk = answer_to_json(answer)
-            ask["answer"] = {"length": len(bulk), "parcel": _digest(bulk), "kept": ANSWERS_KEPT * 1000}
+            ask["answer"] = {"length": len(bulk), "parcel": _digest(bulk).hex(), "kept": ANSWERS_KEPT * 1000}
         return await self._change(after, ask, bulk)
 
     async def supersede(self, before: Approval, fresh: Approval, messages: Sequence[Message] = ()) -> bool:
         ask, bulk = self._fresh(fresh)
-        ask |= {"change": _facts(before), "messages": _announced(messages)}
+        ask |= {"change": _facts(before, _doc(before)), "messages": _announced(messages)}
         if not await self._change(before, ask, bulk):
             return False
         if fresh.id not in self._seen:
@@ -360,13 +362,16 @@ class RedisApprovals:
             if name not in told or _epoch(told[name]) < _epoch(value):
                 told[name] = value
         self._standings = told
-        self._read = {value: self._read.get(value) or self._standing(name, value) for name, value in told.items()}
+        for name in told.keys() - self._agents.keys():
+            self._agents[name] = self._agent(name)
+        agents = {agent: value for name, value in told.items() if (agent := self._agents[name]) is not None}
+        self._read = {value: self._read.get(value) or self._standing(agent, value) for agent, value in agents.items()}
         for name, value in told.items():
             if kept.get(name) != value:
                 log.warning("the state's server has lost how the agent %s stands: it is written again", name)
                 with contextlib.suppress(StoreUnavailable):
                     await self._stand(name, value, None)
-        return {agent: self._read[value] for name, value in told.items() if (agent := self._agent(name)) is not None}
+        return {agent: self._read[value] for agent, value in agents.items()}
 
     async def stand(self, tenant: str, agent: str, standing: Standing) -> bool:
         name = orjson.dumps([tenant, agent]).decode()
@@ -392,12 +397,12 @@ class RedisApprovals:
         self._complain(f"whose standing {name:.200} is", "no agent")
         return None
 
-    def _standing(self, name: str, value: bytes) -> Standing:
+    def _standing(self, agent: tuple[str, str], value: bytes) -> Standing:
         """What a value says. An agent of which it cannot be read makes no calls: it may be that it is stopped."""
         try:
             return standing_from_json(value.partition(b":")[2])
         except ValueError as error:
-            self._complain(f"how the agent {name:.200} stands", error)
+            self._complain(f"how the agent {agent[1]} of {agent[0]} stands", error)
             return Standing("paused", "How this agent stands cannot be read.", "", 0, _epoch(value))
 
     # Steps
@@ -427,7 +432,7 @@ class RedisApprovals:
         raise StoreUnavailable("the state's server does not keep what it is brought")
 
     async def _bring(self, bulk: bytes) -> None:
-        ask = {"parcel": _digest(bulk), "kept": _PARCEL_KEPT}
+        ask = {"parcel": _digest(bulk).hex(), "kept": _PARCEL_KEPT}
         there = 0
         for _ in range(_TRIES * (len(bulk) // PIECE + 1)):
             async with self._pieces:
@@ -437,7 +442,10 @@ class RedisApprovals:
                 return
 
     async def _long(self, what: str, length: int | None) -> bytes | None:
-        """Something that may be long, by the end of its key; None where it is not there. Raises StoreUnavailable."""
+        """Something that may be long, by the end of its key; None where it is not there, or something else.
+
+        Raises StoreUnavailable.
+        """
         found = b""
         while length is None or len(found) < length:
             async with self._pieces:
@@ -445,6 +453,8 @@ class RedisApprovals:
                     piece = await self._servers.command(
                         "", "GETRANGE", f"{_BASE}:{what}", len(found), len(found) + PIECE - 1
                     )
+                except Refused:
+                    return None
                 except budgets.StoreUnavailable as error:
                     raise StoreUnavailable(str(error)) from None
             found += piece
@@ -454,9 +464,9 @@ class RedisApprovals:
 
     def _fresh(self, fresh: Approval) -> tuple[dict[str, Any], bytes]:
         """What scripts have to know of a new approval, and its body."""
-        body, facts = fresh.call.body, _facts(fresh)
+        body, facts = fresh.call.body, _facts(fresh, _doc(fresh))
         size = len(body) + len(facts["doc"]) + _OVERHEAD
-        facts |= {"key": fresh.key, "size": size, "length": len(body), "parcel": _digest(body)}
+        facts |= {"key": fresh.key, "size": size, "length": len(body), "parcel": _digest(body).hex()}
         return {"fresh": facts, "share": self._share}, body
 
     async def _change(self, after: Approval, ask: dict[str, Any], bulk: bytes) -> bool:
@@ -495,7 +505,7 @@ class RedisApprovals:
         await self._write_again()
         whole = await self._whole(approval, told)
         if whole is None:
-            raise StoreUnavailable(f"the approval {approval.id} has lost its body")
+            raise StoreUnavailable(f"the approval {approval.id} has another body")
         return whole
 
     async def _several(self, rows: Sequence[Sequence[Any]]) -> list[Approval]:
@@ -511,13 +521,14 @@ class RedisApprovals:
         for approval, told in some:
             whole = await self._whole(approval, told)
             if whole is None:
-                self._complain(f"the approval {approval.id}", "its body is lost")
+                self._complain(f"the approval {approval.id}", "its body is lost or another one")
             else:
                 found.append(whole)
         return found
 
     def _newest(self, told: _Row) -> Approval:
-        """The approval that is told, but for its body; a later version where this gateway has seen one.
+        """The approval that is told, but for its body, with the digest of which it has; a later version where this
+        gateway has seen one.
 
         Raises ValueError.
         """
@@ -535,11 +546,13 @@ class RedisApprovals:
         return approval
 
     async def _whole(self, approval: Approval, told: _Row) -> Approval | None:
-        """The approval with its body; None where that is lost."""
+        """The approval with its body; None where that is lost, or not what people were asked about."""
         body: bytes | None = told.body
         if len(told.body) != told.length:
             body = await self._long(f"body:{approval.id}", told.length)
-        return None if body is None else replace(approval, call=replace(approval.call, body=body))
+        if body is None or _digest(body) != approval.call.body:
+            return None
+        return replace(approval, call=replace(approval.call, body=body))
 
     def _see(self, approval: str, version: int, facts: Mapping[str, Any]) -> None:
         _remember(self._seen, approval, _Seen(version, facts["change"], facts["doc"].encode()))
@@ -551,7 +564,7 @@ class RedisApprovals:
             if (seen := self._seen.get(name)) is None:
                 continue
             log.warning("the state's server has lost version %d of the approval %s: written again", seen.version, name)
-            ask = {"change": _facts(approval_from_json(seen.doc)), "messages": [], "again": True}
+            ask = {"change": _facts(approval_from_json(seen.doc), seen.doc), "messages": [], "again": True}
             with contextlib.suppress(StoreUnavailable):
                 await self._run(self._scripts.change, ask)
 
@@ -577,16 +590,21 @@ class RedisApprovals:
             log.error("%s cannot be read, and is passed over: %s", what, error)
 
 
-def _facts(approval: Approval) -> dict[str, Any]:
-    """What scripts have to know of an approval. Times are in microseconds. Raises ValueError where it is no JSON."""
-    doc = approval_to_json(replace(approval, call=replace(approval.call, body=b"")))
+def _doc(approval: Approval) -> bytes:
+    """An approval as it is kept: with the digest of its body in the body's place. Raises ValueError where it is no
+    JSON."""
+    return approval_to_json(replace(approval, call=replace(approval.call, body=_digest(approval.call.body))))
+
+
+def _facts(approval: Approval, doc: bytes) -> dict[str, Any]:
+    """What scripts have to know of an approval and its `doc`. Times are in microseconds."""
     facts: dict[str, Any] = {
         "id": approval.id,
         "version": approval.version,
         "state": approval.state,
         "tenant": approval.call.tenant,
         "created": approval.created // 1000,
-        "change": _digest(doc),
+        "change": _digest(doc).hex(),
         "doc": doc.decode(),
     }
     if (at := due(approval)) is not None:
@@ -608,8 +626,8 @@ def _full(approval: Approval) -> str:
     return f"the tenant {tenant} has as many approvals as it may: decide on some of them, or cancel them"
 
 
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
 
 
 def _epoch(value: bytes) -> int:
