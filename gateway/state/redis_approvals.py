@@ -446,7 +446,7 @@ class RedisApprovals:
 
         Raises StoreUnavailable.
         """
-        found = b""
+        found = bytearray()
         while length is None or len(found) < length:
             async with self._pieces:
                 try:
@@ -460,7 +460,7 @@ class RedisApprovals:
             found += piece
             if len(piece) < PIECE:
                 break
-        return found if (len(found) == length if length is not None else found) else None
+        return bytes(found) if (len(found) == length if length is not None else found) else None
 
     def _fresh(self, fresh: Approval) -> tuple[dict[str, Any], bytes]:
         """What scripts have to know of a new approval, and its body."""
