@@ -58,6 +58,8 @@ class App:
         self.telemetry = Telemetry()
         self._started_with = loaded.settings
         self._files = loaded.files
+        self.ending = asyncio.Event()
+        """Set when the gateway is told to stop: what has no end of its own, and is no call, ends then."""
         self._stop = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         assembly = assemble(loaded.settings)
@@ -133,6 +135,7 @@ class App:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.ending.set()
         self._stop.set()
         if self._watch is not None:
             await asyncio.wait([self._watch])

@@ -77,6 +77,7 @@ async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor
         servers = [server(data_app(app), loaded.settings.listen), server(admin_app(app), loaded.settings.listen)]
 
         def stop() -> None:
+            app.ending.set()
             for each in servers:
                 each.stop()
 

@@ -88,7 +88,7 @@ def canonical(call: HeldCall) -> bytes:
         ],
         "definition": call.definition,
     }
-    if _is_json(call):
+    if is_json(call):
         document["arguments"], document["numbers"] = _read(call.body)
     else:
         document["bytes"] = hashlib.sha256(call.body).hexdigest()
@@ -121,7 +121,7 @@ def _of_one_try(header: bytes) -> bool:
     return name in _OF_ONE_TRY or name.startswith(_OF_ONE_TRY_PREFIX)
 
 
-def _is_json(call: HeldCall) -> bool:
+def is_json(call: HeldCall) -> bool:
     """Whether the body has to be JSON. Of a plain HTTP tool only one that says so; no body at all is none."""
     if call.protocol != "http":
         return call.body != b""

@@ -9,6 +9,9 @@ routes       where calls go
 steering     other weights for arms, and the steps of rollouts
 budgets      how budgets stand, and another limit for one of them
 spend        the cost ledger
+approvals    calls that people decide on
+grants       calls that they have allowed beforehand
+news         what happens to approvals, as it happens
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.admin import budgets, health, policy, routes, spend, steering, trial
+from gateway.admin import approvals, budgets, grants, health, policy, routes, spend, steering, trial
 from gateway.admin.description import openapi
+from gateway.admin.news import News
 from gateway.admin.operation import Desk, Operation, Problem, Visit
 from gateway.app import App
 from gateway.explanations import Explainer
@@ -47,6 +51,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *steering.OPERATIONS,
     *budgets.OPERATIONS,
     *spend.OPERATIONS,
+    *approvals.OPERATIONS,
+    *grants.OPERATIONS,
 )
 
 _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
@@ -54,7 +60,7 @@ _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
 
 def admin_app(app: App) -> Starlette:
     """The ASGI application of the admin listener."""
-    desk = Desk(app, Explainer(_LARGEST_EXPLAINED))
+    desk = Desk(app, Explainer(_LARGEST_EXPLAINED), News(app.holds.store, app.ending))
     paths: dict[str, dict[str, Operation]] = {}
     for each in OPERATIONS:
         paths.setdefault(each.path, {})[each.method] = each

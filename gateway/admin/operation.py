@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.admin.news import News
 from gateway.app import App
 from gateway.explanations import Explainer
 from gateway.identity import Person
@@ -66,6 +67,7 @@ class Desk:
 
     app: App
     explainer: Explainer
+    news: News
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a limit is changed, so that what is recorded as the old one is what the change before has set."""
 
@@ -160,17 +162,17 @@ def shown_exactly(view: View) -> Response:
     return Response(orjson.dumps(view.model_dump()), media_type="application/json")
 
 
-async def body(request: Request) -> bytes:
+async def body(request: Request, longest: int = LONGEST) -> bytes:
     """What was sent. What is too long is refused before it is read, or as soon as it is."""
-    too_long = HTTPException(413, f"The body is longer than {LONGEST} bytes.")
+    too_long = HTTPException(413, f"The body is longer than {longest} bytes.")
     announced = request.headers.get("content-length", "").lstrip("0")
-    if len(announced) > _MOST_DIGITS or int(announced or 0) > LONGEST:
+    if len(announced) > _MOST_DIGITS or int(announced or 0) > longest:
         raise too_long
     received = bytearray()
     try:
         async for piece in request.stream():
             received += piece
-            if len(received) > LONGEST:
+            if len(received) > longest:
                 raise too_long
     except ClientDisconnect:
         raise HTTPException(400, "The body did not arrive as a whole.") from None
