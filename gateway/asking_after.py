@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -11,7 +13,9 @@ import orjson
 
 from adapters.base import Headers
 from gateway.approval_view import shown_to_agent
+from gateway.holding import Holds
 from gateway.identity import Agent, Unauthenticated
+from gateway.lifeline import ClientGone, Lifeline
 from gateway.pipeline import Pipeline
 from policies.approval_store import StoreUnavailable
 from policies.approvals import Approval, State
@@ -20,40 +24,59 @@ PATH: Final = "/approvals/"
 LONGEST: Final = 60.0
 """Seconds for which news are waited for at most, whatever is asked for."""
 
+_ID: Final = re.compile(r"apr_[0-9A-HJKMNP-TV-Z]{26}")
+_KEYS: Final = (b"authorization", b"x-api-key")
 _WAITING: Final = (State.PENDING, State.CONSUMED)
+
+_LATER: Final[Headers] = [(b"retry-after", b"2")]
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 async def ask_after(pipeline: Pipeline, scope: MutableMapping[str, Any], send: Send) -> None:
     """Answers with the approval as its agent may see it; 404 for one of anybody else. Never raises."""
-    headers = dict(scope["headers"])
+    lifeline = Lifeline(scope)
     try:
-        agent = pipeline.assembly.directory.identify(headers.get(b"authorization"), headers.get(b"x-api-key"))
-        if scope["method"] not in ("GET", "HEAD"):
-            await _answer(send, 405, _problem("malformed_call", "Ask with GET."), [(b"allow", b"GET")])
+        status, body, headers = await _asked(pipeline, scope)
+    except asyncio.CancelledError:
+        gone = isinstance(lifeline.caught(), ClientGone)
+        lifeline.release()
+        if gone:
             return
+        status, body, headers = 503, _problem("no_healthy_target", "The gateway is being stopped. Ask again."), _LATER
+    lifeline.release()
+    lines = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _asked(pipeline: Pipeline, scope: MutableMapping[str, Any]) -> tuple[int, bytes, Headers]:
+    """The status, the body and what stands in the head for it."""
+    try:
+        lines = [line for line in scope["headers"] if line[0] in _KEYS]
+        keys = dict(lines)
+        if len(keys) < len(lines):
+            raise Unauthenticated("There are two keys. Send one, as `Authorization: Bearer KEY`.")
+        agent = pipeline.assembly.directory.identify(keys.get(b"authorization"), keys.get(b"x-api-key"))
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, _problem("malformed_call", "Ask with GET."), [(b"allow", b"GET, HEAD")]
+        name = scope["path"].removeprefix(PATH)
         wait = _wait(scope["query_string"])
-        found = await _found(pipeline, agent, scope["path"].removeprefix(PATH), wait)
+        found = await _found(pipeline.holds, agent, name, wait) if _ID.fullmatch(name) else None
     except Unauthenticated as error:
-        body = _problem("unauthenticated", str(error))
-        await _answer(send, 401, body, [(b"www-authenticate", b"Bearer")])
-        return
+        return 401, _problem("unauthenticated", str(error)), [(b"www-authenticate", b"Bearer")]
     except ValueError as error:
-        await _answer(send, 400, _problem("malformed_call", str(error)))
-        return
+        return 400, _problem("malformed_call", str(error)), []
     except StoreUnavailable:
-        body = _problem("ledger_unavailable", "Approvals cannot be looked up now. Ask again later.")
-        await _answer(send, 503, body, [(b"retry-after", b"2")])
-        return
+        return 503, _problem("ledger_unavailable", "Approvals cannot be looked up now. Ask again later."), _LATER
     if found is None:
-        await _answer(send, 404, _problem("no_route", "No held call of yours has this id, or it was long ago."))
-        return
-    await _answer(send, 200, orjson.dumps(shown_to_agent(found)))
+        return 404, _problem("no_route", "No held call of yours has this id, or it was long ago."), []
+    return 200, orjson.dumps(shown_to_agent(found)), []
 
 
-async def _found(pipeline: Pipeline, agent: Agent, name: str, wait: float) -> Approval | None:
-    holds, until = pipeline.holds, time.monotonic() + wait
+async def _found(holds: Holds, agent: Agent, name: str, wait: float) -> Approval | None:
+    """Raises StoreUnavailable."""
+    until = time.monotonic() + wait
     with holds.waits(name) as waiter:
         while True:
             found = await holds.store.get(name)
@@ -79,9 +102,3 @@ def _wait(query: bytes) -> float:
 
 def _problem(code: str, message: str) -> bytes:
     return orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
-
-
-async def _answer(send: Send, status: int, body: bytes, more: Headers | None = None) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *(more or [])]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

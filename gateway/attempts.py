@@ -78,7 +78,7 @@ class Attempts:
             attempts=settings.attempts,
             begun=begun,
             acted=x.reached is not Reached.NO,
-            repeatable=x.call.kind == "llm",
+            repeatable=x.call.kind == "llm" and x.approval is None,  # people have approved one call, not two
             pinned=x.bound,
         )
         arms = self._permitted(x, remaining(x.order, failed.pick.index, retry))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.identity import Agent
     from gateway.lending import Lending
     from gateway.obligations import Fulfilled
+    from gateway.waiting import Patience
 
 
 @dataclass(slots=True)
@@ -120,6 +121,8 @@ class Exchange:
     """What the policy demanded and was done; None where it demanded nothing."""
     held: str | None = None
     """The approval that it has waited for."""
+    patience: "Patience | None" = None
+    """For how long, and how."""
     approval: Approval | None = None
     """The one that it may use, or has used."""
     grant: Grant | None = None

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -50,12 +50,14 @@ _SECOND: Final = 1_000_000_000
 _TRIES: Final = 8
 _SHORT: Final = 16 * 1024
 """Bytes of a body that is looked through in less than a millisecond."""
-_NOBODY: Final = ("admin",)
+NAMELESS: Final = ("admin",)
 """Who decides where the policy names nobody."""
+_TOLD: Final = {Move.RELEASE: "released", Move.FINISH: "done", Move.LOSE: "unknown"}
+"""The words for what can come of a call that has claimed an approval."""
 
 
-class AlreadyUsed(Exception):
-    """An identical call was quicker: it runs, or has run, by the same approval."""
+class NotUsable(Exception):
+    """The approval of a call is not what it was: an identical call was quicker, or it has ended. Look again."""
 
 
 class Waiter:
@@ -95,8 +97,14 @@ class Holds:
         self._waiting: dict[str, set[Waiter]] = {}
         self._using: set[str] = set()
         """Approvals that a call of this process is about to use: the others wait for what comes of it."""
+        self._claiming: dict[str, asyncio.Task[Approval]] = {}
+        """Claims that were begun here: a call may be ended meanwhile, and what comes of its claim must be known."""
         self._claimed: dict[str, Approval] = {}
-        """Those claimed here of which the outcome is not known yet."""
+        """Those claimed here of which the outcome is not known yet, or of which nobody knows whether they are."""
+        self._telling: set[asyncio.Task[None]] = set()
+        """What comes of calls, on its way to the store."""
+        self._heard: Mapping[str, int] = {}
+        """The versions of those that are waited for, as of the last look."""
         self._grants: Sequence[Grant] = ()
         """Those of all agents, as they were told last."""
         self._ending = asyncio.Event()
@@ -128,8 +136,10 @@ class Holds:
             self._tasks.append(asyncio.create_task(self._keep(name, do, pause), name=f"approvals: {name}"))
 
     async def end(self) -> None:
+        """After the last call: what has come of calls is told before it returns, as far as the store can be told."""
         self._ending.set()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        fetching = [self._fetching] if self._fetching is not None else []
+        await asyncio.gather(*self._tasks, *self._telling, *fetching, return_exceptions=True)
         self._tasks.clear()
 
     # What calls do
@@ -137,7 +147,7 @@ class Holds:
     async def admit(self, x: Exchange) -> Approval:
         """The approval that this call waits for: a new one, or that of an identical call. Raises Unbindable."""
         assert x.decision is not None, "a call is decided before it is held"
-        call = _held(x)
+        call = held_call(x)
         bound = await _bound(call)
         key = hold_key(call, bound)
         now = self.store.now_ns()
@@ -153,7 +163,7 @@ class Holds:
             call_id=x.id,
             binding=bound,
             key=key,
-            needs=x.decision.required_approvals or _NOBODY,
+            needs=x.decision.required_approvals or NAMELESS,
             requesters=self._owners.get((call.tenant, call.agent), (call.agent,)),
             risk_level=x.decision.risk_level,
             explanation=x.decision.explanation,
@@ -173,10 +183,10 @@ class Holds:
         assert x.decision is not None, "a call is decided before it is allowed"
         if not self._grants:
             return None
-        call = _held(x)
+        call = held_call(x)
         await _bound(call)
         said, now = x.call.arguments if x.call is not None else None, self.store.now_ns()
-        needs = x.decision.required_approvals or _NOBODY
+        needs = x.decision.required_approvals
         for grant in self._grants:
             if not (allows(grant, call, said, needs, now) and still_valid(grant, self._roles.get)):
                 continue
@@ -185,12 +195,16 @@ class Holds:
                 return grant
         return None
 
-    async def give_back(self, grant: Grant, call: str) -> None:
-        """Of a call that was not sent. Never raises."""
-        try:
-            await self.store.give_back(grant.id, call)
-        except StoreUnavailable as error:
-            log.error("the use of the grant %s by call %s stays counted: %s", grant.id, call, error)
+    def give_back(self, grant: Grant, call: str) -> None:
+        """The use of a call that was not sent. Never raises, never waits."""
+
+        async def tell() -> None:
+            try:
+                await self.store.give_back(grant.id, call)
+            except StoreUnavailable as error:
+                log.error("the use of the grant %s by call %s stays counted: %s", grant.id, call, error)
+
+        self._tell_later(tell())
 
     @contextlib.contextmanager
     def waits(self, approval: str) -> Iterator[Waiter]:
@@ -210,6 +224,10 @@ class Holds:
         found = await self.store.get(approval.id)
         return await self._aged(found) if found is not None else approval
 
+    def missed(self, approval: str) -> None:
+        """Somebody who waits could not look: the next look that succeeds wakes them."""
+        self._heard = {name: version for name, version in self._heard.items() if name != approval}
+
     def take(self, approval: str) -> bool:
         """Whether the caller may go on to use it: one call of this process at a time. Whoever may gives it `back`."""
         if approval in self._using:
@@ -223,51 +241,95 @@ class Holds:
         self._changed([approval])
 
     async def claim(self, x: Exchange) -> None:
-        """Uses the approval of a call up, durably. Raises AlreadyUsed, Refused."""
+        """Uses the approval of a call up, durably. Raises NotUsable, Refused.
+
+        A call that is ended meanwhile takes no claim with it: `conclude` waits for what comes of it.
+        """
         assert x.approval is not None, "only what was approved is claimed"
+        which = x.approval.id
+        claiming = self._claiming[which] = asyncio.create_task(self._claim(which, x.id), name=f"claim of {which}")
+        try:
+            x.approval = await asyncio.shield(claiming)
+        finally:
+            if claiming.done():
+                del self._claiming[which]
+
+    async def _claim(self, approval: str, call: str) -> Approval:
         for _ in range(_TRIES):
-            found = await self.store.get(x.approval.id)
+            found = await self.store.get(approval)
             if found is None:
                 raise Refused("This approval is not known any more.")
-            now = self.store.now_ns()
             found = await self._aged(found)
-            if found.state in (State.CONSUMED, State.DONE, State.UNKNOWN):
-                raise AlreadyUsed
+            if found.state is not State.APPROVED:
+                raise NotUsable
+            now = self.store.now_ns()
             if not approvals.still_valid(found, self._roles.get):
                 why = "Those who have approved it may not any more."
-                await self._replace(approvals.moved(found, Move.REVOKE, now, why), "revoked")
-                raise Refused(why)
-            if await self._replace(claimed := approvals.claimed(found, x.id, int(LEASE * _SECOND), now), "consumed"):
-                self._claimed[claimed.id] = claimed
-                x.approval = claimed
-                return
+                if await self._replace(approvals.moved(found, Move.REVOKE, now, why), "revoked"):
+                    raise Refused(why)
+                continue
+            try:
+                claimed = approvals.claimed(found, call, int(LEASE * _SECOND), now)
+            except Refused:
+                raise NotUsable from None
+            # Kept before it is known: where the store's reply is lost, the claim may stand, and has to be given back.
+            self._claimed[approval] = claimed
+            if await self._replace(claimed, "consumed"):
+                return claimed
+            del self._claimed[approval]
         raise StoreUnavailable("Others are changing this approval at the same time.")
 
-    async def conclude(self, x: Exchange, answer: Answer | None) -> None:
-        """Tells what came of a call that has claimed an approval. Never raises."""
-        claimed = self._claimed.get(x.approval.id) if x.approval is not None else None
-        if claimed is None or claimed.claimed_by != x.id:
+    def conclude(self, x: Exchange, answer: Answer | None) -> None:
+        """Tells what came of a call that may use an approval, and lets others have it. Never raises, never waits.
+
+        `answer` is the target's, where it came to its end.
+        """
+        assert x.approval is not None, "only a call with an approval has something to tell of it"
+        which = x.approval.id
+        if which not in self._claiming and which not in self._claimed:
+            self.back(which)
             return
+        here = x.call is not None and x.call.endpoint.answered_here and x.code == "ok"
+        if x.reached is Reached.NO and not x.bills and not here:
+            move = Move.RELEASE
+        elif x.reached is Reached.ANSWERED or here:
+            move = Move.FINISH
+        else:
+            move = Move.LOSE
+        self._tell_later(self._concluded(which, x.id, move, answer if move is Move.FINISH else None))
+
+    async def _concluded(self, approval: str, call: str, move: Move, answer: Answer | None) -> None:
+        claiming = self._claiming.pop(approval, None)
+        try:
+            if claiming is not None:
+                await asyncio.wait([claiming])
+            while not await self._told(approval, call, move, answer):
+                if self._ending.is_set():
+                    log.error("what came of the approved call %s (%s) cannot be kept", call, move)
+                    return
+                await self._pause(LOOK)
+        finally:
+            self._claimed.pop(approval, None)
+            self.back(approval)
+
+    async def _told(self, approval: str, call: str, move: Move, answer: Answer | None) -> bool:
+        """Whether the store knows what came of a claim, or will not take it; False where it has to be told again."""
+        found = self._claimed.get(approval)
         try:
             for _ in range(_TRIES):
-                now = self.store.now_ns()
-                if x.reached is Reached.NO and not x.bills:
-                    after = approvals.released(claimed, x.id, now)
-                elif x.reached is Reached.MAYBE and answer is None:
-                    why = "The call was on its way when the connection to its target failed."
-                    after = replace(approvals.moved(claimed, Move.LOSE, now, why), lease_until=None)
-                else:
-                    after = approvals.finished(claimed, x.id, now)
-                if await self._replace(after, after.state.value, answer=answer):
-                    return
-                found = await self.store.get(claimed.id)
-                if found is None:
-                    return
-                claimed = found
-        except (StoreUnavailable, Refused) as error:
-            log.error("what came of the approved call %s cannot be kept: %s", x.id, error)
-        finally:
-            self._claimed.pop(claimed.id, None)
+                if found is None or found.claimed_by != call:
+                    return True  # nothing was claimed, or it was another call
+                if found.state is State.UNKNOWN and move is not Move.FINISH:
+                    return True  # it took longer than its lease: people are told already
+                if await self._replace(_after(found, call, move, self.store.now_ns()), _TOLD[move], answer=answer):
+                    return True
+                found = await self.store.get(approval)
+        except StoreUnavailable:
+            return False
+        except Refused as error:
+            log.error("what came of the approved call %s cannot be kept: %s", call, error)
+            return True
+        return False
 
     async def revoke(self, approval: Approval, why: str) -> None:
         """Takes an approval back that the policy, asked again, does not stand by. Never raises."""
@@ -295,8 +357,8 @@ class Holds:
     ) -> Approval:
         """Approves a call with other arguments: a new approval, on what the policy says of these, with one vote.
 
-        `judge` asks the policy, and gives the call as it may be sent. Raises KeyError, NotEntitled, Refused, Unbindable,
-        and what `judge` raises.
+        `judge` asks the policy, and gives the call as it may be sent. Raises KeyError, NotEntitled, Refused,
+        Unbindable, and what `judge` raises.
         """
         for _ in range(_TRIES):
             found = await self.store.get(approval)
@@ -305,6 +367,8 @@ class Holds:
             found, now = await self._aged(found), self.store.now_ns()
             approvals.voted(found, person, roles, True, now)  # who may not approve it may not change it
             call, decision = await judge(replace(found.call, body=arguments))
+            if call.stream != found.call.stream:
+                raise Refused("Whether the answer is streamed is its agent's to say.")
             bound = await _bound(call)
             if bound == found.binding:
                 raise Refused("These are the arguments that it has.")
@@ -330,7 +394,10 @@ class Holds:
             if await self.store.supersede(before, fresh, messages):
                 self._tell(before, "superseded", person)
                 self._tell(fresh, "requested", person)
-                return await self.vote(fresh.id, person, roles, True, comment)
+                try:
+                    return await self.vote(fresh.id, person, roles, True, comment)
+                except approvals.NotEntitled:  # the policy wants others for these arguments
+                    return fresh
         raise StoreUnavailable("Others are changing this approval at the same time.")
 
     async def cancel(self, approval: str, by: str, why: str = "") -> Approval:
@@ -380,21 +447,23 @@ class Holds:
     async def _renew(self) -> None:
         """Says that the calls which have claimed approvals are still under way."""
         for claimed in list(self._claimed.values()):
-            after = replace(
-                claimed, version=claimed.version + 1, lease_until=self.store.now_ns() + int(LEASE * _SECOND)
-            )
-            if claimed.id in self._claimed and await self.store.replace(after):
-                if claimed.id in self._claimed:
-                    self._claimed[claimed.id] = after
-            elif claimed.id in self._claimed:
-                found = await self.store.get(claimed.id)
-                if found is not None and claimed.id in self._claimed:
-                    self._claimed[claimed.id] = found
+            if claimed.id in self._claiming or claimed.state is not State.CONSUMED:
+                continue
+            lease = self.store.now_ns() + int(LEASE * _SECOND)
+            after: Approval | None = replace(claimed, version=claimed.version + 1, lease_until=lease)
+            if after is not None and not await self.store.replace(after):
+                after = await self.store.get(claimed.id)
+            if after is not None and claimed.id in self._claimed and after.claimed_by == claimed.claimed_by:
+                self._claimed[claimed.id] = after
 
     async def _poll(self) -> None:
         """Looks whether something was missed."""
+        waiting = list(self._waiting)
+        if waiting:
+            heard, versions = self._heard, await self.store.versions(waiting)
+            self._heard = {name: versions.get(name, 0) for name in waiting}
+            self._changed([name for name in waiting if heard.get(name) != self._heard[name]])
         self._grants = await self.store.grants()
-        self._changed(None)
 
     # The store
 
@@ -458,9 +527,26 @@ class Holds:
                 if name not in self._troubled:
                     log.exception("to %s approvals has failed in the gateway itself", name)
                 self._troubled.add(name)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._ending.wait()
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        """So long, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+
+    def _tell_later(self, telling: Coroutine[Any, Any, None]) -> None:
+        """In a task of its own: the call it is about has ended, and whoever ends its task ends nothing of this."""
+        task = asyncio.get_running_loop().create_task(telling, name="what came of a held call")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    def approves(self, consent: Approval | Grant, needs: Sequence[str]) -> bool:
+        """Whether those who have given it fill these slots, by the roles that they have now: what the policy wants when
+        it is asked again."""
+        if isinstance(consent, Approval):
+            return approvals.approves(consent, needs, self._roles.get)
+        return Counter(needs) <= Counter(consent.roles) and still_valid(consent, self._roles.get)
 
 
 def seen_by_policy(consent: Approval | Grant) -> bytes:
@@ -470,14 +556,20 @@ def seen_by_policy(consent: Approval | Grant) -> bytes:
     return orjson.dumps({"id": consent.id, "roles": consent.roles, "approvers": consent.by, "expires": consent.expires})
 
 
-def approves(consent: Approval | Grant, needs: Sequence[str]) -> bool:
-    """Whether those who have given it fill these slots, which the policy wants when it is asked again."""
-    if isinstance(consent, Approval):
-        return approvals.approves(consent, needs)
-    return Counter(needs) <= Counter(consent.roles)
+def _after(claimed: Approval, call: str, move: Move, now: int) -> Approval:
+    """What a claimed approval becomes. Raises Refused."""
+    match move:
+        case Move.RELEASE:
+            return approvals.released(claimed, call, now)
+        case Move.FINISH:
+            return approvals.finished(claimed, call, now)
+        case _:
+            why = "The call was on its way when the connection to its target failed."
+            return replace(approvals.moved(claimed, Move.LOSE, now, why), lease_until=None)
 
 
-def _held(x: Exchange) -> HeldCall:
+def held_call(x: Exchange) -> HeldCall:
+    """A call as people are shown it, and as it is sent once they have approved it."""
     call, agent = x.call, x.agent
     assert call is not None, "a call is read before it is held"
     assert agent is not None, "a call is identified before it is held"

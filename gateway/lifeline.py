@@ -44,15 +44,25 @@ class NoDoor:
 class Lifeline:
     """Cancels the task that carries one call, once, and remembers why."""
 
-    __slots__ = ("_door", "_task", "reason")
+    __slots__ = ("_alone", "_door", "_task", "left", "reason")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._door: Door = scope.get("door") or NoDoor()
         self._task = self._door.task or asyncio.current_task()
         self._door.hangup = self.cut
         self.reason: type[Exception] | None = None
+        self._alone = False
+        self.left = False
+        """Whether the agent is gone from a call that goes on without it."""
+
+    def go_on_alone(self) -> None:
+        """From here on the call comes to its end though its agent leaves: others may wait for its answer."""
+        self._alone = True
 
     def cut(self, reason: type[Exception]) -> None:
+        if reason is ClientGone and self._alone:
+            self.left = True
+            return
         if self.reason is None and self._task is not None:
             self.reason = reason
             self._task.cancel()

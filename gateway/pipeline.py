@@ -27,7 +27,7 @@ from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
-from gateway.holding import AlreadyUsed, Holds, approves, seen_by_policy
+from gateway.holding import NAMELESS, Holds, NotUsable, held_call, seen_by_policy
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
@@ -38,7 +38,7 @@ from gateway.reply import Reply
 from gateway.telemetry import Telemetry
 from gateway.traffic import Traffic
 from gateway.trial import Trial
-from gateway.waiting import asynchronous, wait
+from gateway.waiting import asynchronous, patience, wait
 from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import HeldCall, Refused
 from policies.binding import Unbindable
@@ -128,7 +128,7 @@ class Pipeline:
         if not await self.hold(x, reply):
             return
         await self.reserve(x)
-        if not await self.claim(x, reply):
+        if not await self.claim(x, reply, lifeline):
             return
         await self._ledger.intend(x)
         if x.call is not None and x.call.endpoint.answered_here:
@@ -154,12 +154,13 @@ class Pipeline:
             await self.refuse(x, error, reply, lifeline)
         finally:
             lifeline.release()
+            if lifeline.left and x.code == "ok":
+                x.code = "client_gone"
             self.settle(x)
             if x.approval is not None:
-                await self.holds.conclude(x, reply.answer)
-                self.holds.back(x.approval.id)
+                self.holds.conclude(x, reply.answer)
             if x.grant is not None and x.reached is Reached.NO and not x.bills:
-                await self.holds.give_back(x.grant, x.id)
+                self.holds.give_back(x.grant, x.id)
             if self.mirrors is not None:
                 self.mirrors.consider(x)
             if self.trial is not None:
@@ -266,7 +267,8 @@ class Pipeline:
             return True
         try:
             x.grant = await self.holds.allow(x)
-            answer = await wait(x, self.holds, reply) if x.grant is None else None
+            x.patience = patience(x, self.holds)
+            answer = await wait(x, self.holds, reply, x.patience) if x.grant is None else None
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
         except Unbindable as error:
@@ -278,18 +280,25 @@ class Pipeline:
         if x.approval is not None:
             x.call = self._stored(x, x.approval.call)
         if x.assembly is not self.assembly:  # it may have waited for long, and its agent may be known no more
-            x.assembly = self.assembly
+            agent, x.assembly = x.agent, self.assembly
             self.identify(x)
+            assert agent is not None, "a call is identified before it is held"
+            if x.agent is None or (x.agent.tenant, x.agent.name) != (agent.tenant, agent.name):
+                x.agent = agent
+                raise Unauthenticated("The key of this call is another agent's by now.")
+        await self.confirm(x)
+        return True
+
+    async def confirm(self, x: Exchange) -> None:
+        """The policy's word on a call that people allow; its no takes their approval back. Raises as `decide` does."""
         try:
-            await self.confirm(x)
+            await self._confirm(x)
         except Denied as error:
             if x.approval is not None:
                 await self.holds.revoke(x.approval, str(error))
             raise
-        return True
 
-    async def confirm(self, x: Exchange) -> None:
-        """The policy's word on a call that people allow. Raises as `decide` does."""
+    async def _confirm(self, x: Exchange) -> None:
         allowed, consent = x.call, x.consent
         assert consent is not None, "only what people allow is confirmed"
         await self.decide(x)
@@ -298,9 +307,15 @@ class Pipeline:
             x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
             raise Denied(x.decision)
         needs = x.decision.required_approvals
-        if x.decision.effect is Effect.NEEDS_APPROVAL and not approves(consent, needs):
+        if not self._allows(x, x.decision):
             x.decision = unmet(x.decision, f"it now wants the approval of {', '.join(needs)}, and others have given it")
             raise Denied(x.decision)
+
+    def _allows(self, x: Exchange, decision: Decision) -> bool:
+        """Whether nobody is needed whose word the call does not have."""
+        if decision.effect is Effect.ALLOW:
+            return True
+        return x.consent is not None and self.holds.approves(x.consent, decision.required_approvals or NAMELESS)
 
     def _stored(self, x: Exchange, held: HeldCall) -> AgentCall:
         """The call that people saw, out of the bytes that they saw; those that have come now are put aside."""
@@ -337,7 +352,7 @@ class Pipeline:
         route = _forced(x)
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
-        if x.call is not lowered or x.decision.effect is not Effect.ALLOW:
+        if x.call is not lowered or not self._allows(x, x.decision):
             x.decision = unmet(x.decision, f"a budget pays for {most} tokens of its answer, and it wants another call")
             raise Denied(x.decision)
         if _forced(x) is not route:
@@ -357,29 +372,38 @@ class Pipeline:
         x.call = self._stored(x, held)
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
-        return dataclasses.replace(held, body=x.call.body), x.decision
+        call = dataclasses.replace(held_call(x), headers=held.headers, definition=held.definition)
+        for asked in x.asked:
+            asked.question.money = None
+        return call, x.decision
 
-    async def claim(self, x: Exchange, reply: Reply) -> bool:
+    async def claim(self, x: Exchange, reply: Reply, lifeline: Lifeline) -> bool:
         """One approval, one use; False where an identical call was quicker, whose answer is this one's.
 
-        Raises ApprovalDenied, ApprovalsUnavailable.
+        A call that has used its approval up goes on without its agent. Raises as `hold` does.
         """
-        if x.approval is None:
-            return True
         try:
-            await self.holds.claim(x)
-        except AlreadyUsed:
-            self.holds.back(x.approval.id)
-            x.approval = None
-            answer = await wait(x, self.holds, reply)
-            assert answer is not None, "what is used is not used again"
-            await self.repeat(x, answer, reply)
-            return False
+            while x.approval is not None:
+                approval = x.approval
+                try:
+                    await self.holds.claim(x)
+                except NotUsable:
+                    assert x.patience is not None, "a call with an approval has waited for it"
+                    self.holds.back(approval.id)
+                    x.approval = None
+                    answer = await wait(x, self.holds, reply, x.patience, approval)
+                    if answer is not None:
+                        await self.repeat(x, answer, reply)
+                        return False
+                    await self.confirm(x)
+                else:
+                    reply.copied()
+                    lifeline.go_on_alone()
+                    return True
         except Refused as error:
-            raise ApprovalDenied(str(error), x.approval.id) from None
+            raise ApprovalDenied(str(error), approval.id) from None
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("The approval of this call cannot be used now.") from error
-        reply.copied()
         return True
 
     def choose(self, x: Exchange) -> None:
@@ -430,6 +454,7 @@ class Pipeline:
         if reply.started:
             lifeline.abort()
             return
+        reply.forgotten()
         refusal = refusal_for(error, x.id)
         if reply.kept_open:
             await reply.refuse(refusal)

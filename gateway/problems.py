@@ -12,6 +12,7 @@ from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
 from policies.errors import (
     ApprovalDenied,
+    ApprovalEnded,
     ApprovalExpired,
     ApprovalPending,
     ApprovalsUnavailable,
@@ -111,5 +112,9 @@ def refusal_for(error: BaseException, call_id: str) -> Refusal:
     if isinstance(error, RateLimited):
         retry = error.retry_after is not None and error.retry_after <= _PATIENCE
         retry_after = math.ceil(error.retry_after) if error.retry_after is not None else None
-    details: Mapping[str, Any] = error.details if isinstance(error, BudgetShort | RateLimited) else {}
+    details: Mapping[str, Any] = {}
+    if isinstance(error, BudgetShort | RateLimited):
+        details = error.details
+    elif isinstance(error, ApprovalEnded):
+        details = {"approval": error.approval}
     return Refusal(problem.status, problem.code, message, call_id, retry, retry_after, details)

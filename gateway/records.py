@@ -100,6 +100,12 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["revision"] = decision.revision
         if x.asked and decision is not x.asked[-1].decision:  # a refusal in the gateway's own words
             record["explanation"] = decision.explanation
+    if x.held is not None:
+        record["approval"] = x.held
+        if x.repeated:
+            record["repeated"] = True
+    if x.grant is not None:
+        record["grant"] = x.grant.id
     if x.fulfilled is not None and (facts := x.fulfilled.facts()):
         record["obligations"] = facts
     if arm is not None and x.route is not None:

@@ -53,6 +53,7 @@ class Reply:
     async def end(self, piece: bytes = b"") -> None:
         if self._copy is not None:
             self._copy.add(piece)
+            self._copy.whole = True
         if self._failed is not None:
             piece = self._event(self._failed, b"")
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
@@ -62,6 +63,7 @@ class Reply:
         if self._copy is not None:
             self._copy.begin(status, headers)
             self._copy.add(body)
+            self._copy.whole = True
         if self.kept_open:
             self.started = True
             body = body if status < 300 else self._event(status, body)
@@ -87,9 +89,13 @@ class Reply:
         """From here on the answer is kept, for others who wait for it."""
         self._copy = _Copy()
 
+    def forgotten(self) -> None:
+        """What comes now is the gateway's own word to this agent alone."""
+        self._copy = None
+
     @property
     def answer(self) -> Answer | None:
-        """What was kept; None where that is nothing, or too long to be kept."""
+        """What was kept; None where that is nothing, broke off, or is too long to be kept."""
         return self._copy.answer if self._copy is not None else None
 
     def _event(self, status: int, body: bytes) -> bytes:
@@ -109,13 +115,14 @@ class Reply:
 class _Copy:
     """An answer as it goes by, for as long as it is short enough."""
 
-    __slots__ = ("_headers", "_pieces", "_size", "_status")
+    __slots__ = ("_headers", "_pieces", "_size", "_status", "whole")
 
     def __init__(self) -> None:
         self._status = 0
         self._headers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
+        self.whole = False
 
     def begin(self, status: int, headers: Headers) -> None:
         self._status, self._headers = status, headers
@@ -129,7 +136,7 @@ class _Copy:
 
     @property
     def answer(self) -> Answer | None:
-        if not self._status or self._size > MOST_ANSWER:
+        if not self.whole or self._size > MOST_ANSWER:
             return None
         return Answer(self._status, tuple(self._headers), b"".join(self._pieces))
 

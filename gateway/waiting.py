@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from adapters.base import Headers
 from gateway.exchange import Exchange
 from gateway.holding import Holds
 from gateway.reply import Reply
-from policies.approval_store import Answer
+from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, State
 from policies.errors import ApprovalDenied, ApprovalEnded, ApprovalExpired, ApprovalPending, ApprovalUnknown
 
@@ -27,28 +28,44 @@ MARGIN: Final = 10.0
 
 _STATED: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
 """Headers in which the SDKs of OpenAI and Anthropic say after how many silent seconds they give up."""
+_SECONDS: Final = re.compile(rb"\d{1,9}(?:\.\d{1,9})?")
+_LEAST: Final = 0.1
+"""Seconds between signs of life where a client has hardly any patience."""
 _WAIT: Final = re.compile(rb"wait\s*=\s*\"?(\d{1,6})")
 _ASYNCHRONOUS: Final = re.compile(rb"(?:^|[,;\s])respond-async(?:$|[,;\s=])")
 
 
-async def wait(x: Exchange, holds: Holds, reply: Reply) -> Answer | None:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Until when a call may wait, by the monotonic clock, and how often its client has to hear something meanwhile."""
+
+    until: float
+    every: float | None
+    """Seconds; None where it cannot be told anything."""
+
+
+async def wait(
+    x: Exchange, holds: Holds, reply: Reply, patience: Patience, approval: Approval | None = None
+) -> Answer | None:
     """Holds a call until people have decided. None when it may run, by `x.approval`; else what an identical call, which
     ran by the same approval, was answered with.
 
-    Raises ApprovalPending, ApprovalDenied, ApprovalExpired, ApprovalUnknown, Unbindable, StoreUnavailable.
+    `approval` is one that the call waits for already. Raises ApprovalPending, ApprovalDenied, ApprovalExpired,
+    ApprovalUnknown, Unbindable, StoreUnavailable.
     """
-    approval = await holds.admit(x)
-    until = time.monotonic() + _patience(x, holds)
+    approval = approval or await holds.admit(x)
     while True:
         x.held = approval.id
-        approval = await _decided(x, holds, approval, until, reply)
+        approval = await _decided(holds, approval, patience, reply)
         if approval.state is State.APPROVED:
             x.approval = approval
             return None
         if approval.state is State.DONE:
             answer = await holds.store.answer(approval.id)
             if answer is None:
-                raise ApprovalExpired("It was approved and has run; its answer is not kept any longer.", approval.id)
+                raise ApprovalUnknown(
+                    "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
+                )
             return answer
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:
@@ -56,24 +73,26 @@ async def wait(x: Exchange, holds: Holds, reply: Reply) -> Answer | None:
         approval = other
 
 
-async def _decided(x: Exchange, holds: Holds, approval: Approval, until: float, reply: Reply) -> Approval:
+async def _decided(holds: Holds, approval: Approval, patience: Patience, reply: Reply) -> Approval:
     """The approval once there is nothing to wait for: one that is approved is this call's to use."""
-    assert x.call is not None, "a call is read before it is held"
-    streams = bool(x.call.stream)
     with holds.waits(approval.id) as waiter:
         while True:
-            approval = await holds.now(approval)
-            if approval.state is State.APPROVED and holds.take(approval.id):
-                return approval
-            if approval.state not in (State.PENDING, State.APPROVED, State.CONSUMED):
-                return approval
+            try:
+                approval = await holds.now(approval)
+            except StoreUnavailable:  # what people say is kept all the same: this call may wait for it on
+                holds.missed(approval.id)
+            else:
+                if approval.state is State.APPROVED and holds.take(approval.id):
+                    return approval
+                if approval.state not in (State.PENDING, State.APPROVED, State.CONSUMED):
+                    return approval
             changed = False
             while not changed:
-                left = until - time.monotonic()
+                left = patience.until - time.monotonic()
                 if left <= 0:
                     raise ApprovalPending(_pending(approval), approval.id)
-                changed = await waiter.woken(min(left, COMMENT_EVERY) if streams else left)
-                if streams and not changed:
+                changed = await waiter.woken(min(left, patience.every) if patience.every is not None else left)
+                if patience.every is not None and not changed:
                     await reply.keep_open(b": held %s\n\n" % approval.id.encode())
 
 
@@ -102,18 +121,18 @@ def asynchronous(headers: Headers) -> bool:
     return any(_ASYNCHRONOUS.search(value) is not None for value in _preferred(headers))
 
 
-def _patience(x: Exchange, holds: Holds) -> float:
-    """Seconds from now on for which this call's connection may wait."""
+def patience(x: Exchange, holds: Holds) -> Patience:
+    """As the operator and the client say."""
     assert x.call is not None, "a call is read before it is held"
     if asynchronous(x.headers):
-        return 0.0
+        return Patience(x.began, None)
+    stated = [float(value) for name, value in x.headers if name in _STATED and _SECONDS.fullmatch(value)]
+    longest = [float(found) for value in _preferred(x.headers) for found in _WAIT.findall(value)]
     if x.call.stream:
-        return holds.settings.hold_streams_for
-    stated = [float(value) for name, value in x.headers if name in _STATED and value.isdigit()]
-    longest = [each - MARGIN if each > 2 * MARGIN else each / 2 for each in stated]
-    for value in _preferred(x.headers):
-        longest += [float(found) for found in _WAIT.findall(value)]
-    return max(0.0, min([holds.settings.hold_for, *longest]) - (time.monotonic() - x.began))
+        until = time.monotonic() + min([holds.settings.hold_streams_for, *longest])
+        return Patience(until, max(_LEAST, min([COMMENT_EVERY, *(each / 3 for each in stated)])))
+    longest += [each - MARGIN if each > 2 * MARGIN else each / 2 for each in stated]
+    return Patience(x.began + min([holds.settings.hold_for, *longest]), None)
 
 
 def _preferred(headers: Headers) -> Iterator[bytes]:

@@ -226,17 +226,17 @@ def entitled(approval: Approval, roles: Collection[str]) -> tuple[str, ...]:
 def still_valid(approval: Approval, roles_of: Callable[[str], Collection[str] | None]) -> bool:
     """Whether those who said yes may still say it: with the roles they said it in, as far as they have these now, they
     fill every slot. `roles_of` gives a person's roles as of now, None for who is gone."""
+    return approves(approval, approval.needs, roles_of)
+
+
+def approves(approval: Approval, needs: Sequence[str], roles_of: Callable[[str], Collection[str] | None]) -> bool:
+    """As `still_valid`, of these slots: what the policy wants when it is asked again."""
     left: dict[str, tuple[str, ...]] = {}
     for vote in approval.votes:
         roles = roles_of(vote.person)
         if vote.yes and roles is not None and vote.person not in approval.requesters:
             left[vote.person] = tuple(role for role in entitled(approval, roles) if role in vote.roles)
-    return not missing(approval.needs, left)
-
-
-def approves(approval: Approval, needs: Sequence[str]) -> bool:
-    """Whether those who said yes fill these slots, too: what the policy wants when it is asked again."""
-    return not missing(needs, {vote.person: vote.roles for vote in approval.votes if vote.yes})
+    return not missing(needs, left)
 
 
 def claimed(approval: Approval, call_id: str, lease: int, now: int) -> Approval:

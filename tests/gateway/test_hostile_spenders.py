@@ -16,11 +16,12 @@ from policies.approvals import Approval
 from policies.decision import Decision
 from policies.money import MOST, nano
 from policies.obligations import Obligations
-from tests.gateway.test_lending import CHAT, DAY, INPUT, OUTPUT, PRICED, ask, budgeted, chat
+from tests.gateway.test_lending import ASKED, CHAT, DAY, INPUT, OUTPUT, PRICED, ask, budgeted, chat
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import AUTHORIZED, Gate, gate
 from tests.support.misbehaving import HEAD, Misbehaving, Script, Wire, says
+from tests.support.people import deciding
 from tests.support.target import target
 
 JSON = HEAD + b"content-type: application/json\r\n"
@@ -401,22 +402,19 @@ async def test_a_stream_does_not_grow_beyond_a_limit_that_is_lowered_meanwhile()
 
 
 async def test_a_call_that_people_have_thought_about_is_paid_under_the_limits_of_now() -> None:
-    class Slow:
-        gate: Gate
+    def script(document: Any) -> Decision:
+        return ALLOWED if "approval" in document else ASKED
 
-        async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-            edited(self.gate, {**DAY, "limit_usd": 0.0001})
-            return Approval("apr_1", b'{"id":"apr_1"}', "r1")
+    def lowers(_: Approval) -> bool:
+        edited(g, {**DAY, "limit_usd": 0.0001})
+        return True
 
-        async def claim(self, approval: Approval) -> None:
-            raise AssertionError("the call is not made")
-
-    people = Slow()
-    async with target() as upstream, budgeted(upstream, DAY, approvals=people) as g, connected(g.port) as client:
-        people.gate = g
-        _, _, body = await ask(client, chat())
+    async with target() as upstream, budgeted(upstream, DAY, script=script) as g, connected(g.port) as client:
+        async with deciding(g.pipeline.holds, lowers):
+            _, _, body = await ask(client, chat())
         assert body["error"]["code"] == "budget_exhausted"
         assert body["error"]["budget"]["limit_usd"] == "0.0001"
+        assert upstream.received == []
 
 
 async def test_an_agent_that_moves_to_another_team_is_paid_for_by_that_one() -> None:

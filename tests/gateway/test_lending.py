@@ -10,7 +10,7 @@ import pytest
 
 from gateway.exchange import Exchange
 from gateway.lending import Lending
-from policies.approvals import Approval
+from policies.approvals import State
 from policies.budgets import Loan
 from policies.decision import Decision, Effect
 from policies.money import nano
@@ -18,6 +18,7 @@ from tests.policies.support import engine
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import ALLOWED
 from tests.support.gate import AUTHORIZED, gate
+from tests.support.people import deciding
 from tests.support.target import Target, target
 from tests.support.till import Till, Turnstile
 
@@ -76,7 +77,8 @@ async def test_money_is_lent_before_anything_is_sent_and_not_while_the_policy_sa
 
 
 async def test_a_call_that_waits_for_people_borrows_nothing() -> None:
-    async with target() as upstream, budgeted(upstream, DAY, script=ASKED) as g, connected(g.port) as client:
+    held = {"approvals": {"hold_for": 0}}
+    async with target() as upstream, budgeted(upstream, DAY, script=ASKED, **held) as g, connected(g.port) as client:
         _, _, body = await ask(client, chat())
         assert body["error"]["code"] == "approval_pending"
         assert g.till.asked == []
@@ -202,20 +204,19 @@ async def test_a_policy_on_trial_is_told_how_budgets_stood_and_the_record_nothin
         assert "budgets" not in decision["input"]
 
 
-class Approver:
-    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-        return Approval("apr_1", b'{"id":"apr_1"}', "r1")
-
-    async def claim(self, approval: Approval) -> None:
-        return None
-
-
 async def test_an_approved_call_is_not_lowered_because_people_approved_these_bytes() -> None:
     budget = {**DAY, "mode": "strict", "limit_usd": 0.01}
-    async with target() as upstream, budgeted(upstream, budget, approvals=Approver()) as g, connected(g.port) as client:
-        _, _, body = await ask(client, chat(max_tokens=1000))
-        assert body["error"]["code"] == "budget_exhausted"
-        assert upstream.received == []
+
+    def script(document: Any) -> Decision:
+        return ALLOWED if "approval" in document else ASKED
+
+    async with target() as upstream, budgeted(upstream, budget, script=script) as g, connected(g.port) as client:
+        async with deciding(g.pipeline.holds) as fay:
+            _, _, body = await ask(client, chat(max_tokens=1000))
+            assert body["error"]["code"] == "budget_exhausted"
+            assert upstream.received == []
+            (asked,) = fay.seen
+        assert (await g.pipeline.holds.store.get(asked)).state is State.APPROVED, "it may run once there is money"
 
 
 async def test_a_call_that_asks_for_no_limit_gets_one_where_a_budget_has_to_know_the_worst() -> None:

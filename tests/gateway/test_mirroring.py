@@ -10,10 +10,11 @@ import pytest
 
 from gateway.mirroring import Compared, Mirrors
 from policies.decision import Decision, Effect
-from tests.gateway.test_pipeline import Approver, demanding
+from tests.gateway.test_pipeline import demanding
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import ALLOWED
 from tests.support.gate import AUTHORIZED, Gate, gate
+from tests.support.people import deciding
 from tests.support.standins import ANTHROPIC_KEY, running_standins_here
 from tests.support.target import target
 
@@ -261,7 +262,7 @@ async def test_a_call_that_people_approved_is_not_copied() -> None:
         return ALLOWED if "approval" in document else asked
 
     async with target() as own, target() as other:
-        async with stage(own.url, other.url, script=script, approvals=Approver()) as its:
+        async with stage(own.url, other.url, script=script) as its, deciding(its.gate.pipeline.holds):
             assert await its.call() == 200
             await its.mirrors.settled()
             assert (len(own.received), other.received) == (1, [])

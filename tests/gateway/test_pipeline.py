@@ -10,13 +10,14 @@ import orjson
 import pytest
 
 from gateway.carrier import Carrier
-from policies.approvals import Approval
+from policies.approvals import State
 from policies.decision import Decision, Effect
 from policies.errors import EngineUnavailable, InputRefused, Undecided
 from policies.obligations import read
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import AUTHORIZED, Gate, gate
+from tests.support.people import deciding
 from tests.support.target import Target, target
 
 CHAT = "/v1/chat/completions"
@@ -170,13 +171,19 @@ async def test_a_known_key_is_accepted_in_either_header(header: str) -> None:
     ],
 )
 async def test_what_is_not_allowed_never_reaches_a_target(script: Any, status: int, code: str) -> None:
-    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+    held: dict[str, Any] = {"approvals": {"hold_for": 0}}
+    async with (
+        target() as upstream,
+        gate(target_url=upstream.url, script=script, **held) as g,
+        connected(g.port) as client,
+    ):
         answered, headers, body = await ask(client, chat())
         assert (answered, body["error"]["code"]) == (status, code)
         assert headers[b"x-should-retry"] == b"false"
         assert upstream.received == []
         assert "secret source" not in repr(body)
-        assert [record["record"] for record in g.ledger.records] == ["decision", "outcome"]
+        recorded = [each["record"] for each in g.ledger.records if each["record"] != "approval"]
+        assert recorded == ["decision", "outcome"]
         assert (await g.ledger.outcome())["code"] == code
 
 
@@ -563,44 +570,36 @@ async def test_a_fault_of_our_own_is_an_error_that_says_nothing(caplog: pytest.L
     assert "a secret detail" in caplog.text
 
 
-class Approver:
-    """Says yes, and counts how often its yes was used."""
-
-    def __init__(self) -> None:
-        self.claimed: list[str] = []
-
-    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-        needed = decision.effect is Effect.NEEDS_APPROVAL
-        return Approval("a-1", b'{"id":"a-1","roles":["finance"]}', decision.revision) if needed else None
-
-    async def claim(self, approval: Approval) -> None:
-        self.claimed.append(approval.id)
-
-
 async def test_after_an_approval_the_policy_is_asked_again_and_may_still_deny() -> None:
     def script(document: Mapping[str, Any]) -> Decision:
         return DENIED if "approval" in document else ASKED
 
-    approver = Approver()
-    async with target() as upstream:
-        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        async with deciding(g.pipeline.holds) as fay:
             status, _, body = await ask(client, chat())
             assert (status, body["error"]["code"]) == (403, "policy_denied")
-            assert g.engine.documents[1]["approval"]["id"] == "a-1"
+            (asked,) = fay.seen
+            seen = g.engine.documents[1]["approval"]
+            assert (seen["id"], seen["roles"], seen["approvers"]) == (asked, ["finance"], ["fay"])
         assert upstream.received == []
-        assert approver.claimed == []
+        assert (await g.pipeline.holds.store.get(asked)).state is State.REVOKED
 
 
 async def test_an_approved_call_is_claimed_once_and_sent() -> None:
     def script(document: Mapping[str, Any]) -> Decision:
         return ALLOWED if "approval" in document else ASKED
 
-    approver = Approver()
-    async with target() as upstream:
-        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
-            assert (await ask(client, chat()))[0] == 200
-        assert approver.claimed == ["a-1"]
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        async with deciding(g.pipeline.holds) as fay:
+            status, headers, _ = await ask(client, chat())
+            (asked,) = fay.seen
+        assert (status, headers[b"x-weighbridge-approval"]) == (200, asked.encode())
         assert len(upstream.received) == 1
+        outcome = await g.ledger.outcome()
+        assert outcome["approval"] == asked
+        assert "repeated" not in outcome
+        events = [each["event"] for each in g.ledger.records if each["record"] == "approval"]
+        assert events[:3] == ["requested", "approved", "consumed"]
 
 
 def demanding(**obligations: Any) -> Decision:
@@ -706,16 +705,12 @@ async def test_people_approve_the_call_as_it_will_be_sent() -> None:
         effect = Effect.ALLOW if "approval" in document else Effect.NEEDS_APPROVAL
         return dataclasses.replace(demanding(redact=["/arguments/ssn"]), effect=effect)
 
-    class Watching(Approver):
-        async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-            self.asked_after = len(g.engine.documents)
-            return await super().answer(call_id, decision)
-
-    approver = Watching()
     async with target() as upstream:
-        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
-            assert (await ask(client, chat(ssn="078-05-1120")))[0] == 200
-            assert approver.asked_after == 2
+        async with gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+            async with deciding(g.pipeline.holds) as fay:
+                assert (await ask(client, chat(ssn="078-05-1120")))[0] == 200
+                (asked,) = fay.seen.values()
+            assert orjson.loads(asked.call.body)["ssn"] == "***"
             seen = [document["call"]["arguments"]["ssn"] for document in g.engine.documents]
             assert seen == ["078-05-1120", "***", "***"]
             assert [each["record"] for each in g.ledger.decisions()] == ["decision", "decision", "intent"]
@@ -726,13 +721,14 @@ async def test_a_call_that_is_to_be_changed_after_its_approval_is_refused() -> N
     def script(document: Mapping[str, Any]) -> Decision:
         return demanding(max_tokens=5) if "approval" in document else ASKED
 
-    approver = Approver()
-    async with target() as upstream:
-        async with gate(target_url=upstream.url, script=script, approvals=approver) as g, connected(g.port) as client:
+    async with target() as upstream, gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
+        async with deciding(g.pipeline.holds) as fay:
             status, _, body = await ask(client, chat())
             assert (status, body["error"]["code"]) == (403, "policy_denied")
             assert "after people have approved it" in body["error"]["message"]
-        assert (upstream.received, approver.claimed) == ([], [])
+            (asked,) = fay.seen
+        assert upstream.received == []
+        assert (await g.pipeline.holds.store.get(asked)).state is State.REVOKED
 
 
 async def test_a_thousand_calls_cut_at_random_moments_leave_nothing_behind() -> None:

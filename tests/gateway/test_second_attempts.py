@@ -12,9 +12,7 @@ import orjson
 import pytest
 
 from gateway.assembly import assemble
-from policies.approvals import Approval
-from policies.budgets import Loan
-from policies.decision import Decision
+from policies.budgets import Ask, Loan
 from routing.health import State
 from tests.support.door import connected, post
 from tests.support.exchanges import settings
@@ -161,16 +159,13 @@ async def test_a_call_from_before_a_reload_goes_where_it_was_to_go(change: str) 
     """It waited while its target was taken out of the configuration, or given another URL."""
     asks, goes_on = asyncio.Event(), asyncio.Event()
 
-    class Slow:
-        async def answer(self, call: str, decision: Decision) -> Approval | None:
+    class Slow(Till):
+        async def reserve(self, ask: Ask) -> Loan:
             asks.set()
             await goes_on.wait()
-            return None
+            return await super().reserve(ask)
 
-        async def claim(self, approval: Approval) -> None:
-            return None
-
-    async with places(ANSWERS, approvals=Slow()) as (found, upstream):
+    async with places(ANSWERS, till=Slow(), budgets=[BUDGET]) as (found, upstream):
         asking = asyncio.create_task(asked(found, chat()))
         await asyncio.wait_for(asks.wait(), 5)
         url = f"http://127.0.0.1:{upstream.port}/elsewhere"

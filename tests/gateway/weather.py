@@ -26,6 +26,7 @@ import orjson
 
 from gateway.assembly import assemble, retired
 from gateway.exchange import Exchange, Reached
+from gateway.holding import Holds
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.state.embedded import EmbeddedStore
@@ -34,12 +35,13 @@ from gateway.telemetry import Telemetry
 from policies.approvals import Approval
 from policies.budgets import Account, Ask, Loan, Raised, Short, Spent
 from policies.decision import Decision, Effect
-from policies.errors import ApprovalNeeded
 from policies.money import usd_text
 from policies.obligations import Obligations
 from tests.support.door import door, post
 from tests.support.exchanges import ALLOWED, settings
 from tests.support.gate import MemoryLedger, ScriptedEngine
+from tests.support.people import deciding
+from tests.support.register import Register
 from tests.support.stores import copied, in_memory
 
 SECRET: Final = "the-operators-own-key"
@@ -67,6 +69,7 @@ _REFUSALS: Final = frozenset(
         "malformed_call",
         "policy_denied",
         "approval_pending",
+        "approval_denied",
         "budget_exhausted",
         "budget_contended",
         "ledger_unavailable",
@@ -425,24 +428,6 @@ class Witness(MemoryLedger):
         self.over.append(x)
 
 
-class Moody:
-    """People who sometimes say yes."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-
-    async def answer(self, call_id: str, decision: Decision) -> Approval | None:
-        if decision.effect is not Effect.NEEDS_APPROVAL:
-            return None
-        await asyncio.sleep(0)
-        if self._chance.random() < 0.5:
-            raise ApprovalNeeded(decision)
-        return Approval("apr_1", b'{"id":"apr_1"}', "r1")
-
-    async def claim(self, approval: Approval) -> None:
-        await asyncio.sleep(0)
-
-
 @dataclass
 class Figures:
     """What has happened, for whoever reads it."""
@@ -551,7 +536,12 @@ class Weather:
             ],
             "budgets": budgets,
             "limits": rates,
+            "approvals": {"hold_for": chance.choice([0, 0.05, 0.5]), "hold_streams_for": chance.choice([0, 0.5])},
         }
+
+    def _moody(self, _: Approval) -> bool | None:
+        """People who sometimes say yes, and sometimes nothing."""
+        return self.chance.choice([True, True, False, None])
 
     def _decides(self, document: Mapping[str, Any]) -> Decision:
         for each in document.get("budgets", ()):
@@ -591,10 +581,13 @@ class Weather:
     @asynccontextmanager
     async def _gate(self) -> AsyncIterator[int]:
         self.telemetry = Telemetry()
+        built = assemble(settings(**self.sections()))
+        holds = Holds(Register(), self.ledger.note)
+        holds.under(built.settings)
         self.pipeline = Pipeline(
-            assemble(settings(**self.sections())),
+            built,
             self.engine,
-            approvals=Moody(self.chance),
+            holds=holds,
             lender=Lender(self.store, self.limits, self.chance.choice([0.02, 0.2])),
             ledger=self.ledger,
             events=self.ledger.events,
@@ -602,10 +595,14 @@ class Weather:
             chance=self.chance.random,
         )
         carriers = []
-        async with door(self.pipeline, write_timeout=self.chance.choice([0.2, 60.0]), drain=0.05) as port:
+        async with (
+            deciding(holds, self._moody),
+            door(self.pipeline, write_timeout=self.chance.choice([0.2, 60.0]), drain=0.05) as port,
+        ):
             try:
                 yield port
             finally:
+                await holds.end()
                 lines = self.pipeline.assembly.lines.values()
                 carriers += [carrier for line in lines for carrier in line.carriers]
                 for carrier in carriers:

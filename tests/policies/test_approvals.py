@@ -205,12 +205,15 @@ def test_who_escalates_decides_for_any_role_but_only_once_they_were_told() -> No
 
 def test_who_said_yes_also_fills_what_the_policy_wants_later_or_does_not() -> None:
     after = voted(voted(OPENED, "dana", ["finance"], True, 1200), "sam", ["security"], True, 1300)
-    assert approves(after, ["security", "finance"])
-    assert approves(after, ["security"])
-    assert approves(after, [])
-    assert not approves(after, ["finance", "finance"])
-    assert not approves(after, ["finance", "security", "legal"])
-    assert not approves(OPENED, ["finance"])
+    roles_of = {"dana": ["finance"], "sam": ["security", "legal"]}.get
+    assert approves(after, ["security", "finance"], roles_of)
+    assert approves(after, ["security"], roles_of)
+    assert approves(after, [], roles_of)
+    assert not approves(after, ["finance", "finance"], roles_of)
+    assert not approves(after, ["finance", "security", "legal"], roles_of)
+    assert not approves(OPENED, ["finance"], roles_of)
+    assert not approves(after, ["finance"], {"dana": ["sales"], "sam": ["security"]}.get)
+    assert not approves(after, ["security"], {"dana": ["finance"]}.get)
 
 
 # When it is used

@@ -23,7 +23,12 @@ ALLOWED = Decision(Effect.ALLOW, None, (), "", NONE, "r1")
 def settings(**sections: Any) -> Settings:
     """Settings with one agent, support-bot of acme, and whatever else a test needs."""
     agents = [{"name": "support-bot", "tenant": "acme", "key": AGENT_KEY, "roles": ["support"], "autonomy_tier": 2}]
-    people = [{"name": "dana", "token": TOKEN, "roles": ["admin"]}, {"name": "sam", "token": "sams-own-token"}]
+    people = [
+        {"name": "dana", "token": TOKEN, "roles": ["admin"]},
+        {"name": "sam", "token": "sams-own-token"},
+        {"name": "fay", "token": "fays-own-token", "roles": ["finance"]},
+        {"name": "ned", "token": "neds-own-token", "roles": ["finance", "security"]},
+    ]
     return Settings.model_validate({"agents": agents, "admin": {"people": people}, **sections})
 
 
