@@ -39,6 +39,8 @@ traffic    what arms meet with, counted for people, rollouts and metrics
 mirroring  a share of calls sent to a second target as well, and compared
 steering   what people and rollouts make of routes' weights, here and at all gateways of one state
 webhooks   people's own systems, told of what has happened
+notices    what they are told of held calls, carried from the store until it is taken
+slack      the same as messages for a channel
 telemetry  every metric
 spend      questions to the cost ledger, and their answers
 parquet    those answers as a file for analysts

@@ -21,6 +21,7 @@ from gateway.holding import Holds
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
 from gateway.mirroring import Mirrors
+from gateway.notices import Courier
 from gateway.pipeline import Pipeline
 from gateway.probes import Node, Probes
 from gateway.reload import Reload, Reloads, unforeseen
@@ -77,6 +78,8 @@ class App:
         lender = self.telemetry.lender = Lender(self.state.budgets, self.state.limits)
         self.holds = Holds(self.state.approvals, self.ledger.note)
         self.holds.under(loaded.settings)
+        self.courier = self.telemetry.courier = Courier(self.state.approvals, self.ledger.note)
+        self.courier.under(loaded.settings)
         self.pipeline = Pipeline(
             assembly,
             None,
@@ -130,6 +133,7 @@ class App:
         self.probes.watch(self.settings.targets)
         await self.steering.begin()
         await self.holds.begin()
+        await self.courier.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
         return self
@@ -152,6 +156,7 @@ class App:
             await self.deciding.trial.close()
         await self.steering.end()
         await self.holds.end()
+        await self.courier.end()
         await self.webhooks.close()
         await self.state.close()
         self.ledger.close()
@@ -180,6 +185,7 @@ class App:
                 return
             self.steering.under(after)  # before the first call goes by the new routes
             self.holds.under(after.settings)
+            self.courier.under(after.settings)
             self.pipeline.assembly = after
             self._files = loaded.files
             self.warnings = tuple(map(str, loaded.warnings))

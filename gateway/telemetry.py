@@ -23,6 +23,7 @@ from routing.health import Fleet, State
 if TYPE_CHECKING:
     from gateway.lending import Lender
     from gateway.mirroring import Mirrors
+    from gateway.notices import Courier
     from gateway.traffic import Traffic
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -78,6 +79,7 @@ class Telemetry(Collector):
         self.steering: Steering | None = None
         self.webhooks: Mapping[str, int] = {}
         """Messages to webhooks, by what became of them."""
+        self.courier: Courier | None = None
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.decisions: dict[str, defaultdict[str, int]] = {}
         """By revision, then by the policy's word; `none` where there was no answer."""
@@ -185,6 +187,7 @@ class Telemetry(Collector):
         yield from self._traffic()
         yield from self._money()
         yield from self._routes()
+        yield from self._messages()
         reloads = CounterMetricFamily(
             "weighbridge_reloads", "Reloads of the configuration and of the policy.", labels=("what", "result")
         )
@@ -344,6 +347,24 @@ class Telemetry(Collector):
         for became, count in self.webhooks.items():
             webhooks.add_metric((became,), count)
         yield webhooks
+
+    def _messages(self) -> Iterator[Metric]:
+        courier = self.courier
+        if courier is None:
+            return
+        messages = CounterMetricFamily(
+            "weighbridge_approval_messages", "Messages about held calls, by what became of them.", labels=("result",)
+        )
+        for became, count in courier.counts.items():
+            messages.add_metric((became,), count)
+        waiting = GaugeMetricFamily(
+            "weighbridge_approval_messages_waiting",
+            "Messages about held calls that this gateway sends now, or tries again later.",
+            labels=("state",),
+        )
+        for state, count in courier.waiting.items():
+            waiting.add_metric((state,), count)
+        yield from (messages, waiting)
 
 
 def _histograms(name: str, text: str, label: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:

@@ -1,8 +1,9 @@
 """Tells people's own systems what has happened: signed POST requests, sent beside the calls, which never wait for them.
 
 As Standard Webhooks 1.0.0 have them: `webhook-id`, the same at every try; `webhook-timestamp`; and `webhook-signature`,
-`v1,` and the base64 of HMAC-SHA256 over `ID.TIMESTAMP.BODY`. The body is {"type", "timestamp", "data"}. What nobody
-takes with a 2xx is tried a few times more and then given up: the ledger has it.
+`v1,` and the base64 of HMAC-SHA256 over `ID.TIMESTAMP.BODY`, once for each secret while these are changed over. The
+body is {"type", "timestamp", "data"}, or a message for Slack. What nobody takes with a 2xx is tried a few times more
+and then given up: the ledger has it. `attempt` makes one try, also for those who keep what they send until it is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Final
 
 import httpx2
@@ -25,6 +29,7 @@ import orjson
 
 from config.errors import SecretMissing
 from config.settings import WebhookSettings
+from gateway import slack
 
 log = logging.getLogger("weighbridge.webhooks")
 
@@ -33,13 +38,28 @@ PAUSES: Final = (1.0, 5.0, 25.0, 125.0)
 CLOSING: Final = 3.0
 """Seconds at the end in which messages under way may arrive."""
 
-_PATIENCE: Final = 10.0
+PATIENCE: Final = 10.0
 """Seconds of one try."""
+LONGEST_REST: Final = 6 * 3600.0
+"""Seconds for which a receiver can ask to be left alone, at most."""
+
 _MOST_WAITING: Final = 256
 """Messages under way; beyond that new ones are given up."""
 _LONGEST_ANSWER: Final = 64 * 1024
 """Bytes of an answer that are passed over before its connection is ended."""
 _ENCODED: Final = "whsec_"
+_GONE: Final = 410
+"""The status by which a receiver says that it wants no messages any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What came of one try: `why` it was not taken, empty when it was. A receiver that is `gone` never will take it;
+    `rest` is for how many seconds it wants to be left alone."""
+
+    why: str = ""
+    gone: bool = False
+    rest: float = 0.0
 
 
 class Webhooks:
@@ -49,7 +69,7 @@ class Webhooks:
         self,
         *,
         pauses: Sequence[float] = PAUSES,
-        patience: float = _PATIENCE,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` gives Unix seconds."""
@@ -65,9 +85,10 @@ class Webhooks:
         if len(self._tasks) >= _MOST_WAITING:
             self._give_up(what, f"{_MOST_WAITING} others are under way")
             return
-        now = self._clock()
-        moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        body = orjson.dumps({"type": what, "timestamp": moment, "data": facts}, default=str)
+        if to.format == "slack":
+            body = orjson.dumps(slack.told(what, facts), default=str)
+        else:
+            body = orjson.dumps({"type": what, "timestamp": moment(self._clock()), "data": facts}, default=str)
         task = asyncio.get_running_loop().create_task(self._deliver(to, what, body), name=f"webhook {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -83,50 +104,22 @@ class Webhooks:
 
     async def _deliver(self, to: WebhookSettings, what: str, body: bytes) -> None:
         """Tries until it is taken, or has been tried often enough."""
-        message, came = f"msg_{secrets.token_hex(12)}", "it was not tried"
+        message, came = f"msg_{secrets.token_hex(12)}", Try("it was not tried")
         try:
             for pause in (*self._pauses, None):
-                came = await self._try(to, message, body)
-                if not came:
+                came = await attempt(to, message, body, now=self._clock(), patience=self._patience)
+                if not came.why:
                     self.counts["sent"] += 1
                     return
                 self.counts["failed"] += 1
-                if pause is None or await self._ended(pause):
+                if came.gone or pause is None or await self._ended(max(pause, came.rest)):
                     break
         except asyncio.CancelledError:
             self._give_up(what, "the gateway ends")
             raise
         except Exception as error:  # whatever it is, it is told without what it says: an address can be a secret
-            came = type(error).__name__
-        self._give_up(what, came)
-
-    async def _try(self, to: WebhookSettings, message: str, body: bytes) -> str:
-        """Why it was not taken; empty when it was."""
-        status = 0
-        try:
-            url, stamp = to.url.reveal(), str(int(self._clock()))
-            headers = {"content-type": "application/json", "webhook-id": message, "webhook-timestamp": stamp}
-            if to.secret is not None:
-                headers["webhook-signature"] = signature(to.secret.reveal(), message, stamp, body)
-            async with asyncio.timeout(self._patience):
-                tls = await asyncio.to_thread(ssl.create_default_context) if url.startswith("https:") else False
-                async with (
-                    httpx2.AsyncClient(verify=tls, timeout=None, trust_env=False, follow_redirects=False) as client,
-                    client.stream("POST", url, content=body, headers=headers) as answer,
-                ):
-                    status = answer.status_code
-                    await _passed_over(answer)
-        except SecretMissing as error:
-            return str(error)
-        except TimeoutError:
-            if not status:
-                return f"it has not answered within {self._patience:g} s"
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            return "its address is none of http or https"
-        except (httpx2.HTTPError, OSError) as error:
-            if not status:
-                return f"it cannot be reached ({type(error).__name__})"
-        return "" if 200 <= status < 300 else f"it answers {status}"
+            came = Try(type(error).__name__)
+        self._give_up(what, came.why)
 
     async def _ended(self, pause: float) -> bool:
         """Lets a pause pass; True as soon as the end comes."""
@@ -138,6 +131,45 @@ class Webhooks:
     def _give_up(self, what: str, why: str) -> None:
         self.counts["given_up"] += 1
         log.error("the webhook was not told of %s: %s; the ledger has it", what, why)
+
+
+async def attempt(to: WebhookSettings, message: str, body: bytes, *, now: float, patience: float = PATIENCE) -> Try:
+    """Sends a message once, under this id, at `now` in Unix seconds. What is told of a failure holds no secret."""
+    status, rest = 0, 0.0
+    try:
+        url, stamp = to.url.reveal(), str(int(now))
+        headers = {"content-type": "application/json", "webhook-id": message, "webhook-timestamp": stamp}
+        signed = [
+            signature(each.reveal(), message, stamp, body)
+            for each in (to.secret, to.previous_secret)
+            if each is not None
+        ]
+        if signed:
+            headers["webhook-signature"] = " ".join(signed)
+        async with asyncio.timeout(patience):
+            tls = await asyncio.to_thread(_tls) if url.startswith("https:") else False
+            async with (
+                httpx2.AsyncClient(verify=tls, timeout=None, trust_env=False, follow_redirects=False) as client,
+                client.stream("POST", url, content=body, headers=headers) as answer,
+            ):
+                status, rest = answer.status_code, _rest(answer.headers.get("retry-after", ""), now)
+                await _passed_over(answer)
+    except SecretMissing as error:
+        return Try(str(error))
+    except TimeoutError:
+        if not status:
+            return Try(f"it has not answered within {patience:g} s")
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+        return Try("its address is none of http or https")
+    except (httpx2.HTTPError, OSError) as error:
+        if not status:
+            return Try(f"it cannot be reached ({type(error).__name__})")
+    return Try() if 200 <= status < 300 else Try(f"it answers {status}", status == _GONE, rest)
+
+
+def moment(now: float) -> str:
+    """Unix seconds as a message has them."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def signature(secret: str, message: str, stamp: str, body: bytes) -> str:
@@ -159,3 +191,20 @@ async def _passed_over(answer: httpx2.Response) -> None:
         size += len(piece)
         if size > _LONGEST_ANSWER:
             return
+
+
+def _rest(retry_after: str, now: float) -> float:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3); none where it has no sense."""
+    try:
+        seconds = (
+            float(retry_after) if retry_after.isdecimal() else parsedate_to_datetime(retry_after).timestamp() - now
+        )
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_REST)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Of this process: to read the authorities takes longer than a message."""
+    return ssl.create_default_context()
