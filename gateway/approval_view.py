@@ -7,7 +7,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -57,11 +56,22 @@ class _Seen(dict[int, str]):
 _seen: Final = _Seen()
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
     """A number of a JSON text, as it came: `1`, `1.0` and `1e0` are three."""
 
-    text: str
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"Number({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 def parsed(text: str | bytes) -> Any:
@@ -239,7 +249,8 @@ def _in_json(text: str) -> str:
 
 def _in_pieces(text: str, shown: Callable[[str], str]) -> str:
     """What stands between long runs of one character, as it is shown, and how long these are."""
-    said, place = [], 0
+    said: list[str] = []
+    place = 0
     for run in _RUN.finditer(text):
         said += shown(text[place : run.start()]), f"\\u{{{ord(run[1]):x}*{len(run[0])}}}"
         place = run.end()

@@ -20,7 +20,15 @@ from config.load import Loaded
 from config.redis_url import SCHEMES, RedisUrl
 from config.secrets import Secret
 from config.settings import PolicySettings
-from gateway import budget_commands, bundle_commands, foresight, policy_commands, route_commands, trial_commands
+from gateway import (
+    approval_commands,
+    budget_commands,
+    bundle_commands,
+    foresight,
+    policy_commands,
+    route_commands,
+    trial_commands,
+)
 from gateway.carrier import Origin
 from gateway.ledger import FILE_NAME
 from gateway.logs import configure, printable
@@ -274,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     trial_commands.add(rules)
     budget_commands.add(commands)
     route_commands.add(commands)
+    approval_commands.add(commands)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from adapters.errors import MalformedCall, MethodNotAllowed, UnknownEndpoint
-from gateway.admin.news import MOST_FOLLOWERS
+from gateway.admin import news as following
 from gateway.admin.operation import AFTER, LONGEST, Operation, Parameter, Usd, View, Visit, body, page_size
 from gateway.approval_view import Number, json_text, parsed, shown
 from gateway.identity import Person, Unauthenticated
@@ -237,7 +237,7 @@ async def stream(visit: Visit) -> Response:
     if visit.request.method == "HEAD":
         return Response(None, 200, headers, "text/event-stream")
     if news.full:
-        raise HTTPException(503, f"{MOST_FOLLOWERS} clients follow already; ask for the list instead.")
+        raise HTTPException(503, f"{following.MOST_FOLLOWERS} clients follow already; ask for the list instead.")
 
     async def events() -> AsyncIterator[bytes]:
         with news.followed() as follower:

@@ -292,8 +292,8 @@ def _where(wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _length(wanted: Mapping[str, Any]) -> int:
     value = wanted.get("expires_in")
     try:
-        return int(seconds(_decimal(value) if isinstance(value, Number) else value) * _SECOND)
-    except (PydanticCustomError, ValueError, OverflowError):
+        return int(seconds(value.text if isinstance(value, Number) else value) * _SECOND)
+    except PydanticCustomError:
         raise HTTPException(400, "`expires_in` is no duration; write seconds, or for example 15m or 1h.") from None
 
 
