@@ -32,6 +32,7 @@ from gateway.admin.description import openapi
 from gateway.admin.news import News
 from gateway.admin.operation import Desk, Operation, Problem, Visit
 from gateway.app import App
+from gateway.console import pages
 from gateway.explanations import Explainer
 
 _LARGEST_EXPLAINED: Final = 200_000
@@ -65,7 +66,10 @@ def admin_app(app: App) -> Starlette:
     for each in OPERATIONS:
         paths.setdefault(each.path, {})[each.method] = each
     return Starlette(
-        routes=[Path(_pattern(path), _endpoint(desk, found), methods=[*found]) for path, found in paths.items()],
+        routes=[
+            *pages.routes(desk),
+            *(Path(_pattern(path), _endpoint(desk, found), methods=[*found]) for path, found in paths.items()),
+        ],
         exception_handlers={HTTPException: _problem, 500: _problem},
     )
 
