@@ -25,6 +25,7 @@ from gateway.notices import Courier
 from gateway.pipeline import Pipeline
 from gateway.probes import Node, Probes
 from gateway.reload import Reload, Reloads, unforeseen
+from gateway.standings import Standings
 from gateway.state import file_of, open_state
 from gateway.steering import Steering
 from gateway.telemetry import Telemetry
@@ -80,10 +81,12 @@ class App:
         self.holds.under(loaded.settings)
         self.courier = self.telemetry.courier = Courier(self.state.approvals, self.ledger.note)
         self.courier.under(loaded.settings)
+        self.standings = self.telemetry.standings = Standings(self.state.approvals, self.holds)
         self.pipeline = Pipeline(
             assembly,
             None,
             holds=self.holds,
+            standings=self.standings,
             lender=lender,
             ledger=self.ledger,
             events=events,
@@ -123,6 +126,8 @@ class App:
             reasons.append("the ledger cannot be written")
         if self.state.budgets.failure is not None and self.pipeline.assembly.plan.hard:
             reasons.append("the state of budgets cannot be kept")
+        if not self.standings.heard:
+            reasons.append("which agents are stopped is not known yet")
         return reasons
 
     async def __aenter__(self) -> Self:
@@ -133,6 +138,7 @@ class App:
         self.probes.watch(self.settings.targets)
         await self.steering.begin()
         await self.holds.begin()
+        await self.standings.begin()
         await self.courier.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
@@ -155,6 +161,7 @@ class App:
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
         await self.steering.end()
+        await self.standings.end()
         await self.holds.end()
         await self.courier.end()
         await self.webhooks.close()

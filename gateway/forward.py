@@ -309,7 +309,7 @@ async def _stream(
             events = meter.feed(piece if converter is None else converter.feed(piece))
             if not reply.started:
                 attempt.stage = "begun"
-                await reply.start(answer.status, headers)
+                await reply.start(answer.status, headers, events=True)
             if events:
                 await reply.piece(_concealed(events, secret))
             if loan is not None and meter.stopped and not await _goes_on(x, loan, meter, reply, secret):

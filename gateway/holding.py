@@ -228,6 +228,10 @@ class Holds:
         """Somebody who waits could not look: the next look that succeeds wakes them."""
         self._heard = {name: version for name, version in self._heard.items() if name != approval}
 
+    def look_again(self) -> None:
+        """Something else has changed that those who wait go by."""
+        self._changed(None)
+
     def take(self, approval: str) -> bool:
         """Whether the caller may go on to use it: one call of this process at a time. Whoever may gives it `back`."""
         if approval in self._using:

@@ -2,27 +2,40 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
 
 from config.settings import AgentSettings, PersonSettings
 from policies.document import agent_fragment
+
+ACTIVE: Final = "active"
+"""How an agent stands of which nobody has said anything else."""
 
 
 class Unauthenticated(Exception):
     """No credential, an unknown one, or two that disagree. The message never contains one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Agent:
-    """A known caller. `fragment` is its part of the policy's input, rendered once."""
+    """A known caller. `state` is how it stands; `fragment`, its part of the policy's input, is rendered for each."""
 
     name: str
     tenant: str
     roles: tuple[str, ...]
     autonomy_tier: int
-    fragment: bytes
     team: str | None = None
+    state: str = field(init=False)
+    fragment: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stand(ACTIVE)
+
+    def stand(self, state: str) -> None:
+        """From now on it stands so, also for calls that have begun."""
+        self.state = state
+        self.fragment = agent_fragment(self.name, self.tenant, self.roles, self.autonomy_tier, state)
 
 
 class Directory:
@@ -37,7 +50,6 @@ class Directory:
                 settings.tenant,
                 tuple(settings.roles),
                 settings.autonomy_tier,
-                agent_fragment(settings.name, settings.tenant, settings.roles, settings.autonomy_tier, "active"),
                 settings.team,
             )
             digest = _digest(settings)
@@ -47,9 +59,16 @@ class Directory:
     def __len__(self) -> int:
         return len(self._agents)
 
+    def __iter__(self) -> Iterator[Agent]:
+        """In the order of the configuration."""
+        return iter(self._named.values())
+
+    def find(self, tenant: str, name: str) -> Agent | None:
+        return self._named.get((tenant, name))
+
     def named(self, tenant: str, name: str) -> Agent:
         """An agent by its name. Raises Unauthenticated where there is none any more."""
-        agent = self._named.get((tenant, name))
+        agent = self.find(tenant, name)
         if agent is None:
             raise Unauthenticated("This agent is not configured any more.")
         return agent

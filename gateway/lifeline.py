@@ -50,7 +50,7 @@ class Lifeline:
         self._door: Door = scope.get("door") or NoDoor()
         self._task = self._door.task or asyncio.current_task()
         self._door.hangup = self.cut
-        self.reason: type[Exception] | None = None
+        self.reason: type[Exception] | Exception | None = None
         self._alone = False
         self.left = False
         """Whether the agent is gone from a call that goes on without it."""
@@ -59,7 +59,7 @@ class Lifeline:
         """From here on the call comes to its end though its agent leaves: others may wait for its answer."""
         self._alone = True
 
-    def cut(self, reason: type[Exception]) -> None:
+    def cut(self, reason: type[Exception] | Exception) -> None:
         if reason is ClientGone and self._alone:
             self.left = True
             return
@@ -79,4 +79,7 @@ class Lifeline:
         """Why the task was cancelled. A cancellation that is not of this lifeline's making comes from the server."""
         if self._task is not None:
             self._task.uncancel()
-        return self.reason() if self.reason is not None else Stopping("The gateway is being stopped.")
+        reason = self.reason
+        if reason is None:
+            return Stopping("The gateway is being stopped.")
+        return reason() if isinstance(reason, type) else reason

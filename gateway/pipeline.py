@@ -35,6 +35,7 @@ from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.mirroring import Mirrors
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
+from gateway.standings import AgentStopped, Standings, StandingsUnknown
 from gateway.telemetry import Telemetry
 from gateway.traffic import Traffic
 from gateway.trial import Trial
@@ -89,6 +90,7 @@ class Pipeline:
         engine: Engine | None,
         *,
         holds: Holds,
+        standings: Standings,
         lender: Lender,
         ledger: Ledger,
         telemetry: Telemetry,
@@ -96,6 +98,7 @@ class Pipeline:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.lender = lender
+        self.standings = standings
         self.attempts = Attempts(Fleet(), lender)
         self.assembly = assembly
         self.engine = engine
@@ -119,12 +122,14 @@ class Pipeline:
         self._assembly = assembly
         self.attempts.under(assembly)
         self.lender.under(assembly.plan)
+        self.standings.under(assembly.directory)
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""
         self.identify(x)
         await self.read(x, receive)
         await self.decide(x)
+        self.stands(x)
         if not await self.hold(x, reply):
             return
         await self.reserve(x)
@@ -143,6 +148,7 @@ class Pipeline:
         reply = Reply(x, send)
         lifeline = Lifeline(scope)
         self._telemetry.in_flight += 1
+        self.standings.calls[lifeline] = x
         try:
             await self.carry(x, receive, reply, lifeline)
         except asyncio.CancelledError:
@@ -154,6 +160,7 @@ class Pipeline:
             await self.refuse(x, error, reply, lifeline)
         finally:
             lifeline.release()
+            del self.standings.calls[lifeline]
             if lifeline.left and x.code == "ok":
                 x.code = "client_gone"
             self.settle(x)
@@ -170,11 +177,13 @@ class Pipeline:
                 asked.question.money = None
 
     def identify(self, x: Exchange) -> None:
-        """A key becomes an agent. Raises Unauthenticated."""
+        """A key becomes an agent. Raises Unauthenticated, StandingsUnknown."""
         own = x.own
         if x.doubled & _KEY_HEADERS:
             raise Unauthenticated("The call shows two keys. Send one, as `Authorization: Bearer KEY`.")
         x.agent = x.assembly.directory.identify(own.get(b"authorization"), own.get(b"x-api-key"))
+        if not self.standings.heard:
+            raise StandingsUnknown("Which agents are stopped is not known yet, so no call is let in.")
 
     async def read(self, x: Exchange, receive: Receive) -> None:
         """Bytes become a call. Raises MalformedCall, BodyTooLarge, UnknownEndpoint, MethodNotAllowed, ClientGone."""
@@ -255,6 +264,14 @@ class Pipeline:
         if engine.bundles and engine.revision == decision.revision:
             asked.bundles = engine.bundles
         return decision
+
+    def stands(self, x: Exchange) -> None:
+        """Whether a person has stopped the agent, whatever the policy allows it. Raises AgentPaused, AgentQuarantined.
+
+        A call that is further than this when that is said is cut.
+        """
+        assert x.agent is not None, "a call is identified before anything is said of its agent"
+        self.standings.check(x.agent)
 
     async def hold(self, x: Exchange, reply: Reply) -> bool:
         """People's answer, where the policy wants one, then the policy's again; False where an identical call has run
@@ -451,12 +468,12 @@ class Pipeline:
         if problem is UNEXPECTED:
             x.detail = f"{type(error).__name__} in the gateway"
             log.error("call %s failed in the gateway", x.id, exc_info=error)
-        if reply.started:
+        if reply.started and not (reply.events and isinstance(error, AgentStopped)):
             lifeline.abort()
             return
         reply.forgotten()
         refusal = refusal_for(error, x.id)
-        if reply.kept_open:
+        if reply.started or reply.kept_open:
             await reply.refuse(refusal)
             return
         headers, body = x.adapter.refusal(refusal)

@@ -10,6 +10,7 @@ from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, Unkno
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
+from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
 from policies.errors import (
     ApprovalDenied,
     ApprovalEnded,
@@ -73,6 +74,11 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     ),
     ApprovalUnknown: Problem(502, "target_failed", "Do not repeat it; a person has to find out what came of it."),
     ApprovalsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
+    AgentPaused: Problem(403, "agent_paused", "Do not repeat it or work around it: stop, and wait for that person."),
+    AgentQuarantined: Problem(
+        403, "agent_quarantined", "Stop all work, and do not look for another way: only a person can let it go on."
+    ),
+    StandingsUnknown: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     BudgetExhausted: Problem(429, "budget_exhausted", "Do not repeat the call; ask the operator of this gateway."),
     BudgetContended: Problem(429, "budget_contended", "Repeat the call in a moment.", retry=True, retry_after=1),
     BudgetsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),

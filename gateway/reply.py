@@ -23,7 +23,7 @@ class Reply:
     A stream can be `kept_open` before there is an answer; what then comes of the call is told within the stream.
     """
 
-    __slots__ = ("_copy", "_failed", "_send", "_x", "kept_open", "started")
+    __slots__ = ("_copy", "_failed", "_send", "_x", "events", "kept_open", "started")
 
     def __init__(self, x: Exchange, send: Send) -> None:
         self._x = x
@@ -32,17 +32,20 @@ class Reply:
         self._failed: int | None = None
         """The status of an answer that cannot be told as such, because the stream has begun."""
         self.started = False
+        self.events = False
+        """Whether what was started is a stream of events, to which one can be added at any time."""
         self.kept_open = False
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
         if self._copy is not None:
             self._copy.begin(status, headers)
         if not self.kept_open:
             await self._send(self._head(status, headers))
-            return
-        self.started = True
-        if status >= 300:
-            self._failed = status
+        else:
+            self.started = True
+            if status >= 300:
+                self._failed = status
+        self.events = events
 
     async def piece(self, piece: bytes) -> None:
         if self._copy is not None:

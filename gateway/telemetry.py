@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.lending import Lender
     from gateway.mirroring import Mirrors
     from gateway.notices import Courier
+    from gateway.standings import Standings
     from gateway.traffic import Traffic
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -77,6 +78,7 @@ class Telemetry(Collector):
         self.balances: Sequence[Balance] = ()
         """How the budgets for days and months stand."""
         self.steering: Steering | None = None
+        self.standings: Standings | None = None
         self.webhooks: Mapping[str, int] = {}
         """Messages to webhooks, by what became of them."""
         self.courier: Courier | None = None
@@ -194,6 +196,10 @@ class Telemetry(Collector):
         for result, count in self.reloads.items():
             reloads.add_metric(result, count)
         yield reloads
+        agents = GaugeMetricFamily("weighbridge_agents", "Configured agents, by how they stand.", labels=("state",))
+        for standing, count in self.standings.counts().items() if self.standings is not None else ():
+            agents.add_metric((standing,), count)
+        yield agents
         yield GaugeMetricFamily("weighbridge_in_flight", "Calls under way.", value=self.in_flight)
         yield GaugeMetricFamily(
             "weighbridge_ledger_failing", "1 while the ledger cannot be written.", value=int(self.ledger_failing)

@@ -16,6 +16,7 @@ from typing import Final
 from adapters.base import Headers
 from gateway.exchange import Exchange
 from gateway.holding import Holds
+from gateway.identity import ACTIVE
 from gateway.reply import Reply
 from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, State
@@ -56,7 +57,7 @@ async def wait(
     approval = approval or await holds.admit(x)
     while True:
         x.held = approval.id
-        approval = await _decided(holds, approval, patience, reply)
+        approval = await _decided(x, holds, approval, patience, reply)
         if approval.state is State.APPROVED:
             x.approval = approval
             return None
@@ -73,8 +74,12 @@ async def wait(
         approval = other
 
 
-async def _decided(holds: Holds, approval: Approval, patience: Patience, reply: Reply) -> Approval:
-    """The approval once there is nothing to wait for: one that is approved is this call's to use."""
+async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Patience, reply: Reply) -> Approval:
+    """The approval once there is nothing to wait for: one that is approved is this call's to use.
+
+    What people have approved waits on while its agent is paused.
+    """
+    assert x.agent is not None, "a call is identified before it is held"
     with holds.waits(approval.id) as waiter:
         while True:
             try:
@@ -82,7 +87,7 @@ async def _decided(holds: Holds, approval: Approval, patience: Patience, reply: 
             except StoreUnavailable:  # what people say is kept all the same: this call may wait for it on
                 holds.missed(approval.id)
             else:
-                if approval.state is State.APPROVED and holds.take(approval.id):
+                if approval.state is State.APPROVED and x.agent.state == ACTIVE and holds.take(approval.id):
                     return approval
                 if approval.state not in (State.PENDING, State.APPROVED, State.CONSUMED):
                     return approval
@@ -90,7 +95,7 @@ async def _decided(holds: Holds, approval: Approval, patience: Patience, reply: 
             while not changed:
                 left = patience.until - time.monotonic()
                 if left <= 0:
-                    raise ApprovalPending(_pending(approval), approval.id)
+                    raise ApprovalPending(_pending(approval, x.agent.state), approval.id)
                 changed = await waiter.woken(min(left, patience.every) if patience.every is not None else left)
                 if patience.every is not None and not changed:
                     await reply.keep_open(b": held %s\n\n" % approval.id.encode())
@@ -139,7 +144,9 @@ def _preferred(headers: Headers) -> Iterator[bytes]:
     return (value.lower() for name, value in headers if name == b"prefer")
 
 
-def _pending(approval: Approval) -> str:
+def _pending(approval: Approval, state: str) -> str:
+    if approval.state is State.APPROVED and state != ACTIVE:
+        return f"This call is approved as {approval.id}, and its agent is {state}: it runs once that is over."
     who = " and ".join(approval.missing) or "somebody to run it"
     if approval.state is State.CONSUMED:
         return "An identical call is under way, and this one gets its answer."

@@ -29,6 +29,7 @@ from gateway.exchange import Exchange, Reached
 from gateway.holding import Holds
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
+from gateway.standings import Standings
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.limits import EmbeddedLimits
 from gateway.telemetry import Telemetry
@@ -460,6 +461,8 @@ class Weather:
         self.seed = seed
         self.figures = figures
         self.chance = random.Random(seed)
+        self.moods = random.Random(seed)
+        """Of the people who decide."""
         self.offset = 0
         self.store = Watched(folder / f"{seed}.db", lambda: time.time_ns() + self.offset)
         self.limits = EmbeddedLimits()
@@ -536,12 +539,15 @@ class Weather:
             ],
             "budgets": budgets,
             "limits": rates,
-            "approvals": {"hold_for": chance.choice([0, 0.05, 0.5]), "hold_streams_for": chance.choice([0, 0.5])},
+            "approvals": {
+                "hold_for": self.moods.choice([0, 0.05, 0.5]),
+                "hold_streams_for": self.moods.choice([0, 0.5]),
+            },
         }
 
     def _moody(self, _: Approval) -> bool | None:
         """People who sometimes say yes, and sometimes nothing."""
-        return self.chance.choice([True, True, False, None])
+        return self.moods.choice([True, True, False, None])
 
     def _decides(self, document: Mapping[str, Any]) -> Decision:
         for each in document.get("budgets", ()):
@@ -584,10 +590,13 @@ class Weather:
         built = assemble(settings(**self.sections()))
         holds = Holds(Register(), self.ledger.note)
         holds.under(built.settings)
+        standings = Standings(holds.store, holds)
+        await standings.hear()
         self.pipeline = Pipeline(
             built,
             self.engine,
             holds=holds,
+            standings=standings,
             lender=Lender(self.store, self.limits, self.chance.choice([0.02, 0.2])),
             ledger=self.ledger,
             events=self.ledger.events,

@@ -17,7 +17,9 @@ from gateway.ledger import LedgerUnavailable
 from gateway.lending import Lender
 from gateway.pipeline import Pipeline
 from gateway.queues import PATIENCE
+from gateway.standings import Standings
 from gateway.telemetry import Telemetry
+from policies.approval_store import ApprovalStore
 from policies.budgets import Account, account
 from policies.decision import Decision
 from policies.document import Question
@@ -125,7 +127,7 @@ async def gate(
     *,
     target_url: str = "http://127.0.0.1:9",
     script: Decision | Exception | Callable[[Mapping[str, Any]], Decision] = ALLOWED,
-    register: Register | None = None,
+    register: ApprovalStore | None = None,
     till: Till | None = None,
     turnstile: Turnstile | None = None,
     patience: float = PATIENCE,
@@ -154,10 +156,12 @@ async def gate(
     decides: Engine | None = engine if loaded else None
     holds = Holds(register or Register(), ledger.note)
     holds.under(built.settings)
+    standings = Standings(holds.store, holds)
     pipeline = Pipeline(
         built,
         decides,
         holds=holds,
+        standings=standings,
         lender=Lender(till, turnstile, patience),
         ledger=ledger,
         events=ledger.events,
@@ -167,9 +171,11 @@ async def gate(
     carriers = [carrier for line in built.lines.values() for carrier in line.carriers]
     async with door(pipeline, **(door_limits or {})) as port:
         await holds.begin()
+        await standings.begin()
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)
         finally:
+            await standings.end()
             await holds.end()
             for carrier in carriers:
                 await carrier.close()
