@@ -21,6 +21,7 @@ from config.redis_url import SCHEMES, RedisUrl
 from config.secrets import Secret
 from config.settings import PolicySettings
 from gateway import (
+    agent_commands,
     approval_commands,
     budget_commands,
     bundle_commands,
@@ -283,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     budget_commands.add(commands)
     route_commands.add(commands)
     approval_commands.add(commands)
+    agent_commands.add(commands)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")

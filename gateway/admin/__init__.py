@@ -12,6 +12,7 @@ spend        the cost ledger
 approvals    calls that people decide on
 grants       calls that they have allowed beforehand
 news         what happens to approvals, as it happens
+agents       how agents stand, and the switch that stops one
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.admin import approvals, budgets, grants, health, policy, routes, spend, steering, trial
+from gateway.admin import agents, approvals, budgets, grants, health, policy, routes, spend, steering, trial
 from gateway.admin.description import openapi
 from gateway.admin.news import News
 from gateway.admin.operation import Desk, Operation, Problem, Visit
@@ -54,6 +55,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *spend.OPERATIONS,
     *approvals.OPERATIONS,
     *grants.OPERATIONS,
+    *agents.OPERATIONS,
 )
 
 _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
