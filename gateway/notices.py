@@ -140,7 +140,7 @@ class Courier:
             self._news.clear()
             more = False
             try:
-                more = await self._take()
+                more = await self.carry()
             except StoreUnavailable:
                 pass  # the store's own failure tells it
             except Exception:
@@ -150,7 +150,7 @@ class Courier:
                     async with asyncio.timeout(LOOK):
                         await self._news.wait()
 
-    async def _take(self) -> bool:
+    async def carry(self) -> bool:
         """Takes messages whose time has come, and begins to tell of them. Whether there can be more at once."""
         now = self._store.now_ns()
         if self._webhook is None:

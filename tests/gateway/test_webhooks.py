@@ -13,14 +13,14 @@ import pytest
 
 from config.secrets import Secret
 from config.settings import WebhookSettings
-from gateway.webhooks import Webhooks, signature
+from gateway.webhooks import LONGEST_REST, Try, Webhooks, attempt, signature
 from tests.support.listener import Listener, listening
 
 NOW = 1_763_700_000.5
 
 
-def to(url: str, secret: str | None = None) -> WebhookSettings:
-    return WebhookSettings(url=Secret(url), secret=Secret(secret) if secret is not None else None)
+def to(url: str, secret: str | None = None, **facts: Any) -> WebhookSettings:
+    return WebhookSettings(url=Secret(url), secret=Secret(secret) if secret is not None else None, **facts)
 
 
 @asynccontextmanager
@@ -98,14 +98,14 @@ async def test_what_nobody_takes_is_given_up_and_the_log_does_not_say_where_it_w
     listener.answers = [answers.get(fault, 403)]
     url = {"is nowhere": "http://127.0.0.1:9/hidden", "is no address": "mailto:hidden"}.get(fault, listener.url)
     async with sending(patience=0.2) as webhooks:
-        with caplog.at_level(logging.ERROR, "weighbridge.webhooks"):
+        with caplog.at_level(logging.DEBUG):
             webhooks.send(to(url), "rollout.pause", {})
             await until(lambda: webhooks.counts["given_up"])
         assert webhooks.counts == {"sent": 0, "failed": 3, "given_up": 1}
-    (said,) = caplog.messages
+    (said,) = [each.getMessage() for each in caplog.records if each.name == "weighbridge.webhooks"]
     assert said.startswith("the webhook was not told of rollout.pause: it")
-    assert "hidden" not in said
-    assert listener.url not in said
+    assert "hidden" not in caplog.text
+    assert "/hook" not in caplog.text
 
 
 async def test_what_is_taken_is_not_sent_again_because_the_answer_has_no_end(listener: Listener) -> None:
@@ -152,3 +152,56 @@ async def test_no_more_than_so_many_are_under_way(listener: Listener) -> None:
         webhooks.send(to("http://127.0.0.1:9"), "rollout.pause", {"n": number})
     assert webhooks.counts["given_up"] == 300 - 256
     await webhooks.close(within=0)
+
+
+async def test_while_secrets_are_changed_over_both_of_them_sign(listener: Listener) -> None:
+    async with sending() as webhooks:
+        webhooks.send(to(listener.url, "new", previous_secret=Secret("old")), "rollout.start", {})
+        (message,) = await listener.told(1)
+    identity, stamp = message.headers["webhook-id"], message.headers["webhook-timestamp"]
+    wanted = [signature(secret, identity, stamp, message.body) for secret in ("new", "old")]
+    assert message.headers["webhook-signature"].split(" ") == wanted
+
+
+async def test_a_receiver_that_is_gone_is_not_asked_again(listener: Listener) -> None:
+    listener.answers = [410]
+    async with sending() as webhooks:
+        webhooks.send(to(listener.url), "rollout.pause", {})
+        await until(lambda: webhooks.counts["given_up"])
+        assert webhooks.counts == {"sent": 0, "failed": 1, "given_up": 1}
+
+
+async def test_who_stands_in_the_address_is_told_as_a_header(listener: Listener) -> None:
+    async with sending() as webhooks:
+        webhooks.send(to(listener.url.replace("://", "://gate:p%40ss@")), "rollout.pause", {})
+        (message,) = await listener.told(1)
+    assert message.headers["authorization"] == "Basic " + base64.b64encode(b"gate:p@ss").decode()
+    assert "gate" not in message.headers["host"]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "rest"),
+    [
+        ("7", 7.0),
+        ("Fri, 21 Nov 2025 04:40:30 GMT", 29.5),
+        ("Fri, 21 Nov 2025 04:00:00 GMT", 0.0),
+        ("999999999999999999", LONGEST_REST),
+        ("soon", 0.0),
+        ("-5", 0.0),
+    ],
+)
+async def test_a_receiver_says_for_how_long_it_wants_to_be_left_alone(
+    listener: Listener, retry_after: str, rest: float
+) -> None:
+    listener.answers = [f"503 retry-after: {retry_after}"]
+    assert await attempt(to(listener.url), "msg_1", b"{}", now=NOW) == Try("it answers 503", rest=rest)
+
+
+async def test_a_channel_is_told_of_a_rollout_in_words(listener: Listener) -> None:
+    async with sending() as webhooks:
+        facts = {"route": "chat", "text": "parallax is taken back: <!here> 17 of 319 calls failed"}
+        webhooks.send(to(listener.url, format="slack"), "rollout.rollback", facts)
+        (message,) = await listener.told(1)
+    header, section = message.facts["blocks"]
+    assert header["text"]["text"] == message.facts["text"] == "rollout.rollback: chat"
+    assert section["text"] == {"type": "plain_text", "text": facts["text"], "emoji": False}

@@ -24,7 +24,8 @@ class Message:
 
 
 class Listener:
-    """`answers` are the statuses to come, `hangs`, or `taken, and hangs`; the last one stays."""
+    """`answers` are the statuses to come, one with a header (`503 retry-after: 7`), `hangs`, `taken, and hangs`, or
+    `taken, and talks on` without an end; the last one stays."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -53,12 +54,19 @@ class Listener:
                 self.messages.append(Message(first.split()[1], headers, body))
                 self._came.set()
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if isinstance(answer, str):
-                    if answer.startswith("taken"):
+                status, _, header = str(answer).partition(" ")
+                if not status.isdecimal():
+                    if answer == "taken, and hangs":
                         writer.write(b"HTTP/1.1 200 x\r\ncontent-length: 10\r\n\r\nhalf")
+                    elif answer == "taken, and talks on":
+                        writer.write(b"HTTP/1.1 200 x\r\n\r\n")
+                        while True:
+                            writer.write(bytes(64 * 1024))
+                            await writer.drain()
                     await reader.read()
                     return
-                writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % answer)
+                lines = [f"HTTP/1.1 {status} x", "content-length: 0", *([header] if header else []), "", ""]
+                writer.write("\r\n".join(lines).encode())
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
