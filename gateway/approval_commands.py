@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import re
 import sys
+import termios
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -24,6 +25,7 @@ from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
+_ID: Final = re.compile("apr_[0-9A-Z]{26}", re.ASCII)
 _SILENCE: Final = 45.0
 """Seconds without a sign of life after which a stream is begun anew."""
 _AGAIN: Final = 2.0
@@ -158,7 +160,7 @@ def say(given: argparse.Namespace) -> int:
     body: dict[str, Any] = {"comment": given.comment}
     if given.version is not None:
         body["version"] = given.version
-    return _did(given, f"{_place(given.id)}/{given.word}", body)
+    return _did(given, given.word, body)
 
 
 def change(given: argparse.Namespace) -> int:
@@ -171,7 +173,7 @@ def change(given: argparse.Namespace) -> int:
     body = {"arguments": arguments, "comment": given.comment}
     if given.version is not None:
         body["version"] = given.version
-    return _did(given, f"{_place(given.id)}/change", body)
+    return _did(given, "change", body)
 
 
 def watch(given: argparse.Namespace) -> int:
@@ -444,26 +446,28 @@ def _tell_ended(given: argparse.Namespace, facts: dict[str, Any], seen: set[str]
 
 
 def _decide(given: argparse.Namespace, told: dict[str, Any]) -> None:
-    """Asks the person at the terminal. Raises EOFError where there is nobody any more."""
-    while True:
+    """Asks the person at the terminal, again where something has changed meanwhile. Raises EOFError, Refused."""
+    while told["state"] == "pending" and told["mine"]:
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before this was shown is no word on it
         answer = input("approve it? [y]es, [n]o, Enter to leave it: ").strip().lower()
         if answer == "":
             return
-        if answer in ("y", "yes", "n", "no"):
-            break
-    word = "approve" if answer.startswith("y") else "deny"
-    body = {"comment": input("comment: ").strip(), "version": int(told["version"].text)}
-    try:
-        after = ask(given.admin, "POST", f"{_place(told['id'])}/{word}", body, verbatim=True)
-    except Refused as refused:
-        complain(str(refused))
-        return
-    _print([_outcome(after), ""])
+        if answer not in ("y", "yes", "n", "no"):
+            continue
+        word = "approve" if answer.startswith("y") else "deny"
+        body = {"comment": input("comment: ").strip(), "version": int(told["version"].text)}
+        try:
+            _print([_outcome(ask(given.admin, "POST", f"{_place(told['id'])}/{word}", body, verbatim=True)), ""])
+            return
+        except Refused as refused:
+            complain(str(refused))
+        told = _one(given.admin, told["id"])
+        _print([*page(told, time.time()), ""])
 
 
-def _did(given: argparse.Namespace, place: str, body: dict[str, Any]) -> int:
+def _did(given: argparse.Namespace, what: str, body: dict[str, Any]) -> int:
     try:
-        told = ask(given.admin, "POST", place, body, verbatim=True)
+        told = ask(given.admin, "POST", f"{_place(given.id)}/{what}", body, verbatim=True)
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
@@ -522,6 +526,9 @@ def _print(told: Iterable[str]) -> None:
 
 
 def _place(name: str) -> str:
+    """Raises Refused for what is no approval's id."""
+    if not _ID.fullmatch(name):
+        raise Refused(f"{name[:64]!r} is no approval's id; `weighbridge approvals list` shows them.")
     return f"/approvals/{quote(name, safe='')}"
 
 

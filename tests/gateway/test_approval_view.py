@@ -131,7 +131,7 @@ def test_a_long_text_is_folded_and_no_escape_is_cut() -> None:
 
 def test_texts_that_two_readers_could_read_differently_are_none() -> None:
     for text in ('{"a": 1, "a": 2}', "NaN", "[Infinity]", "[" * 100_000, "{", b"\xff", b"\xff\xfe1\x00"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"it |Expecting|decode"):
             parsed(text)
     assert parsed("[1, 1.0]") == [Number("1"), Number("1.0")] != [Number("1.0"), Number("1")]
     assert json_text(parsed('{"a":[1.0,1e400,-0,"\\u00e9"]}')) == '{"a":[1.0,1e400,-0,"é"]}'.encode()
