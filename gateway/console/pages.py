@@ -8,6 +8,7 @@ browsers here and programs to the API.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import math
@@ -145,18 +146,6 @@ class Console:
         self.sessions = Sessions()
         self.tries = Tries()
         self.pending = Pending(desk.app.holds.store)
-        self._files = {name: (_HERE / "static" / name).read_bytes() for name in _FILES}
-        self._templates = Environment(
-            loader=FileSystemLoader(_HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._templates.filters.update(seen=lambda value: visible(str(value)), left=view.left, moment=view.moment)
-        version = hashlib.sha256(b"".join(self._files.values())).hexdigest()[:16]
-        self._templates.globals["version"] = version
 
     # Who may ask
 
@@ -352,7 +341,7 @@ class Console:
             rules.voted(found, asked.person.name, asked.person.roles, True, now)
         except Refused as error:
             why_not = str(error)
-        before = await self._before(found)
+        before, shown = await self._before(found), await _aside(found, view.body_of)
         people = ((each.name, each.roles) for each in app.settings.admin.people)
         can_grant = (
             not why_not
@@ -367,7 +356,7 @@ class Console:
             "call": call,
             "state": view.STATES[found.state],
             "now": now,
-            "body": await _aside(found, view.body_of),
+            "body": shown,
             "why_not": why_not,
             "adds": not why_not and api.can_decide(found, asked.person, now),
             "wanted": view.still_wanted(found, people),
@@ -380,9 +369,12 @@ class Console:
             "cost": usd_text(call.cost) if call.cost is not None else None,
             "query": call.query.decode("latin-1"),
             "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in call.headers],
-            "look_alikes": view.look_alikes(
-                [call.agent, call.tenant, call.target, call.operation, call.path, call.session or ""]
-            ),
+            "look_alikes": [
+                *view.look_alikes(
+                    [call.agent, call.tenant, call.target, call.operation, call.path, call.session or ""]
+                ),
+                *shown.look_alikes,
+            ],
             "decide_key": _key(found.state, why_not, found.missing if not why_not else ()),
         }
 
@@ -434,7 +426,7 @@ class Console:
         name = request.path_params["file"]
         if name not in _FILES:
             return await self.nothing(request)
-        return Response(self._files[name], 200, media_type=_FILES[name])
+        return Response(_file(name), 200, media_type=_FILES[name])
 
     async def nothing(self, request: Request) -> Response:
         raise HTTPException(404, "There is no such page.")
@@ -551,7 +543,7 @@ class Console:
         return self._page(template, status, person=asked.person.name, form=asked.session.form, notice=notice, **facts)
 
     def _page(self, template: str, status: int = 200, **facts: Any) -> Response:
-        text = self._templates.get_template(template).render(facts)
+        text = _templates().get_template(template).render(facts)
         return Response(text.encode("utf-8", "replace"), status, media_type="text/html")
 
     def _problem(self, error: HTTPException, found: tuple[Session, Person] | None) -> Response:
@@ -570,6 +562,26 @@ class Console:
             form=session.form,
             notice=None,
         )
+
+
+@functools.cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    found.filters.update(seen=lambda value: visible(str(value)), left=view.left, moment=view.moment)
+    found.globals["version"] = hashlib.sha256(b"".join(map(_file, _FILES))).hexdigest()[:16]
+    return found
+
+
+@functools.cache
+def _file(name: str) -> bytes:
+    return (_HERE / "static" / name).read_bytes()
 
 
 async def _aside(found: Approval, work: Callable[[Approval], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The calls that wait for people, in the order in which somebody wants to see them: their own first, then by urgency."""
+"""The calls that wait for people, in the order somebody wants to see them in: their own first, then by urgency."""
 
 from __future__ import annotations
 
