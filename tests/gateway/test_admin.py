@@ -88,7 +88,14 @@ async def test_what_needs_a_role_is_refused_to_people_without_it(
 
 def test_whatever_changes_something_needs_a_role() -> None:
     harmless = {"POST /policy/evaluate"}
-    says_itself_who = {"POST /routes/{route}/rollout/promote"}
+    says_itself_who = {
+        "POST /routes/{route}/rollout/promote",
+        "POST /approvals/{id}/approve",
+        "POST /approvals/{id}/deny",
+        "POST /approvals/{id}/change",
+        "POST /grants",
+        "DELETE /grants/{id}",
+    }
     assert {named(each) for each in OPERATIONS if each.method != "GET" and not each.role} == harmless | says_itself_who
 
 

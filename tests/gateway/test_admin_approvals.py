@@ -238,11 +238,21 @@ async def test_a_person_approves_a_call_with_other_arguments(gateway: Held, mode
     assert b'"amount":5.0' in ran, "what runs is what was approved, not what was asked for"
 
 
+async def test_other_arguments_may_be_for_others_to_approve_and_another_call(gateway: Held) -> None:
+    held = await gateway.hold("finance")
+    wanted = arguments(model="gpt-4o-mini", needs=["security"])
+    changed = await gateway.post(f"/approvals/{held}/change", "finn", arguments=wanted)
+    assert (changed["state"], changed["missing_approvals"], changed["votes"]) == ("pending", ["security"], [])
+    assert (changed["target"], changed["arguments"]) == ("gpt-4o-mini", wanted)
+    assert (await gateway.post(f"/approvals/{changed['id']}/approve", "sean"))["state"] == "approved"
+
+
 async def test_other_arguments_that_cannot_be_are_refused_in_words(gateway: Held) -> None:
     held = await gateway.hold("finance")
     for sent, status, said in (
         (arguments(), 409, "These are the arguments that it has."),
         (arguments(forbidden=True), 409, "The policy denies the call with these arguments: Not that."),
+        (arguments(stream=True), 409, "Whether the answer is streamed is its agent's to say."),
         ({"messages": []}, 400, "`model` must be the name of a model, as a string."),
         ({**arguments(), "model": 7}, 400, "`model` must be the name of a model, as a string."),
         ({**arguments(), "big": 2**60}, 400, "not every reader can hold the whole number"),
