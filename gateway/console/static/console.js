@@ -106,6 +106,7 @@ function follow() {
   source.addEventListener("missed", look);
   source.addEventListener("error", () => {
     show(false);
+    if (!dropped) look(); // it may be that nobody is logged in any more
     dropped = true;
     if (source && source.readyState === EventSource.CLOSED) {
       stop();
