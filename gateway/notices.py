@@ -51,6 +51,8 @@ _MARGIN: Final = 5.0
 """Seconds of a lease that are left when a try is over, at least."""
 _AT_ONCE: Final[Mapping[str, int]] = {"standard": 8, "slack": 1}
 """Approvals about which messages are under way at a time: Slack takes one message a second."""
+_BRIEF: Final = 2
+"""Tries after which a channel that takes no message may take one without what an agent has written."""
 _UNASKED_AT_ONCE: Final = 100
 _LONGEST_REST: Final = 300.0
 """Seconds for which nothing is sent where a receiver asks for it, at most."""
@@ -155,7 +157,7 @@ class Courier:
         now = self._store.now_ns()
         if self._webhook is None:
             return await self._drop(now)
-        free = _AT_ONCE[self._webhook.format] - len(self._tasks)
+        free = _AT_ONCE[self._webhook.format] - len(self._lines)
         if free <= 0 or now < self._rest_until:
             return False
         found = await self._store.messages(now, int(LEASE * _SECOND), free)
@@ -292,7 +294,7 @@ class Courier:
     def _body(self, webhook: WebhookSettings, message: Message, approval: Approval, now: int) -> bytes | None:
         link = f"{self._link.rstrip('/')}/approvals/{approval.id}" if self._link is not None else None
         if webhook.format == "slack":
-            said = slack.notice(approval, message.what, link=link, now=now)
+            said = slack.notice(approval, message.what, link=link, now=now, brief=message.tries >= _BRIEF)
             return orjson.dumps(said) if said is not None else None
         data = {**_shown(approval), "link": link, "event": dict(message.facts)}
         if approval.state is State.PENDING:

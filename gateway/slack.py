@@ -49,9 +49,13 @@ _WORDS: Final[Mapping[State, str]] = {
 _SETTLED: Final = frozenset(f"approval.{state}" for state in _WORDS if state not in (State.CONSUMED, State.DONE))
 
 
-def notice(approval: Approval, what: str, *, link: str | None, now: int) -> dict[str, Any] | None:
+def notice(approval: Approval, what: str, *, link: str | None, now: int, brief: bool = False) -> dict[str, Any] | None:
     """What a channel is told of an event: that people are asked, are asked again, and what the end is. None for the
-    others, and for reminders that nobody needs any more. `now` is in Unix nanoseconds."""
+    others, and for reminders that nobody needs any more. `now` is in Unix nanoseconds.
+
+    A `brief` one has nothing of what the agent sends: nobody but Slack knows how it counts every character, and no call
+    is to keep people from hearing of it.
+    """
     pending = approval.state is State.PENDING
     if what not in _SETTLED and what != "approval.requested" and not (what == "approval.reminder" and pending):
         return None
@@ -78,7 +82,9 @@ def notice(approval: Approval, what: str, *, link: str | None, now: int) -> dict
         if approval.escalated:
             before.append(_section(f"These roles may decide now, too: {', '.join(approval.escalated)}."))
     before.append(_fields(fields))
-    before += [_section(f"{label}: {said}") for label, said in _said(approval) if said]
+    for label, words in _said(approval):
+        if words and _size(before) < _WHOLE // 2:
+            before.append(_section(f"{label}: {words}"))
     after: list[dict[str, Any]] = [
         _context(
             [f"weighbridge approvals show {approval.id}", f"policy {approval.revision}", f"call {approval.binding}"]
@@ -86,7 +92,8 @@ def notice(approval: Approval, what: str, *, link: str | None, now: int) -> dict
     ]
     if link is not None:
         after.insert(0, _button("Read and decide" if pending else "Read", link))
-    shown = _what_runs(approval, _WHOLE - len(orjson.dumps([*before, *after]))) if pending else []
+    most = _WHOLE - _size([*before, *after]) if not brief else 0
+    shown = _what_runs(approval, most) if pending else []
     text = f"{title}: {who}" + (f", needs {needed}" if pending else "")
     return _message(f"{text} ({approval.id})", [*before, *shown, *after])
 
@@ -135,7 +142,7 @@ def _laid_out(approval: Approval) -> Iterator[str]:
     for name, value in call.headers:
         yield from _folded(visible(f"{name.decode('latin-1')}: {value.decode('latin-1')}"))
     if len(call.body) > LONGEST_BODY:
-        yield from _folded(visible(call.body[:LONGEST_BODY].decode(errors="replace")))
+        yield from _folded(visible(call.body[:_WHOLE].decode(errors="replace")))
     elif is_json(call):
         yield from lines(arguments(approval), _WIDTH)
     elif call.body:
@@ -152,6 +159,10 @@ def _folded(line: str) -> Iterator[str]:
         yield f"| {line[place : place + _WIDTH]}"
 
 
+def _size(blocks: list[dict[str, Any]]) -> int:
+    return len(orjson.dumps(blocks).decode())
+
+
 def _weight(line: str) -> int:
     """How much of what Slack takes a line uses up, at most: it may count what it escapes as escaped."""
     return len(line) + 1 + sum(map(line.count, '"\\\n')) + 4 * sum(map(line.count, "&<>"))
@@ -161,7 +172,7 @@ def _message(text: str, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """`text` is what notifications show: Slack reads markup in it, so it has none, and no word of an agent's."""
     for char, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(char, escaped)
-    return {"text": _cut(visible(text), _LONG), "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+    return {"text": _cut(text, _LONG), "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
 
 
 def _header(text: str) -> dict[str, Any]:
@@ -190,14 +201,16 @@ def _preformatted(text: str) -> dict[str, Any]:
 
 
 def _plain(text: str, most: int, label: str = "") -> dict[str, Any]:
-    return {"type": "plain_text", "text": label + _cut(visible(text), most - len(label)), "emoji": False}
+    return {"type": "plain_text", "text": label + _cut(text, most - len(label)), "emoji": False}
 
 
 def _cut(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
+    """In one line, everything in it visible."""
+    seen = visible(text[:_TEXT])
+    if len(text) <= _TEXT and len(seen) <= most:
+        return seen
     end = f" ... ({len(text)} characters)"
-    return text[: most - len(end)] + end
+    return seen[: most - len(end)] + end
 
 
 def _utc(at: int) -> str:

@@ -7,12 +7,18 @@ import base64
 import hashlib
 import hmac
 import logging
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+import yaml
 
 from config.secrets import Secret
 from config.settings import AdminSettings, ApprovalSettings, PersonSettings, Settings, WebhookSettings
@@ -22,9 +28,12 @@ from gateway.telemetry import Telemetry
 from policies.approval_store import Message, StoreUnavailable
 from policies.approvals import Approval
 from tests.gateway.state.approvals_suite import EVER, HOUR, NOW, SECOND, approval, call
+from tests.support.held_calls import KEY, holding, written
 from tests.support.listener import Listener, listening
 from tests.support.listener import Message as Told
+from tests.support.process import serving_beside
 from tests.support.register import Register
+from tests.support.target import target
 
 NEW, OLD = "whsec_bmV3IHNlY3JldCBvZiB0aGlzIHRlc3Q=", "whsec_b2xkIHNlY3JldCBvZiB0aGlzIHRlc3Q="
 PEOPLE = {"dana": ("finance",), "fay": ("finance", "cfo"), "sean": ("security",), "olga": ("finance",)}
@@ -491,3 +500,76 @@ async def test_metrics_say_what_became_of_messages_and_how_many_wait(post: Post)
     assert 'weighbridge_approval_messages_waiting{state="put_off"} 1.0' in metrics
     assert 'weighbridge_approval_messages_waiting{state="under_way"} 0.0' in metrics
     assert post.listener.url not in metrics
+
+
+async def test_a_channel_hears_of_the_question_and_of_the_end(post: Post) -> None:
+    held = await post.held(needs=("finance", "security"))
+    await post.holds.vote(held.id, "dana", ["finance"], True)
+    await post.holds.vote(held.id, "sean", ["security"], True)
+    courier = post.courier(post.settings(format="slack"))
+    for _ in range(3):
+        await post.carried(courier)
+    assert [each.facts["text"] for each in post.listener.messages] == [f"Approved: acme/bot ({held.id})"] * 2
+    verified(post.listener.messages[0], NEW, post.clock.now)
+    assert courier.counts["sent"] == 2
+    assert courier.counts["passed_over"] == 1
+
+
+async def test_a_channel_that_refuses_what_an_agent_has_written_is_told_without_it(post: Post) -> None:
+    post.listener.answers = [400, 400, 200]
+    await post.held()
+    courier = post.courier(post.settings(format="slack"))
+    for pause in PAUSES[:3]:
+        await post.carried(courier)
+        post.clock.advance(pause)
+    first, second, third = [each.body for each in post.listener.messages]
+    assert b"amount" in first
+    assert b"amount" in second
+    assert b"amount" not in third
+    assert b"This is not all" in third
+    assert courier.counts["sent"] == 1
+
+
+async def test_a_gateway_tells_of_the_calls_it_holds_and_of_what_becomes_of_them(tmp_path: Path) -> None:
+    async with listening() as listener, target() as model:
+        webhook = {"url": listener.url, "secret": NEW}
+        approvals = {"webhook": webhook, "link": "https://gate.example"}
+        async with holding(written(tmp_path, model.url, approvals=approvals)) as gate:
+            held = await gate.hold("finance", "security")
+            await listener.told(1)
+            await gate.post(f"/approvals/{held}/approve", "finn", comment="fine")
+            await listener.told(2)
+            await gate.post(f"/approvals/{held}/deny", "sean", comment="No.")
+            told = await listener.told(3)
+            metrics = (await gate.admin.get("/metrics")).text
+    for each in told:
+        verified(each, NEW, time.time_ns())
+        assert each.facts["data"]["id"] == held
+        assert each.facts["data"]["link"] == f"https://gate.example/approvals/{held}"
+    assert [each.facts["type"] for each in told] == ["approval.requested", "approval.vote", "approval.denied"]
+    assert told[0].facts["data"]["arguments"]["messages"] == [{"role": "user", "content": "pay"}]
+    assert told[0].facts["data"]["may_decide"] == ["finn", "fay", "sean", "both"]
+    assert told[2].facts["data"]["reason"] == "No."
+    assert "weighbridge_approval_messages_total" in metrics
+
+
+async def test_a_killed_gateway_tells_again_under_the_same_id_when_it_is_back(tmp_path: Path) -> None:
+    async with listening() as listener, target() as model:
+        listener.answers = ["hangs", 204]
+        path = written(tmp_path, model.url, approvals={"webhook": {"url": listener.url}})
+        config = yaml.safe_load(path.read_text())
+        async with serving_beside(config, tmp_path) as gateway, httpx2.AsyncClient(base_url=gateway.url) as agent:
+            headers = {"authorization": f"Bearer {KEY}", "prefer": "respond-async"}
+            body = {"model": "gpt-4o", "messages": [], "needs": ["finance"]}
+            answer = await agent.post("/v1/chat/completions", json=body, headers=headers)
+            assert answer.status_code == 202
+            await listener.told(1)
+            os.kill(worker_of(gateway.pid), signal.SIGKILL)
+            first, second = await listener.told(2)
+    assert second.headers["webhook-id"] == first.headers["webhook-id"]
+    assert second.facts["data"]["id"] == first.facts["data"]["id"]
+
+
+def worker_of(supervisor: int) -> int:
+    (worker,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return int(worker)
