@@ -36,12 +36,13 @@ def here(text: str, gateway: Gateway) -> str:
 
 
 def test_the_curl_lines_do_what_is_said_of_them(demo: Gateway) -> None:
-    allowed, refused = (
+    allowed, refused, held = (
         json.loads(subprocess.run(["sh", "-ec", here(text, demo)], capture_output=True, check=True, timeout=20).stdout)
         for text in blocks("sh", "curl")
     )
     assert allowed["choices"][0]["message"]["content"]
     assert refused["error"]["code"] == "policy_denied"
+    assert held["error"]["code"] == "approval_pending"
 
 
 @pytest.mark.parametrize("library", ["openai", "anthropic"])
