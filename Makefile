@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OPA    := .tools/opa-v1.22.2.stamp
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check format lock clean opa redis
+.PHONY: run test check format lock clean opa redis chromium
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python -m deploy.demo.run
@@ -13,6 +13,7 @@ run: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory opa || echo "opa could not be built; its tests are skipped"; fi
 	@$(MAKE) --no-print-directory redis || echo "redis-server could not be installed; its tests are skipped"
+	@$(MAKE) --no-print-directory chromium || echo "chromium could not be installed; its tests are skipped"
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp
@@ -57,6 +58,17 @@ redis:
 	elif command -v dnf >/dev/null; then $(AS_ROOT) dnf -q -y install redis; \
 	elif command -v apk >/dev/null; then $(AS_ROOT) apk add -q redis; \
 	elif command -v brew >/dev/null; then brew install -q redis; \
+	else exit 1; fi
+
+# A real browser, for the tests of the console. Its names are those that tests/support/browser.py looks for.
+chromium:
+	@for each in chromium chromium-browser google-chrome; do command -v $$each >/dev/null && exit; done; \
+	echo "installing chromium for the tests ..."; \
+	if command -v apt-get >/dev/null; then \
+	  $(AS_ROOT) apt-get -qq update && \
+	  $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends chromium; \
+	elif command -v dnf >/dev/null; then $(AS_ROOT) dnf -q -y install chromium; \
+	elif command -v apk >/dev/null; then $(AS_ROOT) apk add -q chromium; \
 	else exit 1; fi
 
 # Needs uv; hashes come from the index, its address never enters the files.

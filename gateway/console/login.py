@@ -69,7 +69,7 @@ class Sessions:
         for each in [one for one in self._sessions.values() if one.until <= now]:
             self.end(each)
         mine = [each for each in self._sessions.values() if each.authorization == authorization]
-        for each in mine[: len(mine) - _MOST_SESSIONS + 1]:
+        for each in mine[: max(0, len(mine) - _MOST_SESSIONS + 1)]:
             self.end(each)
         session = Session(secrets.token_urlsafe(32), authorization, now + LASTS, secrets.token_urlsafe(32))
         self._sessions[session.id] = session

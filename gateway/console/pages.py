@@ -39,7 +39,6 @@ from gateway.console.pending import Pending, in_order
 from gateway.identity import Person
 from policies import approvals as rules
 from policies.approvals import Approval, Refused, State
-from policies.binding import is_json
 from policies.money import usd_text
 
 PAGE: Final = 100
@@ -345,7 +344,7 @@ class Console:
         people = ((each.name, each.roles) for each in app.settings.admin.people)
         can_grant = (
             not why_not
-            and is_json(call)
+            and view.has_arguments(found)
             and len(found.needs) == 1
             and found.needs[0] in asked.person.roles
             and not any(each.no_grant for each in app.settings.tools if each.name == call.target)

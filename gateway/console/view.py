@@ -115,9 +115,13 @@ def _alphabet(char: str) -> str | None:
     return next((each for each in _ALPHABETS if name.startswith(each)), None)
 
 
+def has_arguments(approval: Approval) -> bool:
+    return approval.call.body != b"" and is_json(approval.call)
+
+
 def editable(approval: Approval) -> str | None:
     """The arguments as a person may change them; None where the page cannot."""
-    if not is_json(approval.call) or len(approval.call.body) > LONGEST_EDITED:
+    if not has_arguments(approval) or len(approval.call.body) > LONGEST_EDITED:
         return None
     value = parsed(approval.call.body)
     if not isinstance(value, dict):
@@ -140,7 +144,7 @@ def _digits(value: object) -> orjson.Fragment:
 
 def members(approval: Approval) -> Sequence[tuple[str, str]]:
     """The arguments one by one, each as its JSON Pointer and its value in short; none where there are too many."""
-    if not is_json(approval.call):
+    if not has_arguments(approval):
         return ()
     value = parsed(approval.call.body)
     if not isinstance(value, dict) or len(value) > MOST_PINNED:
