@@ -128,8 +128,7 @@ class Pipeline:
         """The product, in the order that its promises need."""
         self.identify(x)
         await self.read(x, receive)
-        await self.decide(x)
-        self.stands(x)
+        await self.admit(x)
         if not await self.hold(x, reply):
             return
         await self.reserve(x)
@@ -204,6 +203,22 @@ class Pipeline:
         x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
         x.read_at = time.monotonic()
 
+    async def admit(self, x: Exchange) -> None:
+        """The policy's answer, which knows how the agent stands; then a person's, who may have stopped it whatever the
+        policy allows. Raises as `decide` does, AgentPaused, AgentQuarantined.
+
+        A call that is further than this when its agent is stopped is cut.
+        """
+        assert x.agent is not None, "a call is identified before it is decided"
+        try:
+            await self.decide(x)
+        except Denied:
+            raise
+        except Exception:
+            self.standings.check(x.agent)  # why the policy has not answered is nothing that an agent could wait for
+            raise
+        self.standings.check(x.agent)
+
     async def decide(self, x: Exchange) -> None:
         """The policy's answer on what will be sent. Raises Denied, Undecided, InputRefused, EngineUnavailable.
 
@@ -264,14 +279,6 @@ class Pipeline:
         if engine.bundles and engine.revision == decision.revision:
             asked.bundles = engine.bundles
         return decision
-
-    def stands(self, x: Exchange) -> None:
-        """Whether a person has stopped the agent, whatever the policy allows it. Raises AgentPaused, AgentQuarantined.
-
-        A call that is further than this when that is said is cut.
-        """
-        assert x.agent is not None, "a call is identified before anything is said of its agent"
-        self.standings.check(x.agent)
 
     async def hold(self, x: Exchange, reply: Reply) -> bool:
         """People's answer, where the policy wants one, then the policy's again; False where an identical call has run

@@ -21,6 +21,7 @@ from policies.approval_store import Standing, StoreUnavailable
 from policies.approvals import Approval, State
 from policies.decision import Decision, Effect
 from policies.document import Question
+from policies.errors import EngineUnavailable
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import AGENT_KEY, ALLOWED, settings
 from tests.support.gate import AUTHORIZED, Gate, ScriptedEngine, gate
@@ -119,6 +120,14 @@ async def test_the_policy_is_asked_with_the_state_and_its_own_no_is_told(state: 
         await say(g, ACTIVE)
         await asked(g)
         assert g.engine.documents[-1]["agent"]["state"] == ACTIVE
+
+
+@pytest.mark.parametrize("state", STOPS)
+async def test_a_stopped_agent_is_told_so_where_the_policy_cannot_answer(state: str) -> None:
+    async with gate(script=EngineUnavailable("It is away.")) as g:
+        assert (await asked(g))[2]["error"]["code"] == "policy_unavailable"
+        await say(g, state)
+        assert (await asked(g))[2]["error"]["code"] == f"agent_{state}"
 
 
 @pytest.mark.parametrize("state", STOPS)
