@@ -19,7 +19,7 @@ from gateway.approval_view import lines, parsed
 from policies.approvals import Approval, State
 from policies.binding import changes
 from tests.support.browser import CHROMIUM, browsing, window
-from tests.support.console import SECOND, TOKENS, Offices, open_offices
+from tests.support.console import SECOND, TOKENS, Offices, open_offices, visiting
 from tests.support.door import door
 from tests.support.process import ROOT, serving_beside
 from tests.support.standins import OPENAI_KEY, running_standins
@@ -49,13 +49,22 @@ async def offices(tmp_path: Path) -> AsyncIterator[Offices]:
 async def at(
     browser: Browser, offices: Offices, name: str, path: str = "/", *expected: str, **context: Any
 ) -> AsyncIterator[Page]:
-    """A window of somebody who has logged in, at a page; `expected` are errors that a test provokes."""
-    async with window(browser, offices.url, *expected, **context) as page:
+    """A window of somebody who has logged in before, at a page; `expected` are errors that a test provokes."""
+    async with visiting(offices, name) as visitor, window(browser, offices.url, *expected, **context) as page:
+        (cookie,) = visitor.client.cookies.jar
+        place = {"domain": "127.0.0.1", "path": "/console", "httpOnly": True}
+        await page.context.add_cookies(
+            [{"name": cookie.name, "value": cookie.value or "", "sameSite": "Strict", **place}]
+        )
         await page.goto(path)
-        await page.get_by_label("Your token").fill(TOKENS[name])
-        await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("button", name="Log out")).to_be_visible()
         yield page
+
+
+async def log_in(page: Page, name: str) -> None:
+    await page.get_by_label("Your token").fill(TOKENS[name])
+    await page.get_by_role("button", name="Log in").click()
+    await expect(page.get_by_role("button", name="Log out")).to_be_visible()
 
 
 def place(approval: Approval) -> str:
@@ -78,7 +87,9 @@ async def test_a_wrong_token_opens_nothing_and_the_right_one_the_list(browser: B
 
 async def test_a_link_in_a_message_leads_through_the_login_to_its_call(browser: Browser, offices: Offices) -> None:
     held = await offices.held()
-    async with at(browser, offices, "dana", place(held)) as page:
+    async with window(browser, offices.url) as page:
+        await page.goto(place(held))
+        await log_in(page, "dana")
         await expect(page).to_have_url(f"{offices.url}/console/approvals/{held.id}")
         await expect(page.get_by_role("heading", level=1)).to_have_text("bot wants chat on gpt-4o")
 
@@ -93,9 +104,7 @@ async def test_a_link_from_elsewhere_finds_who_is_logged_in(browser: Browser, of
         stack.push_async_callback(context.close)
         page = await context.new_page()
         await page.goto(offices.url)
-        await page.get_by_label("Your token").fill(TOKENS["dana"])
-        await page.get_by_role("button", name="Log in").click()
-        await expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        await log_in(page, "dana")
         for path in (place(held), f"/console/approvals/{held.id}"):
             await page.goto(elsewhere)
             await page.evaluate("path => document.querySelector('a').href = path", f"{offices.url}{path}")
@@ -176,7 +185,7 @@ async def test_the_time_that_is_left_runs_and_what_is_over_cannot_be_decided(
     browser: Browser, offices: Offices
 ) -> None:
     now = offices.app.holds.store.now_ns()
-    held = await offices.held(decide_by=now + 4 * SECOND)
+    held = await offices.held(decide_by=now + 3 * SECOND)
     async with at(browser, offices, "dana", place(held)) as page:
         await expect(page.locator("#standing time")).to_have_text("1 s")
         await expect(page.locator("#standing")).to_contain_text("Expired")
@@ -213,9 +222,6 @@ async def test_whatever_arguments_say_is_shown_in_full_and_does_nothing(
         await expect(twice).to_have_count(1 if which == "look-alikes" else 0)
         if which == "look-alikes":
             await expect(page.get_by_role("note")).to_contain_text("U+0430 CYRILLIC SMALL LETTER A")
-        await page.goto("/console/approvals")
-        await expect(page.get_by_role("link", name="chat on gpt-4o")).to_be_visible()
-        await page.goto(f"/console/approvals/{held.id}")
         await page.get_by_role("button", name="Approve", exact=True).click()
         await expect(page.locator("#standing")).to_contain_text("Approved")
 
@@ -267,7 +273,9 @@ async def reach(page: Page, selector: str, key: str = "Tab") -> None:
 
 async def test_without_scripts_all_of_it_works_by_loading_pages(browser: Browser, offices: Offices) -> None:
     held = await offices.held(needs=("finance", "security"))
-    async with at(browser, offices, "dana", place(held), java_script_enabled=False) as page:
+    async with window(browser, offices.url, java_script_enabled=False) as page:
+        await page.goto(place(held))
+        await log_in(page, "dana")
         await expect(page.get_by_text("not live")).to_have_count(0)
         await expect(page.get_by_role("img", name="not live: load the page again for news")).to_be_visible()
         await page.get_by_role("button", name="Approve", exact=True).click()
@@ -418,9 +426,7 @@ async def test_another_page_can_neither_decide_nor_be_clicked_through(
         stack.push_async_callback(context.close)
         page = await context.new_page()
         await page.goto(offices.url)
-        await page.get_by_label("Your token").fill(TOKENS["dana"])
-        await page.get_by_role("button", name="Log in").click()
-        await expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        await log_in(page, "dana")
         (cookie,) = await context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/console")
 
@@ -468,8 +474,7 @@ async def test_a_call_waits_until_somebody_presses_approve_and_then_runs(browser
             httpx2.AsyncClient(base_url=gateway.url, timeout=50) as agent,
         ):
             await page.goto("/")
-            await page.get_by_label("Your token").fill(TOKENS["dana"])
-            await page.get_by_role("button", name="Log in").click()
+            await log_in(page, "dana")
             await expect(page.get_by_role("img", name="live", exact=True)).to_be_visible()
             call = asyncio.create_task(
                 agent.post(
