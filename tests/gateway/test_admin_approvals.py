@@ -16,6 +16,7 @@ from policies.approval_store import StoreUnavailable
 from policies.approvals import State
 from tests.support.bridge import HeldClock
 from tests.support.held_calls import Held, holding, token, written
+from tests.support.redis_server import needs_redis, redis_server
 from tests.support.stores import in_memory
 from tests.support.target import Target, target
 
@@ -384,6 +385,36 @@ async def test_a_person_who_may_no_longer_ask_follows_no_more(
         await gateway.app.reload_config("test")
         while await feed.next() != ("comment", None):
             pass
+
+
+@needs_redis
+async def test_gateways_that_share_a_state_share_approvals_their_news_and_grants(folder: Path, model: Target) -> None:
+    with redis_server(folder) as server:
+        places = [folder / name for name in ("one", "two")]
+        for place in places:
+            place.mkdir()
+        paths = [written(place, model.url, state=server.url) for place in places]
+        async with holding(paths[0]) as one, holding(paths[1]) as two:
+            async with two.admin.stream("GET", "/approvals/stream", headers=token("sam")) as answer:
+                feed = Feed(answer)
+                await feed.next()
+                held = await one.hold("finance")
+                name, facts = await feed.next()
+                while name != "approval":  # what may have been missed before it was there
+                    name, facts = await feed.next()
+                assert (facts["id"], facts["state"]) == (held, "pending")
+                waits = asyncio.create_task(two.get(f"/approvals/{held}?wait=30"))
+                while not two.app.holds.waiting:
+                    await asyncio.sleep(0)
+                await one.post(f"/approvals/{held}/approve", "finn")
+                async with asyncio.timeout(5):
+                    assert (await waits)["state"] == "approved"
+                assert (await two.call(needs=["finance"])).status_code == 200
+            made = await one.post("/grants", "finn", **GRANT)
+            await known(two, 1)
+            assert (await two.call(needs=["finance"], n=1)).status_code == 200
+            assert await one.end_grant(made["id"], "finn") == 200
+            assert (await two.call(needs=["finance"], n=2)).status_code == 202, "it ends at once"
 
 
 # --- trouble ---------------------------------------------------------------------------------------------------------
