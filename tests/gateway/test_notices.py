@@ -6,8 +6,10 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -360,17 +362,17 @@ async def test_what_a_gateway_was_telling_when_it_died_another_one_tells_after_t
 
 
 async def test_nothing_is_sent_on_a_lease_that_is_about_to_end(post: Post) -> None:
-    """The first try takes so long that, for what comes after it, somebody else may be about to try, too."""
-    post.listener.answers = ["hangs"]
+    """The first is taken so late that, of what comes after it, somebody else may be about to tell, too."""
+    post.listener.answers = ["taken, and hangs"]
     held, courier = await post.held(), post.courier(patience=0.2)
     await post.holds.vote(held.id, "dana", ["finance"], False)
     await courier.carry()
     await post.listener.told(1)
     post.clock.advance(LEASE - 5)
-    await post.store.until(lambda: post.store.put_off)
+    await post.store.until(lambda: post.store.ended)
     await idle(courier)
     assert len(post.listener.messages) == 1
-    assert len(await post.waiting()) == 2
+    assert await post.waiting() == [f"msg_{held.id}_2"]
 
 
 async def test_what_was_taken_is_not_sent_again_though_the_store_was_away(post: Post) -> None:
@@ -398,10 +400,15 @@ async def test_a_courier_outlives_a_store_that_is_away(post: Post) -> None:
 
 
 async def test_a_call_is_told_of_as_soon_as_it_is_held(post: Post) -> None:
-    async with at_work(post.courier()):
+    async with at_work(post.courier()) as courier:
+        await post.held()
+        await post.store.until(lambda: post.store.ended)
+        await idle(courier)
+        for _ in range(20):
+            await asyncio.sleep(0)  # now it waits
         began = asyncio.get_running_loop().time()
         await post.held()
-        await post.listener.told(1)
+        await post.listener.told(2)
         assert asyncio.get_running_loop().time() - began < 0.9  # which is less than it takes until it looks by itself
 
 
@@ -500,6 +507,45 @@ async def test_metrics_say_what_became_of_messages_and_how_many_wait(post: Post)
     assert 'weighbridge_approval_messages_waiting{state="put_off"} 1.0' in metrics
     assert 'weighbridge_approval_messages_waiting{state="under_way"} 0.0' in metrics
     assert post.listener.url not in metrics
+
+
+@pytest.mark.parametrize("gateways", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+async def test_in_any_weather_each_thing_is_taken_once_or_given_up_and_in_order(
+    post: Post, gateways: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    answers: list[int | str] = [chance.choice((204, 204, 500, "503 retry-after: 7", 410)) for _ in range(2000)]
+    post.listener.answers = [*answers, 204]
+    couriers = [post.courier(jitter=chance.random()) for _ in range(gateways)]
+    for number in range(20):
+        held = await post.held(needs=("finance", "security"))
+        post.clock.advance(chance.random())
+        await post.holds.vote(held.id, "dana", ["finance"], True)
+        if number % 2:
+            await post.holds.vote(held.id, "sean", ["security"], number % 4 == 1)
+    while len(post.store.ended) < len(post.store.told):
+        for courier in couriers:
+            await courier.carry()
+        for courier in couriers:
+            await idle(courier)
+        later = [until for _, until in post.store.put_off if until > post.clock.now]
+        post.clock.now = min([post.clock.now + int(LEASE * SECOND), *later])
+    tries: dict[str, list[tuple[int, int | str]]] = {}
+    for each, answer in zip(post.listener.messages, answers, strict=False):
+        tries.setdefault(each.headers["webhook-id"], []).append((int(each.headers["webhook-timestamp"]), answer))
+    assert set(tries) == {each.id for each in post.store.told}
+    for of_one in tries.values():
+        *failed, (_, last) = of_one
+        assert last in (204, 410) or len(of_one) == len(PAUSES) + 1
+        assert not {204, 410} & {answer for _, answer in failed}
+        assert all(second[0] - first[0] >= 4 for first, second in itertools.pairwise(of_one))
+    if gateways == 1:
+        ended: dict[str, list[int]] = {}
+        for which in post.store.ended:
+            _, approval_id, version = which.rsplit("_", 2)
+            ended.setdefault(approval_id, []).append(int(version))
+        assert all(versions == sorted(versions) for versions in ended.values())
 
 
 async def test_a_channel_hears_of_the_question_and_of_the_end(post: Post) -> None:
