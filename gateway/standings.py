@@ -225,6 +225,7 @@ class Standings:
     def _take(self, key: _Key, standing: Standing) -> None:
         """Acts on it: from here on no call of the agent begins that the state does not let in."""
         before, rule = self._known.get(key), RULES[standing.state]
+        stood = before.state if before is not None else ACTIVE
         self._known[key] = standing
         agent = self._directory.find(*key)
         if agent is not None:
@@ -235,7 +236,7 @@ class Standings:
             x.agent.stand(standing.state)  # that of an earlier configuration, too
             if rule.cuts == "all" or (rule.cuts == "not begun" and not _begun(x) and not _waits(x)):
                 lifeline.cut(_refusal(standing))
-        if before is None or before.state != standing.state:
+        if stood != standing.state:
             why = f": {standing.reason}" if standing.reason else ""
             log.warning("%s: the agent %s of %s is %s%s", standing.by, key[1], key[0], standing.state, why)
             self._holds.look_again()

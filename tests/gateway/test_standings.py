@@ -276,7 +276,10 @@ async def test_no_call_begins_after_the_agent_was_stopped(state: str, seed: int)
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_what_is_approved_while_its_agent_is_paused_runs_once_when_it_is_resumed(streams: bool) -> None:
+async def test_what_is_approved_while_its_agent_is_paused_runs_once_when_it_is_resumed(
+    streams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.holding.HEAR", 3600.0)
     register = Register()
     async with target() as upstream, gate(target_url=upstream.url, register=register, script=script) as g:
         async with connected(g.port) as client:
@@ -293,6 +296,21 @@ async def test_what_is_approved_while_its_agent_is_paused_runs_once_when_it_is_r
             assert b"error" not in body
         await until(lambda: only(register).state is State.DONE)
         assert len(upstream.received) == 1
+
+
+async def test_a_pause_is_for_calls_that_were_held_before_a_reload_too() -> None:
+    register = Register()
+    async with target() as upstream, gate(target_url=upstream.url, register=register, script=script) as g:
+        answer = asyncio.create_task(asked(g))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        g.pipeline.assembly = assemble(g.pipeline.assembly.settings, g.pipeline.assembly)
+        await say(g, PAUSED)
+        async with deciding(g.pipeline.holds):
+            await until(lambda: only(register).state is State.APPROVED)
+        await asyncio.sleep(0.05)
+        assert upstream.received == []
+        await say(g, ACTIVE)
+        assert (await answer)[0] == 200
 
 
 async def test_an_agent_whose_patience_ends_while_it_is_paused_is_told_why_its_approved_call_has_not_run() -> None:
