@@ -38,8 +38,10 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("policy", "opa", "token"),
     ("routes", "*", "rollout", "webhook", "url"),
     ("routes", "*", "rollout", "webhook", "secret"),
+    ("routes", "*", "rollout", "webhook", "previous_secret"),
     ("approvals", "webhook", "url"),
     ("approvals", "webhook", "secret"),
+    ("approvals", "webhook", "previous_secret"),
 )
 """Every place a secret can stand in; `*` is any item of a list. What stands in STATE need not be one."""
 

@@ -220,7 +220,7 @@ targets:
   - {name: openai, kind: openai, url: https://api.example.com, key: SECRET}
 routes:
   - {name: chat, models: ["*"], arms: [{target: openai}]}
-approvals: {webhook: {url: SECRET, secret: SECRET}}
+approvals: {webhook: {url: SECRET, secret: SECRET, previous_secret: SECRET}}
 """
 SLIPS = [
     ("key: SECRET", "key:SECRET"),
