@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import time
@@ -15,8 +16,9 @@ import pytest
 
 from gateway import standings
 from gateway.assembly import assemble
-from gateway.identity import ACTIVE, Agent
-from gateway.standings import PAUSED, QUARANTINED, RULES, NotWritten, Outrun
+from gateway.holding import Holds
+from gateway.identity import ACTIVE, Agent, Directory
+from gateway.standings import PAUSED, QUARANTINED, RULES, NotWritten, Outrun, Standings
 from policies.approval_store import Standing, StoreUnavailable
 from policies.approvals import Approval, State
 from policies.decision import Decision, Effect
@@ -362,6 +364,25 @@ async def test_a_quarantine_takes_back_what_waits_and_tells_those_who_wait_at_on
         assert any(note.get("who") == "dana" for note in g.ledger.records if note["record"] == "approval")
 
 
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_held_stream_that_was_kept_open_ends_with_an_error_event(running: bool) -> None:
+    register = Register()
+    async with (
+        target() as upstream,
+        gate(target_url=f"{upstream.url}/endless", register=register, script=script) as g,
+        connected(g.port) as client,
+    ):
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED, "x-stainless-read-timeout: 0.3"))
+        await asyncio.wait_for(client.reader.readuntil(b": held"), 10)
+        if running:
+            async with deciding(g.pipeline.holds):
+                await asyncio.wait_for(client.reader.readuntil(b"hello"), 10)
+        await say(g, QUARANTINED)
+        assert b"agent_quarantined" in await asyncio.wait_for(client.reader.readuntil(b"\r\n0\r\n\r\n"), 10)
+        await until(lambda: only(register).state is (State.DONE if running else State.CANCELLED))
+        assert await register.answer(only(register).id) is None
+
+
 async def test_a_quarantine_takes_back_a_yes_that_was_not_used() -> None:
     register, hasty = Register(), {"hold_for": 0}
     async with gate(register=register, script=script, approvals=hasty) as g:
@@ -528,6 +549,49 @@ async def test_who_stops_an_agent_is_obeyed_whoever_was_quicker(monkeypatch: pyt
         assert (await say(other, QUARANTINED)).epoch == 3
         await one.pipeline.standings.hear()
         assert bot(one).state == QUARANTINED
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_is_said_where_and_whatever_is_lost_all_gateways_agree_in_the_end(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standings, "HEAR", 0.001)
+    chance, register, calm = random.Random(seed), Register(), False
+
+    async def weather(_: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        luck = chance.random() if not calm else 1.0
+        if luck < 0.15:
+            raise StoreUnavailable("away")
+        told = await ask()
+        await asyncio.sleep(0)
+        if luck < 0.3:
+            raise StoreUnavailable("its reply was lost")
+        return told
+
+    gateways = []
+    for _ in range(3):
+        holds = Holds(by_way_of(register, weather), lambda *_: None)
+        gateways.append(Standings(holds.store, holds))
+        gateways[-1].under(Directory(settings().agents))
+
+    async def person() -> None:
+        for _ in range(10):
+            at, state = chance.choice(gateways), chance.choice(list(RULES))
+            (agent,) = at._directory
+            with contextlib.suppress(StoreUnavailable, NotWritten, Outrun):
+                await at.set(agent, state, f"word {chance.random()}", "dana")
+            with contextlib.suppress(StoreUnavailable):
+                await chance.choice(gateways).hear()
+
+    await asyncio.gather(*(person() for _ in range(3)))
+    calm = True
+    for each in gateways * 3:
+        await each.hear()
+    for each in gateways:
+        await each.end()
+        assert each._known == await register.standings()
+        assert each._unwritten == set()
+        assert [agent.state for agent in each._directory] == [said.state for said in each._known.values()]
 
 
 async def test_a_word_of_a_later_version_stops_the_agent() -> None:
