@@ -7,13 +7,16 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.secrets import Secret
 from config.settings import WebhookSettings
+from gateway import webhooks as sending_part
 from gateway.webhooks import LONGEST_REST, Try, Webhooks, attempt, signature
+from tests.gateway.test_carrier_tls import LOOPBACK, Authority
 from tests.support.listener import Listener, listening
 
 NOW = 1_763_700_000.5
@@ -205,3 +208,21 @@ async def test_a_channel_is_told_of_a_rollout_in_words(listener: Listener) -> No
     header, section = message.facts["blocks"]
     assert header["text"]["text"] == message.facts["text"] == "rollout.rollback: chat"
     assert section["text"] == {"type": "plain_text", "text": facts["text"], "emoji": False}
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_receiver_is_told_only_where_its_certificate_is_trusted(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    (tmp_path / "trusted.pem").write_text(authority.pem())
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "trusted.pem"))
+    sending_part._tls.cache_clear()
+    try:
+        async with listening(authority.server(LOOPBACK)) as listener:
+            came = await attempt(to(listener.url), "msg_1", b"{}", now=NOW)
+            assert came == (Try() if trusted else Try("it cannot be reached (ConnectError)"))
+            assert len(listener.messages) == trusted
+    finally:
+        sending_part._tls.cache_clear()

@@ -1,6 +1,7 @@
 """A system that listens for webhooks, written by hand: it keeps what it is told, and answers as scripted."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -80,10 +81,10 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Listener]:
+async def listening(tls: ssl.SSLContext | None = None) -> AsyncIterator[Listener]:
     it = Listener()
-    server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
-    it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+    server = await asyncio.start_server(it.serve, "127.0.0.1", 0, ssl=tls)
+    it.url = f"http{'s' if tls is not None else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
     try:
         yield it
     finally:
