@@ -23,18 +23,19 @@ MOST_PINNED: Final = 40
 """Arguments of a call that a grant can be about one by one."""
 
 STATES: Final = {
-    State.PENDING: "waits for people",
-    State.APPROVED: "approved; it runs when its agent comes for it",
-    State.DENIED: "denied",
-    State.EXPIRED: "expired: nobody, or not enough people, decided in time",
-    State.CANCELLED: "taken back before it was decided",
-    State.SUPERSEDED: "replaced by the same call with other arguments",
-    State.CONSUMED: "running now",
-    State.DONE: "done: it ran",
-    State.UNKNOWN: "unknown: it may have run, and it is never sent again by itself. Look at its target",
-    State.LAPSED: "approved, but its agent did not come for it in time",
-    State.REVOKED: "taken back after it was approved",
+    State.PENDING: "it waits for people",
+    State.APPROVED: "it runs when its agent comes for it",
+    State.DENIED: "somebody who may has said no",
+    State.EXPIRED: "nobody, or not enough people, decided in time",
+    State.CANCELLED: "it was taken back before it was decided",
+    State.SUPERSEDED: "the same call with other arguments has its place",
+    State.CONSUMED: "it is running now",
+    State.DONE: "it ran",
+    State.UNKNOWN: "it may have run, and is never sent again by itself; look at its target",
+    State.LAPSED: "its agent did not come for it in time",
+    State.REVOKED: "it was taken back after people had said yes",
 }
+"""What a state's name leaves open."""
 
 _SECOND: Final = 1_000_000_000
 _MOST_LOOK_ALIKES: Final = 20

@@ -4,45 +4,39 @@ tests/journeys/test_people_decide_on_the_page.py.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
+import pytest_asyncio
 import yaml
 
-from config.settings import PersonSettings
-from gateway.console import guard, login, recent, view
-from gateway.console.login import Sessions, Tries
-from gateway.console.pending import Held, in_order
-from gateway.identity import People
+from gateway.console import login
 from policies.approvals import State
-from tests.gateway.state.approvals_suite import approval, call
 from tests.support.console import TOKENS, Offices, Visitor, open_offices, visiting
+from tests.support.register import Register
 
-STYLE = Path(view.__file__).parent / "static" / "style.css"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
-async def offices(tmp_path: Path) -> AsyncIterator[Offices]:
-    async with open_offices(tmp_path) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offices]:
+    async with open_offices(tmp_path_factory.mktemp("offices")) as found:
         yield found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def offices(shared: Offices) -> Offices:
+    """Those of all tests here, in which nothing waits any more."""
+    await shared.clear()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def dana(offices: Offices) -> AsyncIterator[Visitor]:
     async with visiting(offices, "dana") as visitor:
         yield visitor
-
-
-def people(**tokens: str) -> People:
-    return People(PersonSettings.model_validate({"name": name, "token": token}) for name, token in tokens.items())
-
-
-# Who gets in
 
 
 async def test_every_answer_forbids_what_a_page_of_ours_does_not_need(offices: Offices, dana: Visitor) -> None:
@@ -99,8 +93,8 @@ async def test_the_cookie_is_for_our_pages_alone(offices: Offices, tmp_path: Pat
         assert "; secure" in answer.headers["set-cookie"].lower()
 
 
-async def test_too_many_wrong_tokens_make_an_address_wait(offices: Offices) -> None:
-    async with visiting(offices) as visitor:
+async def test_too_many_wrong_tokens_make_an_address_wait(tmp_path: Path) -> None:
+    async with open_offices(tmp_path) as offices, visiting(offices) as visitor:
         for _ in range(login.MOST_TRIES):
             assert (await visitor.log_in("wrong-token")).status_code == 401
         answer = await visitor.log_in("dana")
@@ -115,14 +109,15 @@ async def test_a_login_form_is_only_taken_from_the_browser_that_was_given_it(off
         assert (await visitor.send("/console/login", token=TOKENS["dana"])).status_code == 403
 
 
-async def test_who_is_taken_out_of_the_configuration_is_out_at_once(offices: Offices, dana: Visitor) -> None:
-    config = yaml.safe_load(offices.path.read_text())
-    config["admin"]["people"][0]["token"] = "danas-next-token"
-    offices.path.write_text(yaml.safe_dump(config))
-    await offices.app.reload_config("test")
-    assert (await dana.see("/console/approvals")).status_code == 303
-    assert (await dana.log_in("danas-next-token")).status_code == 303
-    assert (await dana.see("/console/approvals")).status_code == 200
+async def test_who_is_taken_out_of_the_configuration_is_out_at_once(tmp_path: Path) -> None:
+    async with open_offices(tmp_path) as offices, visiting(offices, "dana") as dana:
+        config = yaml.safe_load(offices.path.read_text())
+        config["admin"]["people"][0]["token"] = "danas-next-token"
+        offices.path.write_text(yaml.safe_dump(config))
+        await offices.app.reload_config("test")
+        assert (await dana.see("/console/approvals")).status_code == 303
+        assert (await dana.log_in("danas-next-token")).status_code == 303
+        assert (await dana.see("/console/approvals")).status_code == 200
 
 
 async def test_who_logs_out_is_out(offices: Offices, dana: Visitor) -> None:
@@ -132,97 +127,11 @@ async def test_who_logs_out_is_out(offices: Offices, dana: Visitor) -> None:
     assert (await dana.see("/console/approvals")).status_code == 303, "the cookie alone is worth nothing"
 
 
-def test_a_session_lasts_for_half_a_day_and_each_person_has_few() -> None:
-    now = 0.0
-    sessions, who = Sessions(lambda: now), people(dana="danas-own-token", sam="sams-own-token")
-    assert sessions.begin(who, "nobodys-token") is None
-    assert sessions.begin(who, "tökén-of-nobody") is None
-    first = sessions.begin(who, "danas-own-token")
-    assert first is not None
-    found = sessions.of(first.id, who)
-    assert found is not None
-    assert found[1].name == "dana"
-    now = login.LASTS
-    assert sessions.of(first.id, who) is None
-    many = [sessions.begin(who, "danas-own-token") for _ in range(25)]
-    other = sessions.begin(who, "sams-own-token")
-    assert len(sessions) == 21
-    assert many[-1] is not None
-    assert other is not None
-    assert sessions.of(many[-1].id, who) is not None
-    assert sessions.of(other.id, people(dana="danas-own-token")) is None
-    assert sessions.of(None, who) is None
-    assert "danas-own-token" not in repr(many)
-
-
-def test_tries_are_counted_by_whose_address_it_is() -> None:
-    now = 0.0
-    tries = Tries(lambda: now)
-    for number in range(login.MOST_TRIES):
-        assert tries.pause("2001:db8::1") == 0
-        tries.failed(f"2001:db8::{number}")
-    assert tries.pause("2001:db8::ffff") == login.WITHIN
-    assert tries.pause("2001:db8:0:1::1") == tries.pause("192.0.2.1") == tries.pause("") == 0
-    now = login.WITHIN
-    assert tries.pause("2001:db8::1") == 0
-    for _ in range(login.MOST_TRIES):
-        tries.failed("::ffff:192.0.2.1")
-    assert tries.pause("::ffff:192.0.2.2") == 0
-
-
-@pytest.mark.parametrize(
-    ("host", "answers"),
-    [
-        ("127.0.0.1:8081", True),
-        ("[::1]:8081", True),
-        ("10.1.2.3", True),
-        ("localhost:8081", True),
-        ("gate.internal", True),
-        ("gate.internal:443", True),
-        ("evil.example", False),
-        ("gate.internal.evil.example", False),
-        ("localhost.evil.example", False),
-        ("gate.internal@evil.example", False),
-        ("evil.example/127.0.0.1", False),
-        ("[::1", False),
-        ("localhost:x", False),
-        ("", False),
-        (None, False),
-    ],
-)
-def test_only_names_that_are_ours_are_answered_to(host: str | None, answers: bool) -> None:
-    assert guard.answers_to(host, {"gate.internal"}) is answers
-
-
 async def test_a_name_that_leads_here_by_somebody_elses_doing_gets_nothing(offices: Offices, dana: Visitor) -> None:
     for path in ("/", "/console/login", "/console/approvals", "/console/events", "/console/console.js"):
         answer = await dana.see(path, host="rebound.evil.example")
         assert answer.status_code == 421
         assert "dana" not in answer.text
-
-
-# Which forms are taken
-
-
-@pytest.mark.parametrize(
-    ("headers", "ours"),
-    [
-        ({"sec-fetch-site": "same-origin", "origin": "null"}, True),
-        ({"sec-fetch-site": "same-origin", "origin": "http://gate:1"}, True),
-        ({"sec-fetch-site": "same-site", "origin": "http://gate:1"}, False),
-        ({"sec-fetch-site": "cross-site", "origin": "null"}, False),
-        ({"sec-fetch-site": "none"}, False),
-        ({"origin": "http://gate:1"}, True),
-        ({"origin": "https://console.example"}, True),
-        ({"origin": "http://gate:2"}, False),
-        ({"origin": "http://gate"}, False),
-        ({"origin": "file://"}, False),
-        ({"origin": "http://[gate"}, False),
-        ({}, True),
-    ],
-)
-def test_a_form_comes_from_our_pages(headers: dict[str, str], ours: bool) -> None:
-    assert guard.is_ours({"host": "gate:1", **headers}, "https://console.example/x") is ours
 
 
 async def test_a_form_without_the_sessions_own_token_does_nothing(offices: Offices, dana: Visitor) -> None:
@@ -286,14 +195,44 @@ async def test_a_grant_takes_numbers_and_nothing_else(offices: Offices, dana: Vi
     assert (grant.where, grant.max_uses, grant.max_cost, grant.session) == ({"/to": "ada"}, 2, 500_000_000, None)
 
 
-# What is shown
-
-
 async def test_what_is_not_there_is_a_page_that_says_so(offices: Offices, dana: Visitor) -> None:
     for path in ("apr_1", "apr_00000000000000000000000009", "..%2f..%2fetc", "<script>"):
         answer = await dana.see(f"/console/approvals/{path}")
         assert answer.status_code == 404
         assert "<script>" not in answer.text
+
+
+async def test_calls_of_which_nobody_knows_whether_they_ran_are_pointed_out(offices: Offices, dana: Visitor) -> None:
+    assert "nobody knows" not in (await dana.see("/console/approvals")).text
+    held = await offices.held(state=State.UNKNOWN, reason="The connection failed.")
+    assert "Of 1 call nobody knows" in (await dana.see("/console/approvals")).text
+    assert held.id in (await dana.see("/console/approvals?state=unknown")).text
+    shown = (await dana.see(f"/console/approvals/{held.id}")).text
+    assert "it may have run" in shown
+    assert 'id="approve"' not in shown
+
+
+async def test_a_state_that_does_not_answer_is_said_to_be_away(tmp_path: Path) -> None:
+    register = Register()
+    async with open_offices(tmp_path, register) as offices, visiting(offices, "dana") as dana:
+        held = await offices.held()
+        register.failure = "it is away"
+        for path in ("/console/approvals", f"/console/approvals/{held.id}", "/console/grants"):
+            answer = await dana.see(path)
+            assert (answer.status_code, "The state does not answer" in answer.text) == (503, True)
+        assert (await dana.send(f"/console/approvals/{held.id}/approve")).status_code == 303
+        register.failure = None
+        shown = (await dana.see(f"/console/approvals/{held.id}")).text
+        assert "whether anything has changed is not known" in shown
+
+
+async def test_what_the_ledger_cannot_take_is_not_allowed(offices: Offices, dana: Visitor) -> None:
+    held = await offices.held()
+    offices.app.ledger.failure = "the disk is full"
+    await dana.send(f"/console/approvals/{held.id}/approve")
+    assert "what is not on record is not done" in (await dana.see(f"/console/approvals/{held.id}")).text
+    assert (await offices.now(held)).state is State.PENDING
+    offices.app.ledger.failure = None
 
 
 async def test_earlier_calls_of_the_session_are_told_from_the_ledger(offices: Offices, dana: Visitor) -> None:
@@ -309,124 +248,6 @@ async def test_earlier_calls_of_the_session_are_told_from_the_ledger(offices: Of
     assert shown.index("op-2") < shown.index("op-0")
     assert "op-1" not in shown
     assert "policy_denied (403)" in shown
-
-
-def test_only_the_end_of_a_long_ledger_is_read(tmp_path: Path) -> None:
-    def line(**facts: object) -> str:
-        return (
-            json.dumps({"record": "outcome", "tenant": "acme", "agent": "bot", **facts}, separators=(",", ":")) + "\n"
-        )
-
-    path = tmp_path / "calls.jsonl"
-    assert list(recent.calls_of(path, "acme", "bot", None)) == []
-    lines = [line(call=number, filler="x" * 1000) for number in range(2000)]
-    path.write_text("".join([*lines, "no record\n", line(call="other", session="s"), '{"record":"outcome","cut']))
-    found = [each["call"] for each in recent.calls_of(path, "acme", "bot", None)]
-    assert found == list(range(1999, 1989, -1))
-    assert [each["call"] for each in recent.calls_of(path, "acme", "bot", "s")] == ["other"]
-
-
-def test_ones_own_calls_come_first_and_the_most_urgent_of_them_before_the_others() -> None:
-    held = [Held(approval(id=f"apr_{number}", decide_by=by), "") for number, by in enumerate([30, 10, 20, 10])]
-    mine = {"apr_0", "apr_2"}
-    found = in_order(held, lambda each: each.id in mine)
-    assert [(each.approval.id, own) for each, own in found] == [
-        ("apr_2", True),
-        ("apr_0", True),
-        ("apr_1", False),
-        ("apr_3", False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(-5, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (7 * 86_400 + 3600, "7 d 1 h")],
-)
-def test_the_time_that_is_left_is_said_in_two_units(seconds: float, said: str) -> None:
-    assert view.left(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("p\u0430ypal", ["U+0430 CYRILLIC SMALL LETTER A"]),
-        ("\uff50aypal", ["U+FF50 FULLWIDTH LATIN SMALL LETTER P"]),
-        ("größer, naïve, Ελλάδα, Москва, 東京, שלום", []),
-        ("paypal", []),
-    ],
-)
-def test_words_of_two_alphabets_are_pointed_out(text: str, said: list[str]) -> None:
-    assert [each.partition(" has ")[2] for each in view.look_alikes([text])] == said
-
-
-def test_what_runs_from_right_to_left_stays_within_its_own_text() -> None:
-    assert view.in_pieces('"a": "b",') == '"a": "b",'
-    assert view.in_pieces('  "א": "ב \\" 1",') == [
-        ("  ", False),
-        ('"א"', True),
-        (": ", False),
-        ('"ב \\" 1"', True),
-        (",", False),
-    ]
-    assert view.in_pieces("|   א 1") == [("| ", False), ("  א 1", True)]
-
-
-def test_arguments_can_be_changed_to_the_digit_and_with_everything_in_them_seen() -> None:
-    body = '{"n":1.0,"big":1e2,"t":"a\u200b\u202e\\u0000 é שלום e\u0301"}'.encode()
-    text = view.editable(approval(call=call(body=body)))
-    assert text is not None
-    assert '"n": 1.0,\n  "big": 1e2' in text
-    assert "a\\u200b\\u202e\\u0000 é שלום e\u0301" in text
-    assert view.differences(body, text.encode()) == []
-    for other in (b"[1]", b"", b'{"a":"' + b"x" * view.LONGEST_EDITED + b'"}'):
-        assert view.editable(approval(call=call(body=other))) is None
-    assert view.editable(approval(call=call(headers=(), body=b"a=1"))) is None
-
-
-def test_a_body_that_is_no_json_is_shown_too() -> None:
-    plain = approval(call=call(headers=((b"content-type", b"text/plain"),), body="a\u202e\nb".encode()))
-    assert (view.body_of(plain).kind, view.body_of(plain).lines) == ("text", ['"a\\u{202e}\\n', '| b"'])
-    assert view.body_of(replace(plain, call=replace(plain.call, body=b"\xff\x00"))).kind == "base64"
-    assert view.body_of(replace(plain, call=replace(plain.call, body=b""))).kind == "none"
-
-
-def test_a_grant_is_about_the_arguments_that_are_ticked() -> None:
-    held = approval(call=call(body=b'{"a/b":1,"c~":{"x":[1,2]},"":null}'))
-    assert view.members(held) == [("/a~1b", "1"), ("/c~0", '{"x":[1,2]}'), ("/", "null")]
-    assert list(view.pinned(held, ["/c~0", "/none"])) == ["/c~0"]
-    assert list(view.pinned(held, ["/a~1b", "/c~0", "/"])) == [""]
-    assert view.pinned(held, []) == {}
-
-
-def test_who_could_fill_an_empty_slot_is_named() -> None:
-    held = approval(needs=("finance", "security"), requesters=("ada",))
-    names = [("ada", ["finance"]), ("ben", ["finance"]), ("cy", [])]
-    assert view.still_wanted(held, iter(names)) == [("finance", ["ben"]), ("security", [])]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_stand_out_as_far_as_wcag_wants(scheme: str) -> None:
-    """2.2, success criterion 1.4.3: text by 4.5 to 1; 1.4.11: the edges of fields by 3 to 1."""
-    blocks = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
-    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", blocks[scheme == "dark"]))
-    for text, ground in (
-        *((text, ground) for text in ("ink", "soft", "link", "go", "no", "mine") for ground in ("page", "raised")),
-        *((text, ground) for text in ("ink", "link") for ground in ("bad", "good")),
-        ("go-ink", "go"),
-    ):
-        assert contrast(colours[text], colours[ground]) >= 4.5, f"{text} on {ground}"
-
-
-def contrast(one: str, other: str) -> float:
-    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(colour: str) -> float:
-    digits = colour[1:] if len(colour) == 7 else "".join(each * 2 for each in colour[1:])
-    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 async def test_the_stream_of_news_is_for_who_is_logged_in_and_ends_with_the_session(offices: Offices) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -39,10 +40,17 @@ async def browser() -> AsyncIterator[Browser]:
         yield found
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def offices(tmp_path: Path) -> AsyncIterator[Offices]:
-    async with open_offices(tmp_path) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offices]:
+    async with open_offices(tmp_path_factory.mktemp("offices")) as found:
         yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def offices(shared: Offices) -> Offices:
+    """Those of all tests here, in which nothing waits any more."""
+    await shared.clear()
+    return shared
 
 
 @asynccontextmanager
@@ -52,9 +60,17 @@ async def at(
     """A window of somebody who has logged in before, at a page; `expected` are errors that a test provokes."""
     async with visiting(offices, name) as visitor, window(browser, offices.url, *expected, **context) as page:
         (cookie,) = visitor.client.cookies.jar
-        place = {"domain": "127.0.0.1", "path": "/console", "httpOnly": True}
         await page.context.add_cookies(
-            [{"name": cookie.name, "value": cookie.value or "", "sameSite": "Strict", **place}]
+            [
+                {
+                    "name": cookie.name,
+                    "value": cookie.value or "",
+                    "domain": "127.0.0.1",
+                    "path": "/console",
+                    "httpOnly": True,
+                    "sameSite": "Strict",
+                }
+            ]
         )
         await page.goto(path)
         await expect(page.get_by_role("button", name="Log out")).to_be_visible()
@@ -181,15 +197,25 @@ async def test_the_list_shows_what_comes_and_goes_and_keeps_the_focus(browser: B
         await expect(page.get_by_role("link", name="embeddings on gpt-4o")).to_have_count(0)
 
 
-async def test_the_time_that_is_left_runs_and_what_is_over_cannot_be_decided(
-    browser: Browser, offices: Offices
-) -> None:
-    now = offices.app.holds.store.now_ns()
-    held = await offices.held(decide_by=now + 3 * SECOND)
+async def test_the_time_that_is_left_runs(browser: Browser, offices: Offices) -> None:
+    held = await offices.held()
     async with at(browser, offices, "dana", place(held)) as page:
-        await expect(page.locator("#standing time")).to_have_text("1 s")
-        await expect(page.locator("#standing")).to_contain_text("Expired")
-        await expect(page.get_by_role("button", name="Approve", exact=True)).to_have_count(0)
+        await page.clock.install()
+        await page.goto(f"/console/approvals/{held.id}")
+        await expect(page.locator("#standing time")).to_have_text(re.compile("^59 min"))
+        await page.clock.fast_forward("30:00")
+        await expect(page.locator("#standing time")).to_have_text(re.compile("^29 min"))
+
+
+async def test_what_is_over_cannot_be_decided_any_more(browser: Browser, tmp_path: Path) -> None:
+    passed = 0
+    async with open_offices(tmp_path, clock=lambda: time.time_ns() + passed) as offices:
+        held = await offices.held()
+        async with at(browser, offices, "dana", place(held)) as page:
+            await expect(page.get_by_role("img", name="live", exact=True)).to_be_visible()
+            passed = 3601 * SECOND
+            await expect(page.locator("#standing")).to_contain_text("Expired")
+            await expect(page.get_by_role("button", name="Approve", exact=True)).to_have_count(0)
 
 
 HOSTILE: Final = {
@@ -313,28 +339,29 @@ async def test_a_phone_shows_everything_in_its_width(browser: Browser, offices: 
 
 
 async def test_a_thousand_calls_that_wait_are_listed_by_deadline_with_ones_own_first(
-    browser: Browser, offices: Offices
+    browser: Browser, tmp_path: Path
 ) -> None:
-    now = offices.app.holds.store.now_ns()
-    held = await asyncio.gather(
-        *(
-            offices.held(
-                b'{"number":%d}' % number,
-                needs=("security",) if number % 2 else ("finance",),
-                decide_by=now + (5000 - number) * SECOND,
+    async with open_offices(tmp_path) as offices:
+        now = offices.app.holds.store.now_ns()
+        held = await asyncio.gather(
+            *(
+                offices.held(
+                    b'{"number":%d}' % number,
+                    needs=("security",) if number % 2 else ("finance",),
+                    decide_by=now + (5000 - number) * SECOND,
+                )
+                for number in range(1000)
             )
-            for number in range(1000)
         )
-    )
-    async with at(browser, offices, "dana") as page:
-        await expect(page.get_by_text("1000 calls wait for people, 500 for you.")).to_be_visible()
-        ids = await page.locator(".card").evaluate_all("cards => cards.map(card => card.id)")
-        assert ids == [each.id for each in held[998:798:-2]]
-        await page.get_by_role("link", name="Next").click()
-        await expect(page.get_by_text("Page 2 of 10")).to_be_visible()
-        await expect(page.get_by_role("img", name="live", exact=True)).to_be_visible()
-        await offices.app.holds.vote(held[998].id, "dana", {"finance"}, True)
-        await expect(page.locator("#news")).to_have_text("999 pending, 499 for you")
+        async with at(browser, offices, "dana") as page:
+            await expect(page.get_by_text("1000 calls wait for people, 500 for you.")).to_be_visible()
+            ids = await page.locator(".card").evaluate_all("cards => cards.map(card => card.id)")
+            assert ids == [each.id for each in held[998:798:-2]]
+            await page.get_by_role("link", name="Next").click()
+            await expect(page.get_by_text("Page 2 of 10")).to_be_visible()
+            await expect(page.get_by_role("img", name="live", exact=True)).to_be_visible()
+            await offices.app.holds.vote(held[998].id, "dana", {"finance"}, True)
+            await expect(page.locator("#news")).to_have_text("999 pending, 499 for you")
 
 
 async def test_other_arguments_are_shown_before_they_are_sent_and_then_the_policy_decides(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from html import unescape
@@ -17,6 +18,7 @@ import yaml
 from config.load import load
 from gateway.admin import admin_app
 from gateway.app import App
+from policies.approval_store import ApprovalStore
 from policies.approvals import Approval, HeldCall, State
 from policies.binding import binding, hold_key
 from tests.support.door import door
@@ -82,6 +84,14 @@ class Offices:
         }
         return await self.app.holds.store.open(Approval(**{**plain, **facts}))
 
+    async def clear(self) -> None:
+        """Takes back what waits, and ends what is allowed."""
+        store = self.app.holds.store
+        for each in await store.listed([State.PENDING]):
+            await self.app.holds.cancel(each.id, "nobody")
+        for grant in await store.grants():
+            await store.revoke(grant.id)
+
     async def now(self, approval: Approval) -> Approval:
         found = await self.app.holds.store.get(approval.id)
         assert found is not None, "it was opened"
@@ -89,7 +99,11 @@ class Offices:
 
 
 @asynccontextmanager
-async def open_offices(folder: Path, **settings: Any) -> AsyncIterator[Offices]:
+async def open_offices(
+    folder: Path, store: ApprovalStore | None = None, clock: Callable[[], int] = time.time_ns, **settings: Any
+) -> AsyncIterator[Offices]:
+    """`settings` are sections of the configuration; approvals are kept in `store`, or as the configuration has it, by
+    the Unix nanoseconds of `clock`."""
     (folder / "main.rego").write_text(POLICY)
     roles = {"dana": ["admin", "finance"], "sam": ["security"], "kim": []}
     config = {
@@ -105,7 +119,10 @@ async def open_offices(folder: Path, **settings: Any) -> AsyncIterator[Offices]:
     path = folder / "w.yaml"
     path.write_text(yaml.safe_dump(config))
     async with AsyncExitStack() as stack:
-        app = await stack.enter_async_context(App(path, load(path)))
+        app = App(path, load(path), clock)
+        if store is not None:
+            app.holds.store = store
+        await stack.enter_async_context(app)
         port = await stack.enter_async_context(door(admin_app(app)))
         yield Offices(app, f"http://127.0.0.1:{port}", path)
 
