@@ -51,7 +51,8 @@ _COOKIE: Final = "weighbridge_session"
 _LOGIN: Final = "weighbridge_login"
 _LIVE: Final = "x-weighbridge-live"
 """Header of a page's own look at what is new: it takes no notice away."""
-_LONGEST_FORM: Final = 1024 * 1024
+_LONGEST_FORM: Final = 1536 * 1024
+"""Bytes: what can be changed on a page takes up to three times its length, and each end of a line six."""
 _MOST_FIELDS: Final = 100
 _LONGEST_TOKEN: Final = 4096
 _LONG: Final = 64 * 1024
@@ -302,36 +303,37 @@ class Console:
         now = self.holds.store.now_ns()
         if which == "pending":
             held = [each for each in held if each.approval.decide_by > now]
-        found = in_order(held, lambda each: api.can_decide(each, asked.person, now))
-        pages = max(1, math.ceil(len(found) / PAGE))
         written = asked.request.query_params.get("page", "1")
-        page = min(int(written), pages) if _WHOLE.fullmatch(written) else 1
-        items = found[(page - 1) * PAGE : page * PAGE]
-        return self._answer(
-            asked,
-            "list.html",
-            which=which,
-            lists=list(_LISTS),
-            items=items,
-            total=len(found),
-            mine=sum(mine for _, mine in found),
-            page=page,
-            pages=pages,
-            unknown=unknown,
-            now=now,
-            key=_key(which, page, [(held.approval.id, held.approval.version) for held, _ in found]),
-            usd=usd_text,
-        )
+        wanted = int(written) if _WHOLE.fullmatch(written) else 1
+
+        def answer() -> Response:
+            found = in_order(held, lambda each: api.can_decide(each, asked.person, now))
+            pages = max(1, math.ceil(len(found) / PAGE))
+            page = min(wanted, pages)
+            return self._answer(
+                asked,
+                "list.html",
+                which=which,
+                lists=list(_LISTS),
+                items=found[(page - 1) * PAGE : page * PAGE],
+                total=len(found),
+                mine=sum(mine for _, mine in found),
+                page=page,
+                pages=pages,
+                unknown=unknown,
+                now=now,
+                key=_key(which, page, unknown, [(each.approval.id, each.approval.version) for each, _ in found]),
+                usd=usd_text,
+            )
+
+        return await asyncio.to_thread(answer) if len(held) > PAGE else answer()
 
     async def one(self, asked: Asked) -> Response:
         found = await self._found(asked.id)
         shown = await self._shown(asked, found)
-        long = len(found.call.body) > _LONG
-        return (
-            await asyncio.to_thread(self._answer, asked, "call.html", **shown)
-            if long
-            else self._answer(asked, "call.html", **shown)
-        )
+        if len(found.call.body) > _LONG:
+            return await asyncio.to_thread(self._answer, asked, "call.html", **shown)
+        return self._answer(asked, "call.html", **shown)
 
     async def _shown(self, asked: Asked, found: Approval) -> dict[str, Any]:
         app, call, now = self.desk.app, found.call, self.holds.store.now_ns()

@@ -128,7 +128,8 @@ def editable(approval: Approval) -> str | None:
     if not isinstance(value, dict):
         return None
     text = orjson.dumps(value, default=_digits, option=orjson.OPT_INDENT_2).decode()
-    return "".join(map(_escaped, text)) if not text.isascii() else text
+    seen = text.translate({ord(char): _escaped(char) for char in set(text)})
+    return seen if len(seen) <= LONGEST_EDITED else None
 
 
 def _escaped(char: str) -> str:

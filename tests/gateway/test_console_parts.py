@@ -173,6 +173,7 @@ def test_arguments_can_be_changed_to_the_digit_and_with_everything_in_them_seen(
     assert '"n": 1.0,\n  "big": 1e2' in text
     assert "a\\u200b\\u202e\\u0000 é שלום e\u0301" in text
     assert view.differences(body, text.encode()) == []
+    assert view.editable(approval(call=call(body=b'{"a":"\x7f"}'))) == '{\n  "a": "\\u007f"\n}'
     for other in (b"[1]", b"", b'{"a":"' + b"x" * view.LONGEST_EDITED + b'"}'):
         assert view.editable(approval(call=call(body=other))) is None
     assert view.editable(approval(call=call(headers=(), body=b"a=1"))) is None
