@@ -99,8 +99,8 @@ class Holds:
         """Approvals that a call of this process is about to use: the others wait for what comes of it."""
         self._claiming: dict[str, asyncio.Task[Approval]] = {}
         """Claims that were begun here: a call may be ended meanwhile, and what comes of its claim must be known."""
-        self._claimed: dict[str, Approval] = {}
-        """Those claimed here of which the outcome is not known yet, or of which nobody knows whether they are."""
+        self._claimed: dict[str, Approval | None] = {}
+        """Those claimed here whose outcome is not known yet; None where nobody knows whether the claim stands."""
         self._telling: set[asyncio.Task[None]] = set()
         """What comes of calls, on its way to the store."""
         self._heard: Mapping[str, int] = {}
@@ -252,6 +252,7 @@ class Holds:
         assert x.approval is not None, "only what was approved is claimed"
         which = x.approval.id
         claiming = self._claiming[which] = asyncio.create_task(self._claim(which, x.id), name=f"claim of {which}")
+        claiming.add_done_callback(_heard_of)
         try:
             x.approval = await asyncio.shield(claiming)
         finally:
@@ -276,9 +277,11 @@ class Holds:
                 claimed = approvals.claimed(found, call, int(LEASE * _SECOND), now)
             except Refused:
                 raise NotUsable from None
-            # Kept before it is known: where the store's reply is lost, the claim may stand, and has to be given back.
-            self._claimed[approval] = claimed
+            # Where the store's reply is lost, the claim may stand, and has to be given back. What it would have been
+            # is no ground to stand on: the next version may be another call's claim.
+            self._claimed[approval] = None
             if await self._replace(claimed, "consumed"):
+                self._claimed[approval] = claimed
                 return claimed
             del self._claimed[approval]
         raise StoreUnavailable("Others are changing this approval at the same time.")
@@ -318,13 +321,13 @@ class Holds:
 
     async def _told(self, approval: str, call: str, move: Move, answer: Answer | None) -> bool:
         """Whether the store knows what came of a claim, or will not take it; False where it has to be told again."""
-        found = self._claimed.get(approval)
         try:
+            found = self._claimed.get(approval) or await self.store.get(approval)
             for _ in range(_TRIES):
                 if found is None or found.claimed_by != call:
                     return True  # nothing was claimed, or it was another call
-                if found.state is State.UNKNOWN and move is not Move.FINISH:
-                    return True  # it took longer than its lease: people are told already
+                if found.state is State.DONE or (found.state is State.UNKNOWN and move is not Move.FINISH):
+                    return True  # it was told, and the reply was lost; or it took longer than its lease
                 if await self._replace(_after(found, call, move, self.store.now_ns()), _TOLD[move], answer=answer):
                     return True
                 found = await self.store.get(approval)
@@ -451,7 +454,7 @@ class Holds:
     async def _renew(self) -> None:
         """Says that the calls which have claimed approvals are still under way."""
         for claimed in list(self._claimed.values()):
-            if claimed.id in self._claiming or claimed.state is not State.CONSUMED:
+            if claimed is None or claimed.state is not State.CONSUMED:
                 continue
             lease = self.store.now_ns() + int(LEASE * _SECOND)
             after: Approval | None = replace(claimed, version=claimed.version + 1, lease_until=lease)
@@ -558,6 +561,12 @@ def seen_by_policy(consent: Approval | Grant) -> bytes:
     if isinstance(consent, Approval):
         return orjson.dumps(approvals.seen_by_policy(consent))
     return orjson.dumps({"id": consent.id, "roles": consent.roles, "approvers": consent.by, "expires": consent.expires})
+
+
+def _heard_of(claiming: asyncio.Task[Approval]) -> None:
+    """Whoever wanted to know of it may have left."""
+    if not claiming.cancelled():
+        claiming.exception()
 
 
 def _after(claimed: Approval, call: str, move: Move, now: int) -> Approval:

@@ -97,7 +97,7 @@ async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Pati
                 if left <= 0:
                     raise ApprovalPending(_pending(approval, x.agent.state), approval.id)
                 changed = await waiter.woken(min(left, patience.every) if patience.every is not None else left)
-                if patience.every is not None and not changed:
+                if patience.every is not None and not changed and time.monotonic() < patience.until:
                     await reply.keep_open(b": held %s\n\n" % approval.id.encode())
 
 

@@ -582,7 +582,9 @@ async def test_after_an_approval_the_policy_is_asked_again_and_may_still_deny() 
             seen = g.engine.documents[1]["approval"]
             assert (seen["id"], seen["roles"], seen["approvers"]) == (asked, ["finance"], ["fay"])
         assert upstream.received == []
-        assert (await g.pipeline.holds.store.get(asked)).state is State.REVOKED
+        kept = await g.pipeline.holds.store.get(asked)
+        assert kept is not None
+        assert kept.state is State.REVOKED
 
 
 async def test_an_approved_call_is_claimed_once_and_sent() -> None:
@@ -707,9 +709,9 @@ async def test_people_approve_the_call_as_it_will_be_sent() -> None:
 
     async with target() as upstream:
         async with gate(target_url=upstream.url, script=script) as g, connected(g.port) as client:
-            async with deciding(g.pipeline.holds) as fay:
+            async with deciding(g.pipeline.holds, name="dana", roles=["admin"]) as dana:
                 assert (await ask(client, chat(ssn="078-05-1120")))[0] == 200
-                (asked,) = fay.seen.values()
+                (asked,) = dana.seen.values()
             assert orjson.loads(asked.call.body)["ssn"] == "***"
             seen = [document["call"]["arguments"]["ssn"] for document in g.engine.documents]
             assert seen == ["078-05-1120", "***", "***"]
@@ -728,7 +730,9 @@ async def test_a_call_that_is_to_be_changed_after_its_approval_is_refused() -> N
             assert "after people have approved it" in body["error"]["message"]
             (asked,) = fay.seen
         assert upstream.received == []
-        assert (await g.pipeline.holds.store.get(asked)).state is State.REVOKED
+        kept = await g.pipeline.holds.store.get(asked)
+        assert kept is not None
+        assert kept.state is State.REVOKED
 
 
 async def test_a_thousand_calls_cut_at_random_moments_leave_nothing_behind() -> None:

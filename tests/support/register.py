@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
-from policies.approval_store import Answer, Message, Standing, StoreUnavailable
+from policies.approval_store import Answer, ApprovalStore, Message, Standing, StoreUnavailable
 from policies.approvals import ACTIVE, Approval, State, due
 from policies.grants import Grant
 
@@ -22,7 +23,12 @@ class Register:
         self._clock = clock
         self._answers: dict[str, Answer] = {}
         self._outbox: dict[str, tuple[Message, int]] = {}
+        self._keys: dict[str, str] = {}
+        """The approval that was opened last, by its key."""
+        self._due: dict[str, int] = {}
+        """When a message is to be told, whoever has it meanwhile."""
         self._grants: dict[str, Grant] = {}
+        self._revoked: set[str] = set()
         self._used: dict[str, dict[str, int]] = {}
         self._standings: dict[tuple[str, str], Standing] = {}
         self._listeners: list[Callable[[Collection[str] | None], None]] = []
@@ -47,9 +53,9 @@ class Register:
         self._there()
         if fresh.id in self.kept:
             return self.kept[fresh.id]
-        for each in self.kept.values():
-            if each.key == fresh.key and each.state in ACTIVE:
-                return each
+        last = self._last(fresh.key)
+        if last is not None and last.state in ACTIVE:
+            return last
         self._put(fresh, messages)
         return fresh
 
@@ -63,8 +69,7 @@ class Register:
 
     async def last(self, key: str) -> Approval | None:
         self._there()
-        found = [each for each in self.kept.values() if each.key == key]
-        return found[-1] if found else None
+        return self._last(key)
 
     async def replace(self, after: Approval, messages: Sequence[Message] = (), *, answer: Answer | None = None) -> bool:
         self._there()
@@ -84,6 +89,9 @@ class Register:
         if known == before and fresh.id in self.kept:
             return True
         if known is None or known.version != before.version - 1:
+            return False
+        last = self._last(fresh.key)
+        if last is not None and last.id != before.id and last.state in ACTIVE:
             return False
         self._put(before, ())
         self._put(fresh, messages)
@@ -111,7 +119,8 @@ class Register:
 
     async def messages(self, now: int, lease: int, most: int = 20) -> Sequence[Message]:
         self._there()
-        ready = [message for message, at in self._outbox.values() if at <= now][:most]
+        due = [message for message, at in self._outbox.values() if at <= now]
+        ready = sorted(due, key=lambda each: (self._due[each.id], each.id))[:most]
         for message in ready:
             self._outbox[message.id] = (message, now + lease)
         return ready
@@ -122,13 +131,15 @@ class Register:
 
     async def postponed(self, message: str, until: int) -> None:
         self._there()
-        if message in self._outbox:
+        if message in self._outbox and self._due[message] != until:
             known, _ = self._outbox[message]
             self._outbox[message] = (replace(known, tries=known.tries + 1), until)
+            self._due[message] = until
 
     async def grant(self, grant: Grant) -> None:
         self._there()
-        self._grants.setdefault(grant.id, grant)
+        if grant.id not in self._revoked:
+            self._grants.setdefault(grant.id, grant)
         self._tell([grant.id])
 
     async def grants(self) -> Sequence[Grant]:
@@ -152,13 +163,14 @@ class Register:
     async def give_back(self, grant: str, call: str) -> None:
         self._there()
         cost = self._used.get(grant, {}).pop(call, None)
-        if cost is not None:
+        if cost is not None and grant in self._grants:
             known = self._grants[grant]
             self._grants[grant] = replace(known, uses=known.uses - 1, cost=known.cost - cost)
 
     async def revoke(self, grant: str) -> bool:
         self._there()
         there = self._grants.pop(grant, None) is not None
+        self._revoked.add(grant)
         self._tell([grant])
         return there
 
@@ -180,14 +192,43 @@ class Register:
         if self.failure is not None:
             raise StoreUnavailable(self.failure)
 
+    def _last(self, key: str) -> Approval | None:
+        return self.kept[self._keys[key]] if key in self._keys else None
+
     def _put(self, approval: Approval, messages: Sequence[Message]) -> None:
+        if approval.id not in self.kept:
+            self._keys[approval.key] = approval.id
         self.kept[approval.id] = approval
         for message in messages:
-            if all(message.id != each.id for each in self.told):
+            if message.id not in self._due:
                 self.told.append(message)
+                self._due[message.id] = message.at
                 self._outbox[message.id] = (message, message.at)
         self._tell([approval.id])
 
     def _tell(self, ids: Collection[str] | None) -> None:
         for listener in self._listeners:
             listener(ids)
+
+
+Weather = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""What becomes of one question on its way: it is told which, and asks it when and if it likes."""
+
+
+def by_way_of(register: Register, weather: Weather, *, deaf: bool = False) -> ApprovalStore:
+    """The register as one gateway reaches it; one that is `deaf` is told of no change."""
+
+    class Way:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(register, name)
+            if name in ("now_ns", "begin", "failure") or not callable(found):
+                return found
+            if name == "listen":
+                return (lambda _: None) if deaf else found
+
+            async def ask(*given: Any, **named: Any) -> Any:
+                return await weather(name, lambda: found(*given, **named))
+
+            return ask
+
+    return cast(ApprovalStore, Way())

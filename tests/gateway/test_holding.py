@@ -1,0 +1,595 @@
+"""What becomes of an approval between its claim and the record of what came of it, whoever leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway import holding
+from gateway.assembly import assemble
+from policies.approval_store import MOST_ANSWER, StoreUnavailable
+from policies.approvals import Approval, NotEntitled, Refused, State
+from policies.decision import Decision, Effect
+from policies.errors import EngineUnavailable
+from policies.grants import Grant
+from policies.obligations import read
+from tests.support.door import RawClient, connected, post
+from tests.support.exchanges import AGENT_KEY, ALLOWED, settings
+from tests.support.gate import AUTHORIZED, Gate, gate
+from tests.support.misbehaving import Misbehaving, Wire, says
+from tests.support.people import Person, deciding
+from tests.support.register import Register, by_way_of
+from tests.support.target import target
+
+CHAT = "/v1/chat/completions"
+ASKED = dataclasses.replace(ALLOWED, effect=Effect.NEEDS_APPROVAL, required_approvals=("finance",))
+REPEATED = "x-stainless-retry-count: 1"
+SECOND = 1_000_000_000
+
+
+def script(document: Mapping[str, Any]) -> Decision:
+    return ALLOWED if "approval" in document else ASKED
+
+
+def chat(**more: Any) -> bytes:
+    return orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], **more})
+
+
+async def ask(client: RawClient, body: bytes = chat(), *headers: str) -> tuple[int, dict[bytes, bytes], Any]:
+    await client.say(post(CHAT, body, AUTHORIZED, *headers))
+    status, answered, content = await asyncio.wait_for(client.answer(), 10)
+    return status, answered, orjson.loads(content)
+
+
+async def asked(g: Gate, body: bytes = chat(), *headers: str) -> tuple[int, dict[bytes, bytes], Any]:
+    async with connected(g.port) as client:
+        return await ask(client, body, *headers)
+
+
+@asynccontextmanager
+async def held(upstream: str, **more: Any) -> AsyncIterator[Gate]:
+    async with gate(target_url=upstream, **{"script": script, **more}) as g:
+        yield g
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+def only(g: Gate) -> Approval:
+    (approval,) = register(g).kept.values()
+    return approval
+
+
+def register(g: Gate) -> Register:
+    store = g.pipeline.holds.store
+    assert isinstance(store, Register), "this gate has the store itself"
+    return store
+
+
+class Slow:
+    """A target that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.arrived, self.answers = asyncio.Event(), asyncio.Event()
+        self.received: list[bytes] = []
+
+    async def __call__(self, wire: Wire) -> None:
+        self.received.append(b"")
+        self.arrived.set()
+        await self.answers.wait()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 23\r\n\r\n")
+        await wire.send(b'{"choices":[],"id":"1"}')
+
+
+# Leaving
+
+
+async def test_an_agent_that_leaves_while_it_waits_leaves_the_question_and_comes_back_to_it() -> None:
+    async with target() as upstream, held(upstream.url) as g:
+        async with connected(g.port) as client:
+            await client.say(post(CHAT, chat(), AUTHORIZED))
+            await until(lambda: len(register(g).kept) == 1)
+        await until(lambda: g.pipeline.holds.waiting == 0)
+        assert only(g).state is State.PENDING
+        async with deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 200
+        assert only(g).state is State.DONE
+        assert len(upstream.received) == 1
+        assert [each.what for each in register(g).told].count("approval.requested") == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_agent_that_leaves_in_the_middle_of_its_claim_takes_no_approval_with_it(when: str) -> None:
+    shared, claiming, goes_on = Register(), asyncio.Event(), asyncio.Event()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        if name != "replace" or claiming.is_set() or next(iter(shared.kept.values())).state is not State.APPROVED:
+            return await question()
+        claiming.set()
+        answer = await question() if when == "after" else None
+        await goes_on.wait()
+        return answer if when == "after" else await question()
+
+    async with target() as upstream, held(upstream.url, register=by_way_of(shared, weather)) as g:
+        async with deciding(g.pipeline.holds):
+            async with connected(g.port) as client:
+                await client.say(post(CHAT, chat(), AUTHORIZED))
+                await asyncio.wait_for(claiming.wait(), 10)
+            await g.ledger.outcome()
+            assert upstream.received == []
+            goes_on.set()
+            (which,) = shared.kept
+            await until(lambda: shared.kept[which].state is State.APPROVED and not g.pipeline.holds._telling)
+            assert (await asked(g))[0] == 200
+        assert (shared.kept[which].state, len(upstream.received)) == (State.DONE, 1)
+
+
+async def test_a_call_that_has_used_its_approval_comes_to_its_end_without_its_agent() -> None:
+    slow = Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}") as g, deciding(g.pipeline.holds):
+            async with connected(g.port) as first:
+                await first.say(post(CHAT, chat(), AUTHORIZED))
+                await asyncio.wait_for(slow.arrived.wait(), 10)
+                second = asyncio.create_task(asked(g))
+                await until(lambda: g.pipeline.holds.waiting == 1)
+            await asyncio.sleep(0)
+            slow.answers.set()
+            status, headers, _ = await second
+            assert (status, headers[b"x-weighbridge-approval"].decode()) == (200, only(g).id)
+            await until(lambda: len(g.ledger.outcomes()) == 2)
+            codes = {each["code"]: each.get("repeated", False) for each in g.ledger.outcomes()}
+            assert codes == {"client_gone": False, "ok": True}
+            # The agent itself, trying again, gets what it has missed.
+            assert (await asked(g, chat(), REPEATED))[0] == 200
+            assert (only(g).state, len(slow.received)) == (State.DONE, 1)
+
+
+async def test_a_call_that_could_not_be_sent_gives_its_approval_back() -> None:
+    async with held("http://127.0.0.1:9") as g, deciding(g.pipeline.holds) as fay:
+        status, _, body = await asked(g)
+        assert (status, body["error"]["code"]) == (502, "target_failed")
+        await until(lambda: not g.pipeline.holds._telling)
+        assert only(g).state is State.APPROVED
+        assert (await asked(g))[0] == 502
+        assert len(fay.seen) == 1, "nobody is asked twice for what was not done"
+
+
+async def test_a_call_of_which_nobody_knows_whether_it_has_run_is_unknown_and_never_sent_again() -> None:
+    async with target() as upstream, held(f"{upstream.url}/reset") as g, deciding(g.pipeline.holds) as fay:
+        status, _, _ = await asked(g)
+        assert status == 502
+        await until(lambda: only(g).state is State.UNKNOWN)
+        status, headers, body = await asked(g, chat(), REPEATED)
+        assert (status, headers[b"x-should-retry"]) == (502, b"false")
+        assert "nobody knows what came of it" in body["error"]["message"]
+        assert len(upstream.received) == 1
+        # One that does not say that it repeats is another call, and people are asked again.
+        await asked(g)
+        assert len(fay.seen) == 2
+
+
+async def test_an_approved_call_goes_to_another_target_only_where_the_first_has_got_nothing_of_it() -> None:
+    def places(*urls: str) -> dict[str, Any]:
+        targets = [{"name": f"t{n}", "kind": "openai", "url": url} for n, url in enumerate(urls)]
+        arms = [{"target": f"t{n}", "weight": 0 if n else 100, "fallback": bool(n)} for n in range(len(urls))]
+        return {"targets": targets, "routes": [{"name": "all", "models": ["*"], "arms": arms}]}
+
+    async with target() as upstream:
+        where = places("http://127.0.0.1:9", upstream.url)
+        async with gate(script=script, **where) as g, deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 200
+        assert len(upstream.received) == 1
+        where = places(f"{upstream.url}/reset", upstream.url)
+        async with gate(script=script, **where) as g, deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 502
+        assert len(upstream.received) == 2
+
+
+# The same call, several times
+
+
+async def test_identical_calls_of_two_gateways_run_once_and_all_get_the_answer() -> None:
+    shared, slow = Register(), Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        url = f"http://127.0.0.1:{upstream.port}"
+        async with held(url, register=shared) as one, held(url, register=shared) as other:
+            calls = [asyncio.create_task(asked(g)) for g in (one, other) * 5]
+            await until(lambda: one.pipeline.holds.waiting + other.pipeline.holds.waiting == 10)
+            async with deciding(other.pipeline.holds) as fay:
+                await asyncio.wait_for(slow.arrived.wait(), 10)
+                slow.answers.set()
+                answers = await asyncio.gather(*calls)
+            assert {(status, orjson.dumps(body)) for status, _, body in answers} == {(200, b'{"choices":[],"id":"1"}')}
+            assert (len(slow.received), len(fay.seen), len(shared.kept)) == (1, 1, 1)
+            outcomes = one.ledger.outcomes() + other.ledger.outcomes()
+            await until(lambda: len(one.ledger.outcomes() + other.ledger.outcomes()) == 10)
+            outcomes = one.ledger.outcomes() + other.ledger.outcomes()
+            assert sum(each.get("repeated", False) for each in outcomes) == 9
+            assert not one.pipeline.holds._using | other.pipeline.holds._using
+
+
+async def test_a_gateway_that_hears_of_nothing_gives_the_answer_all_the_same_within_three_seconds() -> None:
+    shared = Register()
+
+    async def fair(_: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        return await question()
+
+    async with target() as upstream:
+        deaf = by_way_of(shared, fair, deaf=True)
+        async with held(upstream.url, register=deaf) as g, held(upstream.url, register=shared) as other:
+            call = asyncio.create_task(asked(g))
+            await until(lambda: g.pipeline.holds.waiting == 1)
+            (which,) = shared.kept
+            await asyncio.sleep(0.5)
+            await other.pipeline.holds.vote(which, "fay", ["finance"], True)
+            assert (await asyncio.wait_for(call, 3))[0] == 200
+
+
+async def test_when_the_one_that_runs_could_not_be_sent_another_one_runs() -> None:
+    shared, slow = Register(), Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        url = f"http://127.0.0.1:{upstream.port}"
+        async with held("http://127.0.0.1:9", register=shared) as cut_off, held(url, register=shared) as well:
+            slow.answers.set()
+            calls = [asyncio.create_task(asked(g)) for g in (cut_off, well)]
+            await until(lambda: cut_off.pipeline.holds.waiting + well.pipeline.holds.waiting == 2)
+            async with deciding(well.pipeline.holds):
+                answers = await asyncio.gather(*calls)
+            assert answers[1][0] == 200
+            assert len(slow.received) == 1
+
+
+async def test_an_answer_that_is_too_long_to_be_kept_is_the_callers_alone() -> None:
+    body = b'{"choices":[{"message":{"content":"%b"}}]}' % (b"x" * MOST_ANSWER)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", says(answer))
+        async with held(f"http://127.0.0.1:{upstream.port}") as g:
+            calls = [asyncio.create_task(asked(g)) for _ in range(2)]
+            await until(lambda: g.pipeline.holds.waiting == 2)
+            async with deciding(g.pipeline.holds):
+                statuses = {status: (headers, body) for status, headers, body in await asyncio.gather(*calls)}
+            assert set(statuses) == {200, 502}
+            headers, refusal = statuses[502]
+            assert headers[b"x-should-retry"] == b"false"
+            assert "its answer is not kept" in refusal["error"]["message"]
+            assert only(g).state is State.DONE
+
+
+async def test_a_no_answers_identical_calls_for_a_quarter_of_an_hour() -> None:
+    ns = 1_763_700_000 * SECOND
+    store = Register(lambda: ns)
+    async with held("http://127.0.0.1:9", register=store) as g, deciding(g.pipeline.holds, lambda _: False) as fay:
+        for later in (0, 899, 900):
+            ns = 1_763_700_000 * SECOND + later * SECOND
+            _, headers, body = await asked(g)
+            assert (body["error"]["code"], headers[b"x-should-retry"]) == ("approval_denied", b"false")
+            assert len(fay.seen) == (2 if later == 900 else 1)
+
+
+# People, policies and configurations that change
+
+
+async def test_a_yes_is_worth_what_its_people_may_say_when_it_is_used() -> None:
+    async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
+        await asked(g)
+        await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
+        g.pipeline.holds.under(settings(admin={"people": [{"name": "fay", "token": "t" * 8, "roles": ["sales"]}]}))
+        status, _, body = await asked(g)
+        assert (status, body["error"]["code"]) == (403, "approval_denied")
+        assert (only(g).state, upstream.received) == (State.REVOKED, [])
+
+
+async def test_what_the_policy_wants_when_it_is_asked_again_has_to_be_filled_by_roles_of_now() -> None:
+    """It wants people still, and one of two that said yes has lost her role since."""
+    double = dataclasses.replace(ASKED, required_approvals=("finance", "security"))
+    more = {"approvals": {"hold_for": 0}, "script": double}
+    async with target() as upstream, held(upstream.url, **more) as g:
+        await asked(g)
+        await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
+        await g.pipeline.holds.vote(only(g).id, "ned", ["security", "finance"], True)
+        g.pipeline.holds.under(settings(admin={"people": [{"name": "fay", "token": "t" * 8, "roles": ["finance"]}]}))
+        _, _, body = await asked(g)
+        assert body["error"]["code"] == "policy_denied"
+        assert (only(g).state, upstream.received) == (State.REVOKED, [])
+
+
+async def test_a_policy_that_always_wants_the_same_people_has_them() -> None:
+    for wanted in (("finance",), ()):
+        asks = dataclasses.replace(ASKED, required_approvals=wanted)
+        async with target() as upstream, held(upstream.url, script=asks) as g:
+            who, roles = ("fay", ["finance"]) if wanted else ("dana", ["admin"])
+            async with deciding(g.pipeline.holds, name=who, roles=roles):
+                assert (await asked(g))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        dataclasses.replace(ALLOWED, effect=Effect.DENY, explanation="No longer."),
+        dataclasses.replace(ALLOWED, obligations=read({"max_tokens": 5})),
+        dataclasses.replace(ASKED, required_approvals=("legal",)),
+    ],
+    ids=["denies", "lowers", "wants others"],
+)
+async def test_a_policy_that_thinks_otherwise_by_now_takes_the_approval_back(then: Decision) -> None:
+    def changed(document: Mapping[str, Any]) -> Decision:
+        return then if "approval" in document else ASKED
+
+    async with target() as upstream, held(upstream.url, script=changed) as g, deciding(g.pipeline.holds):
+        _, _, body = await asked(g, chat(max_tokens=50))
+        assert body["error"]["code"] == "policy_denied"
+        assert (only(g).state, upstream.received) == (State.REVOKED, [])
+
+
+async def test_a_policy_that_cannot_be_asked_again_leaves_the_approval_for_later() -> None:
+    broken = True
+
+    def says_nothing(document: Mapping[str, Any]) -> Decision:
+        if "approval" in document and broken:
+            raise EngineUnavailable("The policy could not be asked.")
+        return script(document)
+
+    async with target() as upstream, held(upstream.url, script=says_nothing) as g, deciding(g.pipeline.holds) as fay:
+        assert (await asked(g))[2]["error"]["code"] == "policy_unavailable"
+        assert only(g).state is State.APPROVED
+        broken = False
+        assert (await asked(g))[0] == 200
+        assert (len(fay.seen), len(upstream.received)) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["agent gone", "key of another", "target moved"])
+async def test_a_call_that_waited_goes_by_the_configuration_of_now(change: str) -> None:
+    def configured(g: Gate, url: str) -> None:
+        other = {"name": "other-bot", "tenant": "acme", "key": AGENT_KEY if change == "key of another" else "k" * 8}
+        agents = [other] if change != "target moved" else [{"name": "support-bot", "tenant": "acme", "key": AGENT_KEY}]
+        sections = {
+            "agents": agents,
+            "targets": [{"name": "new", "kind": "openai", "url": url}],
+            "routes": [{"name": "all", "models": ["*"], "arms": [{"target": "new"}]}],
+        }
+        g.pipeline.assembly = assemble(settings(**sections), g.pipeline.assembly)
+
+    async with target() as upstream, held("http://127.0.0.1:9") as g:
+        call = asyncio.create_task(asked(g))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        configured(g, upstream.url)
+        async with deciding(g.pipeline.holds):
+            status, _, body = await call
+        if change == "target moved":
+            assert (status, len(upstream.received)) == (200, 1)
+        else:
+            assert (status, body["error"]["code"]) == (401, "unauthenticated")
+            assert (upstream.received, only(g).state) == ([], State.APPROVED)
+        (outcome,) = g.ledger.outcomes()
+        assert outcome["agent"] == "support-bot"
+
+
+# Time
+
+
+async def test_an_approval_that_lapses_in_the_moment_of_its_use_is_not_used() -> None:
+    ns = 1_763_700_000 * SECOND
+    store = Register(lambda: ns)
+
+    def late(document: Mapping[str, Any]) -> Decision:
+        nonlocal ns
+        if "approval" in document:
+            ns = document["approval"]["expires"]
+        return script(document)
+
+    more = {"approvals": {"use_within": "5m"}, "script": late}
+    async with target() as upstream, held(upstream.url, register=store, **more) as g, deciding(g.pipeline.holds):
+        _, _, body = await asked(g)
+        assert body["error"]["code"] == "approval_expired"
+        assert (only(g).state, upstream.received) == (State.LAPSED, [])
+
+
+async def test_nobody_deciding_in_time_is_told_apart_from_a_no() -> None:
+    ns = 1_763_700_000 * SECOND
+    store = Register(lambda: ns)
+    async with held("http://127.0.0.1:9", register=store) as g:
+        call = asyncio.create_task(asked(g))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        ns += 3600 * SECOND
+        await g.pipeline.holds.look()
+        status, headers, body = await call
+        assert (status, body["error"]["code"]) == (403, "approval_expired")
+        assert headers[b"location"].decode() == f"/approvals/{only(g).id}"
+        with pytest.raises(Refused):
+            await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
+
+
+async def test_a_gateway_that_was_stopped_for_longer_than_its_lease_tells_the_truth_later() -> None:
+    ns = 1_763_700_000 * SECOND
+    store, slow = Register(lambda: ns), Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}", register=store) as g, deciding(g.pipeline.holds):
+            call = asyncio.create_task(asked(g))
+            await asyncio.wait_for(slow.arrived.wait(), 10)
+            ns += int(holding.LEASE * SECOND)
+            await g.pipeline.holds.look()
+            assert only(g).state is State.UNKNOWN
+            await g.pipeline.holds._renew()
+            assert only(g).lease_until is None
+            slow.answers.set()
+            assert (await call)[0] == 200
+            await until(lambda: only(g).state is State.DONE)
+
+
+async def test_a_claim_is_renewed_for_as_long_as_its_call_is_under_way() -> None:
+    ns = 1_763_700_000 * SECOND
+    store, slow = Register(lambda: ns), Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}", register=store) as g, deciding(g.pipeline.holds):
+            call = asyncio.create_task(asked(g))
+            await asyncio.wait_for(slow.arrived.wait(), 10)
+            for _ in range(5):
+                ns += int(holding.RENEW * SECOND)
+                await g.pipeline.holds._renew()
+                await g.pipeline.holds.look()
+            assert only(g).state is State.CONSUMED
+            renewing = asyncio.create_task(g.pipeline.holds._renew())
+            slow.answers.set()
+            assert (await call)[0] == 200
+            await renewing
+            await until(lambda: only(g).state is State.DONE)
+            await g.pipeline.holds._renew()
+            assert (only(g).state, g.pipeline.holds._claimed) == (State.DONE, {})
+
+
+# The store
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["not asked", "answer lost"])
+@pytest.mark.parametrize("step", ["last", "open", "get", "claim", "done", "answer"])
+async def test_a_store_that_is_away_at_any_step_costs_no_approval_and_makes_no_second_send(
+    step: str, lost: bool
+) -> None:
+    shared, failed = Register(), 0
+    changes = {"claim": State.APPROVED, "done": State.CONSUMED}
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal failed
+        due = name == step
+        if step in changes:
+            due = name == "replace" and changes[step] in {each.state for each in shared.kept.values()}
+        if due and not failed:
+            failed = 1
+            if lost:
+                await question()
+            raise StoreUnavailable("away")
+        return await question()
+
+    async with target() as upstream, held(upstream.url, register=by_way_of(shared, weather)) as g:
+        async with deciding(g.pipeline.holds) as fay:
+            statuses = [(await asked(g))[0]]
+            if statuses[0] != 200:
+                await until(lambda: not g.pipeline.holds._telling)
+                statuses.append((await asked(g))[0])
+            assert statuses in ([200], [503, 200])
+            await until(lambda: {each.state for each in shared.kept.values()} == {State.DONE})
+            if step == "answer":
+                assert (await asked(g, chat(), REPEATED))[0] == 503
+                assert (await asked(g, chat(), REPEATED))[0] == 200
+            assert failed == 1
+            assert (len(upstream.received), len(shared.kept)) == (1, 1)
+            assert len(fay.seen) == 1
+
+
+async def test_a_call_waits_on_while_the_store_is_away() -> None:
+    async with target() as upstream, held(upstream.url) as g:
+        call = asyncio.create_task(asked(g))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        register(g).failure = "away"
+        register(g).miss()
+        await asyncio.sleep(0.05)
+        assert not call.done()
+        register(g).failure = None
+        await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
+        assert (await call)[0] == 200
+
+
+async def test_what_came_of_a_call_is_told_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "LOOK", 0.01)
+    slow = Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}") as g, deciding(g.pipeline.holds):
+            call = asyncio.create_task(asked(g))
+            await asyncio.wait_for(slow.arrived.wait(), 10)
+            register(g).failure = "away"
+            slow.answers.set()
+            assert (await call)[0] == 200
+            register(g).failure = None
+            await until(lambda: only(g).state is State.DONE)
+            assert (await asked(g, chat(), REPEATED))[0] == 200
+            assert len(slow.received) == 1
+
+
+# Grants
+
+
+async def test_a_grant_stands_in_for_people_until_it_is_used_up() -> None:
+    async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
+        now = g.pipeline.holds.store.now_ns()
+        given = Grant(
+            "grt_1", "acme", "support-bot", None, "openai", "gpt-4o-mini", "chat", {}, "", ("finance",), ("fay",),
+            now, now + 3600 * SECOND, 1, None,
+        )  # fmt: skip
+        await register(g).grant(given)
+        await until(lambda: g.pipeline.holds._grants != ())
+        assert (await asked(g))[0] == 200
+        assert (await g.ledger.outcome())["grant"] == "grt_1"
+        assert g.engine.documents[-1]["approval"]["approvers"] == ["fay"]
+        assert (await asked(g))[2]["error"]["code"] == "approval_pending"
+        assert len(upstream.received) == 1
+
+
+async def test_a_grant_is_not_used_up_by_a_call_that_was_not_sent() -> None:
+    async with held("http://127.0.0.1:9", approvals={"hold_for": 0}) as g:
+        now = g.pipeline.holds.store.now_ns()
+        given = Grant(
+            "grt_1", "acme", "support-bot", None, "openai", "gpt-4o-mini", "chat", {}, "", ("finance",), ("fay",),
+            now, now + 3600 * SECOND, 1, None,
+        )  # fmt: skip
+        await register(g).grant(given)
+        await until(lambda: g.pipeline.holds._grants != ())
+        assert (await asked(g))[0] == 502
+        await until(lambda: not g.pipeline.holds._telling)
+        assert [each.uses for each in await register(g).grants()] == [0]
+
+
+# Changed arguments
+
+
+async def changed(g: Gate, fay: Person, body: bytes, who: str = "fay") -> Approval:
+    (before,) = fay.seen
+    return await g.pipeline.holds.change(before, who, ["finance"], body, g.pipeline.reconsider, "smaller")
+
+
+async def test_a_call_runs_with_the_arguments_that_a_person_gave_it() -> None:
+    async with target() as upstream, held(upstream.url) as g, deciding(g.pipeline.holds, lambda _: None) as fay:
+        call = asyncio.create_task(asked(g, chat(max_tokens=500)))
+        await fay.asked()
+        after = await changed(g, fay, chat(max_tokens=5))
+        status, headers, _ = await call
+        assert (status, headers[b"x-weighbridge-approval"].decode()) == (200, after.id)
+        assert orjson.loads(upstream.received[0].body)["max_tokens"] == 5
+        assert register(g).kept[after.id].state is State.DONE
+
+
+async def test_a_changed_call_is_described_as_it_will_run() -> None:
+    async with target() as upstream, held(upstream.url) as g, deciding(g.pipeline.holds, lambda _: None) as fay:
+        call = asyncio.create_task(asked(g))
+        await fay.asked()
+        after = await changed(g, fay, chat(model="gpt-4o"))
+        assert (after.call.target, after.call.body) == ("gpt-4o", chat(model="gpt-4o"))
+        assert (await call)[0] == 200
+
+
+async def test_nobody_makes_a_stream_of_a_call_that_is_none_or_approves_what_they_may_not() -> None:
+    async with held("http://127.0.0.1:9", approvals={"hold_for": 0}) as g:
+        async with deciding(g.pipeline.holds, lambda _: None) as fay:
+            await asked(g)
+            await fay.asked()
+            with pytest.raises(Refused, match="streamed"):
+                await changed(g, fay, chat(stream=True))
+            with pytest.raises(NotEntitled):
+                await changed(g, fay, chat(max_tokens=5), who="support-bot")
+        assert only(g).state is State.PENDING
