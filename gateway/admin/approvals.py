@@ -202,11 +202,8 @@ async def change(visit: Visit) -> Response:
     name, holds, person = _named(visit), visit.app.holds, visit.person
     longest = visit.app.settings.listen.max_body
     sent = await body(visit.request, max(longest, LONGEST) + _AROUND)
-    wanted = sent_object(sent, OtherArguments) if len(sent) <= _LONG else await asyncio.to_thread(_of_other, sent)
+    wanted, arguments = _other(sent) if len(sent) <= _LONG else await asyncio.to_thread(_other, sent)
     comment, seen = said(wanted), _seen(wanted)
-    if not isinstance(wanted.get("arguments"), dict):
-        raise HTTPException(400, "`arguments` are missing: an object with all of them, the unchanged ones as well.")
-    arguments = _text(wanted["arguments"])
     if len(arguments) > longest:
         raise HTTPException(413, f"The arguments are longer than {longest} bytes.")
     check_ledger(visit)
@@ -338,13 +335,13 @@ def _version(written: str | None) -> int | None:
     return int(written)
 
 
-def _of_other(sent: bytes) -> Mapping[str, Any]:
-    return sent_object(sent, OtherArguments)
-
-
-def _text(arguments: Any) -> bytes:
+def _other(sent: bytes) -> tuple[Mapping[str, Any], bytes]:
+    """What was sent, and the arguments in it as they will be. Raises HTTPException."""
+    wanted = sent_object(sent, OtherArguments)
+    if not isinstance(wanted.get("arguments"), dict):
+        raise HTTPException(400, "`arguments` are missing: an object with all of them, the unchanged ones as well.")
     try:
-        return json_text(arguments)
+        return wanted, json_text(wanted["arguments"])
     except TypeError:
         raise HTTPException(400, "`arguments` nest too deep, or hold half of a surrogate pair.") from None
 

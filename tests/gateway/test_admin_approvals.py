@@ -135,7 +135,7 @@ async def test_a_yes_lets_the_identical_call_run_once_and_is_on_record(gateway: 
     assert shown["use_by"] - shown["changed"] == 900
     assert (await gateway.call(needs=["finance"])).status_code == 200
     assert len(gateway.ran(model)) == 1
-    assert (await gateway.get(f"/approvals/{held}"))["state"] == "done"
+    assert (await gateway.get(f"/approvals/{held}?wait=10"))["state"] == "done"
     (told,) = [each for each in gateway.recorded("approval") if each["event"] == "approved"]
     assert (told["who"], told["approval"], told["votes"][0]["person"]) == ("finn", held, "finn")
 
@@ -270,11 +270,11 @@ async def test_other_arguments_that_cannot_be_are_refused_in_words(gateway: Held
 
 async def test_whoever_waits_hears_of_a_change_at_once(gateway: Held) -> None:
     held = await gateway.hold("finance", "security")
-    waits = asyncio.create_task(gateway.get(f"/approvals/{held}?wait=30"))
+    waits = asyncio.create_task(gateway.get(f"/approvals/{held}?wait=30&version=1"))
     while not gateway.app.holds.waiting:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     await gateway.post(f"/approvals/{held}/approve", "finn")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert (await waits)["missing_approvals"] == ["security"]
         assert (await gateway.get(f"/approvals/{held}?wait=30&version=1"))["version"] == 2, "that has changed already"
         assert (await gateway.get(f"/approvals/{held}?wait=0.01"))["version"] == 2, "the time is over"
@@ -287,7 +287,7 @@ async def test_nobody_who_waits_holds_up_the_end_of_a_gateway(gateway: Held) -> 
     waits = asyncio.create_task(gateway.get(f"/approvals/{held}?wait=30"))
     follows = asyncio.create_task(gateway.admin.get("/approvals/stream", headers=token("sam")))
     while not gateway.app.holds.waiting:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     gateway.app.ending.set()
     async with asyncio.timeout(3):
         assert (await waits)["state"] == "pending"
@@ -403,11 +403,11 @@ async def test_gateways_that_share_a_state_share_approvals_their_news_and_grants
                 while name != "approval":  # what may have been missed before it was there
                     name, facts = await feed.next()
                 assert (facts["id"], facts["state"]) == (held, "pending")
-                waits = asyncio.create_task(two.get(f"/approvals/{held}?wait=30"))
+                waits = asyncio.create_task(two.get(f"/approvals/{held}?wait=30&version=1"))
                 while not two.app.holds.waiting:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.001)
                 await one.post(f"/approvals/{held}/approve", "finn")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(10):
                     assert (await waits)["state"] == "approved"
                 assert (await two.call(needs=["finance"])).status_code == 200
             made = await one.post("/grants", "finn", **GRANT)
@@ -549,9 +549,9 @@ def of(approval: str) -> dict[str, Any]:
 
 async def known(gateway: Held, count: int) -> None:
     """This gateway goes by so many grants."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while len(gateway.app.holds._grants) != count:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def test_calls_that_are_allowed_beforehand_are_not_held(gateway: Held, model: Target) -> None:

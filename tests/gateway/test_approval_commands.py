@@ -150,7 +150,7 @@ async def test_show_waits_for_people(shell: Shell) -> None:
     waits = asyncio.create_task(shell.run("show", held, "--wait", "30"))
     async with asyncio.timeout(10):
         while not shell.gateway.app.holds.waiting:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         await shell.gateway.post(f"/approvals/{held}/deny", "finn", comment="no")
         assert await waits == OK
     assert shell.said.startswith(f"{held}  denied\n")
@@ -288,7 +288,7 @@ async def test_what_was_typed_before_a_call_was_shown_is_no_word_on_it(shell: Sh
 async def test_watch_tells_scripts_each_new_one_and_what_became_of_it(shell: Shell) -> None:
     with terminal(shell, "--mine", "--json") as script:
         while not shell.gateway.app.holds.store._listeners:  # type: ignore[attr-defined]  # it may not listen yet
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         await shell.gateway.hold("security", n=1)
         held = await shell.gateway.hold(n=2, text="a\u2028b")
         line = (await script.until("\n")).strip()

@@ -35,6 +35,10 @@ def test_every_command_prints_what_the_manual_says(tmp_path: Path) -> None:
     found = list(examples())
     assert len(found) > 8
     real: dict[str, str] = {}
+
+    def known(name: re.Match[str]) -> str:
+        return real[name[0]]
+
     with demonstration(tmp_path) as gateway:
         commands = tmp_path / "bin"
         commands.mkdir()
@@ -48,7 +52,7 @@ def test_every_command_prints_what_the_manual_says(tmp_path: Path) -> None:
             "WEIGHBRIDGE_ADMIN_TOKEN": "demo-dana-token",
         }
         for said, printed in found:
-            here = ID.sub(lambda name: real[name[0]], said.replace("http://127.0.0.1:8080", gateway.url))
+            here = ID.sub(known, said.replace("http://127.0.0.1:8080", gateway.url))
             done = subprocess.run(["sh", "-c", here], env=env, cwd=tmp_path, capture_output=True, timeout=30)
             assert done.returncode == 0, (said, done.stderr.decode())
             told = done.stdout.decode()
@@ -57,7 +61,9 @@ def test_every_command_prints_what_the_manual_says(tmp_path: Path) -> None:
 
 
 def test_its_states_are_those_there_are_and_lead_where_it_says() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", MANUAL.partition("## States")[2].partition("## ")[0], re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \|(.*)\|$", MANUAL.partition("## States")[2].partition("## ")[0], re.MULTILINE
+    )
     assert [name for name, _ in rows] == list(State)
     for name, then in rows:
         follows = {after.value for (before, _), after in TRANSITIONS.items() if before == name}

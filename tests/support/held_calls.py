@@ -142,6 +142,6 @@ async def holding(path: Path, clock: HeldClock | None = None) -> AsyncIterator[H
         app = await stack.enter_async_context(App(path, load(path), **now))
         url = f"http://127.0.0.1:{await stack.enter_async_context(door(data_app(app)))}"
         address = f"http://127.0.0.1:{await stack.enter_async_context(door(admin_app(app)))}"
-        agent = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=30))
-        admin = await stack.enter_async_context(httpx2.AsyncClient(base_url=address, timeout=30))
+        agent = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=30, verify=False))
+        admin = await stack.enter_async_context(httpx2.AsyncClient(base_url=address, timeout=30, verify=False))
         yield Held(app, url, address, agent, admin)
