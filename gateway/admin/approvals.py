@@ -39,6 +39,8 @@ _LOOKED_AT_ONCE: Final = 100
 _MOST_LOOKED_AT: Final = 2000
 """Approvals of which one answer picks those that fit; it says where the next one goes on."""
 _LONGEST_WAIT: Final = 60.0
+_NEWS_TO_COME: Final = frozenset({State.PENDING, State.CONSUMED})
+"""States that whoever waits, and has seen nothing yet, waits for the end of."""
 _GLANCE: Final = 1.0
 """Seconds after which somebody who waits notices that the gateway ends."""
 _SIGN_OF_LIFE: Final = 15.0
@@ -160,17 +162,18 @@ async def approvals(visit: Visit) -> Response:
 
 
 async def approval(visit: Visit) -> Response:
-    """One, now or, with `wait`, when it has changed."""
+    """One, now or, with `wait`, when there is news of it."""
     asked, holds = visit.query, visit.app.holds
     seconds, seen = _wait(asked.get("wait")), _version(asked.get("version"))
     name = _named(visit)
     until = time.monotonic() + seconds
     with asking(), holds.waits(name) as waiter:
         found = await _found(visit, name)
+        awaited = rules.ACTIVE if seen is not None else _NEWS_TO_COME
         seen = found.version if seen is None else seen
         while (
             found.version == seen
-            and found.state not in rules.ENDED
+            and found.state in awaited
             and (left := until - time.monotonic()) > 0
             and not visit.app.ending.is_set()
         ):
@@ -429,7 +432,7 @@ async def _changes(visit: Visit, found: Approval) -> list[Mapping[str, str | Non
 
 
 _PLACE: Final = "/approvals/{id}"
-_VERSION: Final = Parameter("version", "With `wait`: the version that was seen; another one is told at once.")
+_VERSION: Final = Parameter("version", "With `wait`: the version that was seen, to wait for another one.")
 
 OPERATIONS = (
     Operation(
@@ -462,7 +465,7 @@ OPERATIONS = (
         "One call that people decide on.",
         ApprovalView,
         approval,
-        query=(Parameter("wait", "Seconds to wait for a change, at most 60."), _VERSION),
+        query=(Parameter("wait", "Seconds to wait for people, or for what comes of the call, at most 60."), _VERSION),
     ),
     Operation(
         "POST",

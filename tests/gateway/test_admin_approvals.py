@@ -278,6 +278,12 @@ async def test_whoever_waits_hears_of_a_change_at_once(gateway: Held) -> None:
         assert (await waits)["missing_approvals"] == ["security"]
         assert (await gateway.get(f"/approvals/{held}?wait=30&version=1"))["version"] == 2, "that has changed already"
         assert (await gateway.get(f"/approvals/{held}?wait=0.01"))["version"] == 2, "the time is over"
+        given = await gateway.hold("finance", n=1)
+        await gateway.post(f"/approvals/{given}/approve", "finn")
+        assert (await gateway.get(f"/approvals/{given}?wait=30"))["state"] == "approved", "that is what is waited for"
+        uses = asyncio.create_task(gateway.get(f"/approvals/{given}?wait=30&version=2"))
+        assert (await gateway.call(needs=["finance"], n=1)).status_code == 200
+        assert (await uses)["version"] > 2
         await gateway.post(f"/approvals/{held}/deny", "sean")
         assert (await gateway.get(f"/approvals/{held}?wait=30"))["state"] == "denied", "nothing more will come"
 

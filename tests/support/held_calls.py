@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,23 @@ class Held:
 async def holding(path: Path, clock: HeldClock | None = None) -> AsyncIterator[Held]:
     """With a clock that is held the state's time is the clock's."""
     now: Mapping[str, Callable[[], int]] = {"clock": clock.now_ns} if clock is not None else {}
-    async with AsyncExitStack() as stack:
-        app = await stack.enter_async_context(App(path, load(path), **now))
-        url = f"http://127.0.0.1:{await stack.enter_async_context(door(data_app(app)))}"
-        address = f"http://127.0.0.1:{await stack.enter_async_context(door(admin_app(app)))}"
-        agent = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=30, verify=False))
-        admin = await stack.enter_async_context(httpx2.AsyncClient(base_url=address, timeout=30, verify=False))
-        yield Held(app, url, address, agent, admin)
+    ending = asyncio.Event()
+
+    async def serve(application: Any, port: asyncio.Future[int]) -> None:
+        async with door(application) as number:
+            port.set_result(number)
+            await ending.wait()
+
+    async with App(path, load(path), **now) as app, asyncio.TaskGroup() as doors:
+        ports: list[asyncio.Future[int]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        for application, port in zip((data_app(app), admin_app(app)), ports, strict=True):
+            doors.create_task(serve(application, port))
+        url, address = [f"http://127.0.0.1:{await port}" for port in ports]
+        try:
+            async with (
+                httpx2.AsyncClient(base_url=url, timeout=30, verify=False) as agent,
+                httpx2.AsyncClient(base_url=address, timeout=30, verify=False) as admin,
+            ):
+                yield Held(app, url, address, agent, admin)
+        finally:
+            ending.set()
