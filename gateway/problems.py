@@ -74,9 +74,9 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     ),
     ApprovalUnknown: Problem(502, "target_failed", "Do not repeat it; a person has to find out what came of it."),
     ApprovalsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
-    AgentPaused: Problem(403, "agent_paused", "Do not repeat it or work around it: stop, and wait for that person."),
+    AgentPaused: Problem(403, "agent_paused", "Do not repeat the call or work around it: wait for that person."),
     AgentQuarantined: Problem(
-        403, "agent_quarantined", "Stop all work, and do not look for another way: only a person can let it go on."
+        403, "agent_quarantined", "Stop all work, and look for no other way: only a person can let this agent go on."
     ),
     StandingsUnknown: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     BudgetExhausted: Problem(429, "budget_exhausted", "Do not repeat the call; ask the operator of this gateway."),
