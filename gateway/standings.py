@@ -60,7 +60,7 @@ class StandingsUnknown(Exception):
 
 
 class Outrun(Exception):
-    """Somebody else has changed how the agent stands, since it was last heard of here."""
+    """Somebody else has stopped the agent in the same moment, or more than is wanted now."""
 
 
 class NotWritten(Exception):
@@ -149,15 +149,15 @@ class Standings:
     async def set(self, agent: Agent, state: str, reason: str, by: str) -> Standing:
         """A person's word, one of RULES: durable, then in force here, then answered.
 
-        Where the store does not answer, a stop is in force here all the same, and NotWritten says so. To let an agent
-        go on raises StoreUnavailable then, and Outrun where somebody else was quicker.
+        Where the store does not answer, a stop is in force here all the same, and NotWritten says so; what is milder
+        than what holds raises StoreUnavailable then, and Outrun where it would undo what somebody else has just said.
         """
         key = agent.tenant, agent.name
         async with self._turn:
             seen = self._known.get(key)
             for _ in range(_TRIES):
                 before = self._known.get(key)
-                if state == ACTIVE and before != seen:
+                if before != seen and RULES[state].strictness < _strictness(before):
                     raise Outrun
                 if before is not None and RULES[before.state].takes_back and not RULES[state].takes_back:
                     await self._take_back(key, before)  # also what nobody has come to yet

@@ -523,8 +523,9 @@ async def test_a_store_that_has_lost_a_quarantine_does_not_lift_it() -> None:
         assert (await register.standings())["acme", "support-bot"].state == QUARANTINED
 
 
-async def test_who_resumes_an_agent_does_not_undo_a_quarantine_that_he_has_not_seen(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("milder", [ACTIVE, PAUSED])
+async def test_who_says_something_milder_does_not_undo_a_quarantine_that_he_has_not_seen(
+    milder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standings, "HEAR", 3600.0)
     register = Register()
@@ -533,11 +534,11 @@ async def test_who_resumes_an_agent_does_not_undo_a_quarantine_that_he_has_not_s
         await other.pipeline.standings.hear()
         await say(one, QUARANTINED)
         with pytest.raises(Outrun):
-            await say(other, ACTIVE)
+            await say(other, milder)
         assert bot(other).state == QUARANTINED
-        await say(other, ACTIVE)
+        await say(other, milder)
         await one.pipeline.standings.hear()
-        assert bot(one).state == ACTIVE
+        assert bot(one).state == milder
 
 
 async def test_who_stops_an_agent_is_obeyed_whoever_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
