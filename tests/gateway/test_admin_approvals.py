@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
 from gateway.admin import approvals, news
 from gateway.admin.approvals import ApprovalView
@@ -16,6 +17,7 @@ from policies.approval_store import StoreUnavailable
 from policies.approvals import State
 from tests.support.bridge import HeldClock
 from tests.support.held_calls import Held, holding, token, written
+from tests.support.process import serving
 from tests.support.redis_server import needs_redis, redis_server
 from tests.support.stores import in_memory
 from tests.support.target import Target, target
@@ -298,6 +300,19 @@ async def test_nobody_who_waits_holds_up_the_end_of_a_gateway(gateway: Held) -> 
     async with asyncio.timeout(3):
         assert (await waits)["state"] == "pending"
         assert (await follows).text.startswith(": following\n\n")
+
+
+def test_a_gateway_that_is_told_to_stop_does_not_wait_for_those_who_follow(tmp_path: Path) -> None:
+    config = yaml.safe_load(written(tmp_path, "http://127.0.0.1:9").read_text())
+    config |= {"listen": {"port": 0, "drain": 15}, "policy": {"paths": [str(tmp_path / "main.rego")]}}
+    config["admin"]["listen"] = {"port": 0}
+    with serving(config, tmp_path) as process, httpx2.Client(verify=False) as client:
+        with client.stream("GET", f"{process.admin}/approvals/stream", headers=token("sam")) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == ": following"
+            process.process.terminate()
+            assert process.process.wait(10) == 0
+            assert list(lines) == [""]
 
 
 class Feed:
