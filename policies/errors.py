@@ -22,6 +22,8 @@ class Denied(Exception):
 class ApprovalEnded(Exception):
     """The call waits for people, or has waited in vain. The text is fit for the agent; `approval` is its id."""
 
+    approval = ""
+
     def __init__(self, message: str, approval: str) -> None:
         super().__init__(message)
         self.approval = approval
