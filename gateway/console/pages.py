@@ -31,6 +31,7 @@ from starlette.types import Scope
 
 from gateway.admin import approvals as api
 from gateway.admin import grants
+from gateway.admin.news import MISSED
 from gateway.admin.operation import Desk, Operation, Visit, body
 from gateway.approval_view import Number, json_text, parsed, visible
 from gateway.console import guard, recent, view
@@ -297,6 +298,7 @@ class Console:
         which = asked.request.query_params.get("state", "pending")
         if which not in _LISTS:
             raise HTTPException(404, "There is no such list.")
+        seen = self.pending.changes
         with api.asking():
             held = await self.pending.listed(_LISTS[which])
             unknown = len(await self.pending.listed(State.UNKNOWN))
@@ -322,6 +324,7 @@ class Console:
                 pages=pages,
                 unknown=unknown,
                 now=now,
+                seen=seen,
                 key=_key(which, page, unknown, [(each.approval.id, each.approval.version) for each, _ in found]),
                 usd=usd_text,
             )
@@ -329,8 +332,9 @@ class Console:
         return await asyncio.to_thread(answer) if len(held) > PAGE else answer()
 
     async def one(self, asked: Asked) -> Response:
+        seen = self.pending.changes
         found = await self._found(asked.id)
-        shown = await self._shown(asked, found)
+        shown = {"seen": seen, **await self._shown(asked, found)}
         if len(found.call.body) > _LONG:
             return await asyncio.to_thread(self._answer, asked, "call.html", **shown)
         return self._answer(asked, "call.html", **shown)
@@ -405,7 +409,11 @@ class Console:
         )
 
     async def events(self, request: Request) -> Response:
-        """What happens to approvals, as it happens, for as long as the session lasts."""
+        """What happens to approvals, as it happens, for as long as the session lasts.
+
+        It begins with `missed` where something has happened since the page was rendered, which says up to when it has
+        `seen` it.
+        """
         news, app = self.desk.news, self.desk.app
         if self._session(request) is None:
             return Response(None, 401)
@@ -415,6 +423,8 @@ class Console:
         async def told() -> AsyncIterator[bytes]:
             with news.followed() as follower:
                 yield b"retry: 1000\n\n"
+                if request.query_params.get("seen") != str(self.pending.changes):
+                    yield MISSED
                 while not app.ending.is_set():
                     event = await follower.next(_SIGN_OF_LIFE)
                     if self._session(request) is None or (event is None and app.ending.is_set()):

@@ -35,7 +35,8 @@ class Pending:
         self._store = store
         self._clock = clock
         self._found: dict[State, tuple[float, Sequence[Held]]] = {}
-        self._changes = 0
+        self.changes = 0
+        """How often an approval was changed, as far as this process has heard."""
         self._lock = asyncio.Lock()
         store.listen(self._changed)
 
@@ -45,9 +46,9 @@ class Pending:
             at, held = self._found.get(state, (0.0, ()))
             if state in self._found and self._clock() - at < HEAR:
                 return held
-            changes, began = self._changes, self._clock()
+            changes, began = self.changes, self._clock()
             held = await self._look(state)
-            if changes == self._changes:
+            if changes == self.changes:
                 self._found[state] = began, held
             return held
 
@@ -63,7 +64,7 @@ class Pending:
         return held
 
     def _changed(self, ids: Collection[str] | None) -> None:
-        self._changes += 1
+        self.changes += 1
         self._found.clear()
 
 

@@ -4,6 +4,7 @@ tests/journeys/test_people_decide_on_the_page.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -162,6 +163,8 @@ async def test_nothing_is_done_by_a_link(offices: Offices, dana: Visitor) -> Non
 async def test_what_the_rules_refuse_is_told_and_the_comment_kept(offices: Offices, dana: Visitor) -> None:
     held = await offices.held(needs=("security",))
     assert (await dana.send(f"/console/approvals/{held.id}/approve", comment="a <b> c")).status_code == 303
+    for looks in ("1", "2"):  # an open page that only brings itself up to date takes it from nobody
+        await dana.see("/console/approvals", **{"x-weighbridge-live": looks})
     shown = (await dana.see(f"/console/approvals/{held.id}")).text
     assert "Nothing was done. This needs security; you have none of these roles." in shown
     assert "Nothing was done" not in (await dana.see(f"/console/approvals/{held.id}")).text, "it is told once"
@@ -251,7 +254,7 @@ async def test_earlier_calls_of_the_session_are_told_from_the_ledger(offices: Of
 
 
 async def test_the_stream_of_news_is_for_who_is_logged_in_and_ends_with_the_session(offices: Offices) -> None:
-    async with visiting(offices, "dana") as dana, dana.client.stream("GET", "/console/events") as events:
+    async with visiting(offices, "dana") as dana, dana.client.stream("GET", await news_of(dana)) as events:
         lines = events.aiter_lines()
         assert await anext(lines) == "retry: 1000"
         held = await offices.held()
@@ -263,6 +266,21 @@ async def test_the_stream_of_news_is_for_who_is_logged_in_and_ends_with_the_sess
             assert left.status_code == 303
         await offices.app.holds.vote(held.id, "dana", {"finance"}, True)
         assert [line async for line in lines if line] == [], "nothing is told any more"
+
+
+async def test_what_has_happened_before_a_page_began_to_follow_is_not_lost(offices: Offices, dana: Visitor) -> None:
+    place = await news_of(dana)
+    await offices.held()
+    async with dana.client.stream("GET", place) as events:
+        lines = events.aiter_lines()
+        assert [await following(lines), await following(lines)] == ["retry: 1000", "event: missed"]
+
+
+async def news_of(visitor: Visitor) -> str:
+    """Where the list, as it is now, would follow what happens."""
+    seen = re.search('data-seen="([0-9]+)"', (await visitor.see("/console/approvals")).text)
+    assert seen is not None
+    return f"/console/events?seen={seen[1]}"
 
 
 async def following(lines: AsyncIterator[str]) -> str:

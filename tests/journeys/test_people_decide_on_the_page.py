@@ -497,7 +497,7 @@ async def test_a_call_waits_until_somebody_presses_approve_and_then_runs(browser
         }
         async with (
             serving_beside(config, tmp_path) as gateway,
-            window(browser, gateway.admin) as page,
+            window(browser, gateway.admin, "ERR_CONNECTION_REFUSED") as page,
             httpx2.AsyncClient(base_url=gateway.url, timeout=50) as agent,
         ):
             await page.goto("/")
@@ -517,3 +517,5 @@ async def test_a_call_waits_until_somebody_presses_approve_and_then_runs(browser
             answer = await call
             assert answer.status_code == 200, answer.text
             await expect(page.locator("#standing")).to_contain_text("Done")
+            await asyncio.to_thread(gateway.stop)  # whoever has a page open does not hold it up
+            await expect(page.get_by_role("img", name="not live")).to_be_visible()

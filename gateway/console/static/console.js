@@ -96,10 +96,10 @@ function concerns(event) {
 }
 
 function follow() {
-  source = new EventSource("/console/events");
+  const shown = document.querySelector("[data-seen]");
+  source = new EventSource(`/console/events?seen=${shown ? shown.dataset.seen : ""}`);
   source.addEventListener("open", () => {
     show(true);
-    if (dropped) look();
     dropped = false;
   });
   source.addEventListener("approval", (event) => { if (concerns(event)) look(); });
