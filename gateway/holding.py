@@ -467,7 +467,8 @@ class Holds:
         """Looks whether something was missed."""
         waiting = list(self._waiting)
         if waiting:
-            heard, versions = self._heard, await self.store.versions(waiting)
+            versions = await self.store.versions(waiting)
+            heard = self._heard  # as of now: somebody may have `missed` something meanwhile
             self._heard = {name: versions.get(name, 0) for name in waiting}
             self._changed([name for name in waiting if heard.get(name) != self._heard[name]])
         self._grants = await self.store.grants()

@@ -13,6 +13,7 @@ import pytest
 
 from gateway import holding
 from gateway.assembly import assemble
+from gateway.holding import Holds
 from policies.approval_store import MOST_ANSWER, StoreUnavailable
 from policies.approvals import Approval, NotEntitled, Refused, State
 from policies.decision import Decision, Effect
@@ -194,6 +195,19 @@ async def test_an_approved_call_goes_to_another_target_only_where_the_first_has_
         async with gate(script=script, **where) as g, deciding(g.pipeline.holds):
             assert (await asked(g))[0] == 502
         assert len(upstream.received) == 2
+
+
+async def test_what_the_gateway_answers_itself_uses_an_approval_up_too() -> None:
+    async def models(g: Gate) -> int:
+        async with connected(g.port) as client:
+            await client.say(f"GET /v1/models HTTP/1.1\r\nhost: g\r\n{AUTHORIZED}\r\n\r\n".encode())
+            return (await asyncio.wait_for(client.answer(), 10))[0]
+
+    async with held("http://127.0.0.1:9") as g, deciding(g.pipeline.holds) as fay:
+        assert await models(g) == 200
+        await until(lambda: only(g).state is State.DONE)
+        assert await models(g) == 200
+        assert len(fay.seen) == 2
 
 
 # The same call, several times
@@ -490,6 +504,45 @@ async def test_a_store_that_is_away_at_any_step_costs_no_approval_and_makes_no_s
             assert failed == 1
             assert (len(upstream.received), len(shared.kept)) == (1, 1)
             assert len(fay.seen) == 1
+
+
+async def test_who_could_not_look_while_others_looked_is_woken_all_the_same() -> None:
+    """Its question was under way, and failed, while the versions of all were asked for."""
+    shared, looks, asks = Register(), asyncio.Event(), asyncio.Event()
+    polled = asyncio.Event()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "get" and looks.is_set() and not asks.is_set():
+            asks.set()
+            await polled.wait()
+            raise StoreUnavailable("away")
+        if name == "versions" and asks.is_set() and not polled.is_set():
+            polled.set()
+            await until(lambda: len(missed) == 1)
+        return await question()
+
+    async with target() as upstream, held(upstream.url, register=by_way_of(shared, weather, deaf=True)) as g:
+        missed: list[str] = []
+        note = g.pipeline.holds.missed
+
+        def noting(approval: str) -> None:
+            note(approval)
+            missed.append(approval)
+
+        g.pipeline.holds.missed = noting  # type: ignore[method-assign]  # it is only listened to
+        call = asyncio.create_task(asked(g))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        (which,) = shared.kept
+        await g.pipeline.holds._poll()
+        await asyncio.sleep(0)
+        other = Holds(shared, lambda *_: None)
+        await other.vote(which, "fay", ["finance"], True)
+        looks.set()
+        await g.pipeline.holds._poll()
+        await asyncio.wait_for(asks.wait(), 5)
+        await g.pipeline.holds._poll()
+        await g.pipeline.holds._poll()
+        assert (await asyncio.wait_for(call, 1))[0] == 200
 
 
 async def test_a_call_waits_on_while_the_store_is_away() -> None:

@@ -8,6 +8,7 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anthropic
@@ -237,6 +238,23 @@ async def test_a_repeated_stream_is_told_again_from_its_beginning() -> None:
         assert (status, headers[b"content-type"], again) == (200, b"text/event-stream", first)
         assert len(upstream.received) == 1
         assert [each.get("repeated") for each in g.ledger.outcomes()] == [None, True]
+
+
+async def test_a_gateway_that_is_stopped_lets_those_who_wait_go_and_keeps_what_they_wait_for() -> None:
+    store = Register()
+    limits = {"drain": 0.05}
+    async with AsyncExitStack() as outer:
+        async with held("http://127.0.0.1:9", register=store, door_limits=limits, approvals=SOON) as g:
+            one, other = [await outer.enter_async_context(connected(g.port)) for _ in range(2)]
+            await one.say(post(CHAT, chat(), AUTHORIZED))
+            await other.say(post(CHAT, chat(stream=True), AUTHORIZED, "x-stainless-read-timeout: 0.03"))
+            await until(lambda: g.pipeline.holds.waiting == 2)
+            await asyncio.sleep(0.15)
+        status, headers, _ = await one.answer()
+        assert (status, headers[b"retry-after"]) == (503, b"1")
+        status, _, body = await other.answer()
+        assert (status, b"no_healthy_target" in body) == (200, True)
+    assert {each.state for each in store.kept.values()} == {State.PENDING}
 
 
 # Many
