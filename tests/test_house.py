@@ -34,6 +34,7 @@ OWNERS = {
     "starlette": ("gateway/",),
     "regorus": ("policies/",),
     "genai_prices": ("policies/published.py",),
+    "jinja2": ("gateway/console/",),
     "httptools": ("gateway/carrier.py", "gateway/door.py"),
     "pyarrow": ("gateway/parquet.py",),
     "redis": ("gateway/state/",),
