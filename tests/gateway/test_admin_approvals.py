@@ -632,6 +632,11 @@ async def test_a_grant_from_an_approval_is_for_that_very_call_unless_it_says_mor
     assert (await gateway.call(needs=["finance"], amount=5, session="s-2")).status_code == 202
     wider: dict[str, Any] = {"from": held, "session": None, "where": {}, "expires_in": 600, "max_cost_usd": 0.5}
     assert (await gateway.post("/grants", "finn", **wider))["max_cost_usd"] == 0.5
+    locks = await gateway.hold("security")
+    made = await gateway.post("/grants", "both", **of(locks), expires_in=600, max_uses=1)
+    assert made["roles"] == ["security"], "what such calls need, of the roles that its maker has"
+    for more in ({"role": "finance"}, {"target": "gpt-4"}, {"tenant": "globex"}):
+        await gateway.post("/grants", "both", 400, **of(locks), expires_in=600, max_uses=1, **more)
     two = await gateway.hold("finance", "security")
     refused = await gateway.post("/grants", "both", 403, **of(two), expires_in=600, max_uses=9)
     assert refused["detail"] == (
@@ -646,6 +651,13 @@ async def test_arguments_that_are_masked_in_the_ledger_are_so_in_the_record_of_a
     first, second = gateway.recorded("grant")
     assert (first["from"], first["where"][""]["messages"], first["where"][""]["amount"]) == (held, "***", 5)
     assert second["where"] == {"/messages/0/content": "***", "/amount": 7}
+
+
+async def test_where_a_policy_masks_records_the_record_of_a_grant_has_no_values(folder: Path, model: Target) -> None:
+    (folder / "mask.rego").write_text('package system.log\n\nmask contains "/input/call/arguments/to"\n')
+    async with holding(written(folder, model.url, policy={"paths": ["main.rego", "mask.rego"]})) as gateway:
+        await gateway.post("/grants", "finn", **GRANT, where={"/to": "vendor"})
+        assert [each["where"] for each in gateway.recorded("grant")] == [{"/to": "***"}]
 
 
 async def test_what_may_be_allowed_beforehand_and_by_whom(gateway: Held) -> None:

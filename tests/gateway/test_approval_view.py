@@ -127,6 +127,9 @@ def test_a_long_text_is_folded_and_no_escape_is_cut() -> None:
     assert first == '"' + "ab" * 9 + "a"
     assert all(line.startswith("| ") and len(line) <= 22 for line in more)
     assert re.fullmatch(r'"(ab){30}(\\u\{202e\}){20}"', joined([first, *more]))
+    for width in (20, 21):
+        folded = lines("e\u0301" * 30, width)
+        assert all(not line.startswith("| \u0301") for line in folded), "a mark stays with its letter"
 
 
 def test_texts_that_two_readers_could_read_differently_are_none() -> None:
