@@ -14,6 +14,7 @@ import pytest
 from gateway import holding
 from gateway.assembly import assemble
 from gateway.holding import Holds
+from gateway.lifeline import Stopping
 from policies.approval_store import MOST_ANSWER, StoreUnavailable
 from policies.approvals import Approval, NotEntitled, Refused, State
 from policies.decision import Decision, Effect
@@ -108,14 +109,20 @@ async def test_an_agent_that_leaves_while_it_waits_leaves_the_question_and_comes
         assert [each.what for each in register(g).told].count("approval.requested") == 1
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "later"])
 async def test_an_agent_that_leaves_in_the_middle_of_its_claim_takes_no_approval_with_it(when: str) -> None:
     shared, claiming, goes_on = Register(), asyncio.Event(), asyncio.Event()
+
+    async def arriving(question: Callable[[], Awaitable[Any]]) -> Any:
+        await goes_on.wait()
+        return await question()
 
     async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
         if name != "replace" or claiming.is_set() or next(iter(shared.kept.values())).state is not State.APPROVED:
             return await question()
         claiming.set()
+        if when == "later":  # it is on its way, whatever becomes of who has asked
+            return await asyncio.shield(asyncio.create_task(arriving(question)))
         answer = await question() if when == "after" else None
         await goes_on.wait()
         return answer if when == "after" else await question()
@@ -264,6 +271,57 @@ async def test_when_the_one_that_runs_could_not_be_sent_another_one_runs() -> No
                 answers = await asyncio.gather(*calls)
             assert answers[1][0] == 200
             assert len(slow.received) == 1
+
+
+async def test_a_claim_of_which_nothing_is_known_gives_no_claim_of_another_back() -> None:
+    """Both had seen the same version, and the next one is the other's."""
+    shared, slow, claims = Register(), Slow(), asyncio.Event()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "replace" and not claims.is_set():
+            claims.set()
+            await until(lambda: next(iter(shared.kept.values())).state is State.CONSUMED)
+            raise StoreUnavailable("away")
+        return await question()
+
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        url = f"http://127.0.0.1:{upstream.port}"
+        unlucky = by_way_of(shared, weather)
+        async with held(url, register=unlucky) as one, held(url, register=shared) as other:
+            first = asyncio.create_task(asked(one))
+            await until(lambda: one.pipeline.holds.waiting == 1)
+            (which,) = shared.kept
+            await other.pipeline.holds.vote(which, "fay", ["finance"], True)
+            await asyncio.wait_for(claims.wait(), 5)
+            second = asyncio.create_task(asked(other))
+            await asyncio.wait_for(slow.arrived.wait(), 5)
+            assert (await first)[0] == 503
+            await until(lambda: not one.pipeline.holds._telling)
+            assert shared.kept[which].state is State.CONSUMED
+            slow.answers.set()
+            assert (await second)[0] == 200
+            await until(lambda: shared.kept[which].state is State.DONE)
+            assert len(slow.received) == 1
+
+
+async def test_an_answer_that_was_cut_here_is_nobody_elses() -> None:
+    shared, body = Register(), chat(stream=True)
+    async with target() as upstream, held(f"{upstream.url}/endless", register=shared) as one:
+        async with held(upstream.url, register=shared) as other:
+            async with connected(one.port) as first, connected(other.port) as second:
+                await first.say(post(CHAT, body, AUTHORIZED))
+                await until(lambda: one.pipeline.holds.waiting == 1)
+                (which,) = shared.kept
+                await one.pipeline.holds.vote(which, "fay", ["finance"], True)
+                await first.reader.readuntil(b"hello ")
+                await second.say(post(CHAT, body, AUTHORIZED))
+                await until(lambda: other.pipeline.holds.waiting == 1)
+                for lifeline in one.pipeline.standings.calls:
+                    lifeline.cut(Stopping)
+                status, _, answer = await asyncio.wait_for(second.answer(), 5)
+                assert (status, b"its answer is not kept" in answer) == (502, True)
+        assert len(upstream.received) == 1
 
 
 async def test_an_answer_that_is_too_long_to_be_kept_is_the_callers_alone() -> None:
