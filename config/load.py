@@ -46,7 +46,6 @@ SECRETS: Final[tuple[document.Path, ...]] = (
 """Every place a secret can stand in; `*` is any item of a list. What stands in STATE need not be one."""
 
 NOT_YET: Final[tuple[document.Path, ...]] = (
-    ("approvals",),
     ("tools",),
     ("peers",),
     ("environments",),
