@@ -94,6 +94,7 @@ class Holds:
         self.settings = ApprovalSettings()
         self._roles: Mapping[str, Collection[str]] = {}
         self._owners: Mapping[tuple[str, str], tuple[str, ...]] = {}
+        self._no_grant: Collection[str] = ()
         self._waiting: dict[str, set[Waiter]] = {}
         self._using: set[str] = set()
         """Approvals that a call of this process is about to use: the others wait for what comes of it."""
@@ -120,6 +121,7 @@ class Holds:
             (agent.tenant, agent.name): (agent.name, *([agent.owner] if agent.owner else []))
             for agent in settings.agents
         }
+        self._no_grant = frozenset(tool.name for tool in settings.tools if tool.no_grant)
 
     @property
     def waiting(self) -> int:
@@ -184,11 +186,13 @@ class Holds:
         if not self._grants:
             return None
         call = held_call(x)
+        if call.target in self._no_grant:
+            return None
         await _bound(call)
         said, now = x.call.arguments if x.call is not None else None, self.store.now_ns()
         needs = x.decision.required_approvals
         for grant in self._grants:
-            if not (allows(grant, call, said, needs, now) and still_valid(grant, self._roles.get)):
+            if not (allows(grant, call, said, needs, now) and still_valid(grant, self._roles_for(grant))):
                 continue
             if await self.store.use(grant.id, x.id, call.cost or 0):
                 self.moves["granted"] += 1
@@ -268,7 +272,7 @@ class Holds:
             if found.state is not State.APPROVED:
                 raise NotUsable
             now = self.store.now_ns()
-            if not approvals.still_valid(found, self._roles.get):
+            if not approvals.still_valid(self.by_now(found), self._roles.get):
                 why = "Those who have approved it may not any more."
                 if await self._replace(approvals.moved(found, Move.REVOKE, now, why), "revoked"):
                     raise Refused(why)
@@ -349,7 +353,8 @@ class Holds:
         """One person's word. Raises KeyError for an unknown approval, NotEntitled, Refused."""
 
         def said(found: Approval, now: int) -> Approval:
-            return approvals.voted(found, person, roles, yes, now, comment)
+            after = approvals.voted(self.by_now(found), person, roles, yes, now, comment)
+            return replace(after, requesters=found.requesters)
 
         return await self._changed_by(approval, said, person)
 
@@ -372,7 +377,7 @@ class Holds:
             if found is None:
                 raise KeyError(approval)
             found, now = await self._aged(found), self.store.now_ns()
-            approvals.voted(found, person, roles, True, now)  # who may not approve it may not change it
+            approvals.voted(self.by_now(found), person, roles, True, now)  # who may not approve it may not change it
             call, decision = await judge(replace(found.call, body=arguments))
             if call.stream != found.call.stream:
                 raise Refused("Whether the answer is streamed is its agent's to say.")
@@ -553,8 +558,18 @@ class Holds:
         """Whether those who have given it fill these slots, by the roles that they have now: what the policy wants when
         it is asked again."""
         if isinstance(consent, Approval):
-            return approvals.approves(consent, needs, self._roles.get)
-        return Counter(needs) <= Counter(consent.roles) and still_valid(consent, self._roles.get)
+            return approvals.approves(self.by_now(consent), needs, self._roles.get)
+        return Counter(needs) <= Counter(consent.roles) and still_valid(consent, self._roles_for(consent))
+
+    def by_now(self, approval: Approval) -> Approval:
+        """The same, where nobody decides either who has come to own the agent since it was held."""
+        owners = self._owners.get((approval.call.tenant, approval.call.agent), ())
+        return replace(approval, requesters=tuple(dict.fromkeys((*approval.requesters, *owners))))
+
+    def _roles_for(self, grant: Grant) -> Callable[[str], Collection[str] | None]:
+        """The roles that people have for it: whoever has come to own its agent has none."""
+        owners = self._owners.get((grant.tenant, grant.agent), ())
+        return lambda person: self._roles.get(person) if person not in owners else None
 
 
 def seen_by_policy(consent: Approval | Grant) -> bytes:

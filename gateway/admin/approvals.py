@@ -152,7 +152,9 @@ async def approvals(visit: Visit) -> Response:
             fetched = sum(len(each.call.body) for each in batch)
             at_once = max(1, min(_LOOKED_AT_ONCE, _MOST_BYTES * len(batch) // (fetched + 1)))
             for each in batch:
-                if _fits(each, asked) and (not mine or can_decide(each, visit.person, store.now_ns())):
+                if _fits(each, asked) and (
+                    not mine or can_decide(visit.app.holds.by_now(each), visit.person, store.now_ns())
+                ):
                     size += len(each.call.body)
                     if len(found) == most or (found and size > _MOST_BYTES):
                         return await _page(visit, found, found[-1].id)
@@ -410,7 +412,7 @@ async def _one(visit: Visit, found: Approval) -> Response:
 
 
 async def _told(visit: Visit, found: Approval) -> dict[str, Any]:
-    mine = can_decide(found, visit.person, visit.app.holds.store.now_ns())
+    mine = can_decide(visit.app.holds.by_now(found), visit.person, visit.app.holds.store.now_ns())
     return {**shown(found), "changes": await _changes(visit, found), "mine": mine}
 
 

@@ -309,7 +309,7 @@ class Console:
         wanted = int(written) if _WHOLE.fullmatch(written) else 1
 
         def answer() -> Response:
-            found = in_order(held, lambda each: api.can_decide(each, asked.person, now))
+            found = in_order(held, lambda each: api.can_decide(self.holds.by_now(each), asked.person, now))
             pages = max(1, math.ceil(len(found) / PAGE))
             page = min(wanted, pages)
             return self._answer(
@@ -343,7 +343,7 @@ class Console:
         app, call, now = self.desk.app, found.call, self.holds.store.now_ns()
         why_not = ""
         try:
-            rules.voted(found, asked.person.name, asked.person.roles, True, now)
+            rules.voted(self.holds.by_now(found), asked.person.name, asked.person.roles, True, now)
         except Refused as error:
             why_not = str(error)
         before, shown = await self._before(found), await _aside(found, view.body_of)
@@ -363,7 +363,7 @@ class Console:
             "now": now,
             "body": shown,
             "why_not": why_not,
-            "adds": not why_not and api.can_decide(found, asked.person, now),
+            "adds": not why_not and api.can_decide(self.holds.by_now(found), asked.person, now),
             "wanted": view.still_wanted(found, people),
             "differences": before,
             "edited": edited,
