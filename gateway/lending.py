@@ -299,7 +299,8 @@ class Lender:
     async def again(self, x: Exchange) -> bool:
         """Bills an attempt that has failed, and borrows as much for another one; False where nobody lends that.
 
-        Then nothing has changed, and the attempt is the call's last one.
+        Then nothing has changed, and the attempt is billed when the call is settled. What is billed here is not billed
+        again there, whether or not another attempt follows.
         """
         if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
             reported = dataclasses.replace(x.usage) if x.usage is not None else None
@@ -315,9 +316,8 @@ class Lender:
             x.attempts[-1].cost = bill.cost
             if x.lending is not None:
                 x.lending.beside += bill.cost
-        x.reached, x.target_status, x.whole, x.usage, x.cost = Reached.NO, None, False, None, None
-        x.sent_at = x.first_byte_at = None
-        x.detail = ""
+            x.reached = Reached.NO
+        x.cost = None
         return True
 
     def _lowered(self, paying: Account) -> Account | None:

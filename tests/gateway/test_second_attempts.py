@@ -352,3 +352,114 @@ async def test_a_key_that_a_target_repeats_in_words_without_counterpart_is_not_r
         record = await found.ledger.outcome()
     assert "key-0" not in str(record)
     assert "counterpart" in record["detail"]
+
+
+def saved(found: Gate) -> float:
+    """What the route has for second attempts: 100 or more as long as none was made lately."""
+    return found.pipeline.attempts._budgets["all"]._balance
+
+
+@pytest.mark.parametrize("why", ["nobody is left", "nobody pays"])
+async def test_a_second_attempt_that_is_not_made_uses_up_nothing_of_what_a_route_has_for_them(why: str) -> None:
+    scripts = [says(b"", Wire.close), ANSWERS][: 1 if why == "nobody is left" else 2]
+    async with places(*scripts, budgets=[BUDGET]) as (found, _):
+        found.till.lend_no_more = True
+        assert (await asked(found, chat()))[0] == 502
+        assert saved(found) >= 100
+
+
+async def test_a_second_attempt_that_is_made_is_taken_from_what_its_route_has_for_them() -> None:
+    async with places(FULL, ANSWERS) as (found, _):
+        assert (await asked(found, chat()))[0] == 200
+        assert 99 < saved(found) < 100
+
+
+async def test_an_agent_that_leaves_before_its_second_attempt_uses_up_none() -> None:
+    till = SlowTill()
+    async with places(says(b"", Wire.close), ANSWERS, till=till, budgets=[BUDGET]) as (found, _):
+        async with connected(found.port) as client:
+            await client.say(chat())
+            await asyncio.wait_for(till.asked_for_more.wait(), 5)
+            client.hang_up()
+            await found.ledger.outcome()
+        assert saved(found) >= 100
+
+
+BARRED: Final = ({"t0": 100.0}, ["t1"])
+WITHOUT_WEIGHT: Final = ({"t0": 100.0}, [])
+STANDING_ASIDE: Final = ({"t0": 99.0, "t1": 1.0}, [], ["t1"])
+CHANGES: Final = pytest.mark.parametrize(
+    "change", [BARRED, WITHOUT_WEIGHT, STANDING_ASIDE], ids=["barred", "without weight", "aside"]
+)
+
+
+@CHANGES
+async def test_an_arm_that_is_taken_back_while_a_second_attempt_is_paid_for_does_not_get_it(change: Any) -> None:
+    till = SlowTill()
+    arms = [{"target": "t0", "weight": 99}, {"target": "t1", "weight": 1}, {"target": "t2", "weight": 0}]
+    arms[2]["fallback"] = True
+    kinds = ("openai", "openai", "openai")
+    async with places(
+        says(b"", Wire.close), ANSWERS, ANSWERS, kinds=kinds, till=till, budgets=[BUDGET], route={"arms": arms}
+    ) as (found, upstream):
+        asking = asyncio.create_task(asked(found, chat()))
+        await asyncio.wait_for(till.asked_for_more.wait(), 5)
+        assert found.pipeline.attempts.fleet.pools["t1"].in_flight == 1
+        route = found.pipeline.assembly.table.named("all")
+        assert route is not None
+        route.weigh(*change)
+        till.lends_more.set()
+        assert (await asking)[0] == 200
+        record = await found.ledger.outcome()
+        assert [each.target for each in till.ledger] == ["t0", "t2"]
+    assert upstream.requests == ["/0/chat/completions", "/2/chat/completions"]
+    assert [each["target"] for each in record["attempts"]] == ["t0", "t2"]
+
+
+@CHANGES
+async def test_where_the_only_arm_left_is_taken_back_meanwhile_the_call_has_failed_and_costs_what_it_did(
+    change: Any,
+) -> None:
+    costs, records = [], []
+    for taken_back in (True, False):
+        till = SlowTill()
+        arms = [{"target": "t0", "weight": 99}, {"target": "t1", "weight": 1}]
+        strict = [{**BUDGET, "mode": "strict"}]
+        async with places(says(b"", Wire.close), ANSWERS, till=till, budgets=strict, route={"arms": arms}) as (
+            found,
+            upstream,
+        ):
+            asking = asyncio.create_task(asked(found, chat(max_tokens=1000)))
+            await asyncio.wait_for(till.asked_for_more.wait(), 5)
+            route = found.pipeline.assembly.table.named("all")
+            assert route is not None
+            if taken_back:
+                route.weigh(*change)
+            till.lend_no_more = not taken_back
+            till.lends_more.set()
+            assert (await asking)[0] == 502
+            record = await found.ledger.outcome()
+            costs.append([(each.target, each.calls, each.cost) for each in till.ledger])
+            records.append({name: record.get(name) for name in ("target", "usage", "code")})
+            assert "ReplyBroken" in record["detail"]
+            assert saved(found) >= 100
+        assert upstream.requests == ["/0/chat/completions"]
+    assert costs[0] == costs[1]
+    assert records[0] == records[1]
+
+
+async def test_a_reload_does_not_bring_back_what_was_taken_back() -> None:
+    """The route of a call that is under way is then no longer the one that weights are set on."""
+    till = SlowTill()
+    async with places(says(b"", Wire.close), ANSWERS, till=till, budgets=[BUDGET]) as (found, upstream):
+        asking = asyncio.create_task(asked(found, chat()))
+        await asyncio.wait_for(till.asked_for_more.wait(), 5)
+        before = found.pipeline.assembly
+        found.pipeline.assembly = assemble(before.settings, before)
+        route = found.pipeline.assembly.table.named("all")
+        assert route is not None
+        assert route is not before.table.named("all")
+        route.weigh(*BARRED)
+        till.lends_more.set()
+        assert (await asking)[0] == 502
+    assert upstream.requests == ["/0/chat/completions"]
