@@ -343,10 +343,9 @@ class Lender:
         finally:
             if admitted is not None:
                 usage = x.usage
-                if usage is not None:
-                    tokens = usage.input_tokens + usage.output_tokens
-                else:
-                    tokens = 0 if x.reached is Reached.NO else admitted.tokens
+                tokens = sum(each.input_tokens + each.output_tokens for each in x.bills) if x.bills else 0
+                if x.reached is not Reached.NO:
+                    tokens += usage.input_tokens + usage.output_tokens if usage is not None else admitted.tokens
                 self._limits.leave(admitted, tokens)
 
     def _post(self, x: Exchange, loan: Loan | None) -> None:

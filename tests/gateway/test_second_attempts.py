@@ -385,9 +385,9 @@ async def test_an_agent_that_leaves_before_its_second_attempt_uses_up_none() -> 
         assert saved(found) >= 100
 
 
-BARRED: Final = ({"t0": 100.0}, ["t1"])
-WITHOUT_WEIGHT: Final = ({"t0": 100.0}, [])
-STANDING_ASIDE: Final = ({"t0": 99.0, "t1": 1.0}, [], ["t1"])
+BARRED: Final[Any] = ({"t0": 100.0}, ["t1"])
+WITHOUT_WEIGHT: Final[Any] = ({"t0": 100.0}, [])
+STANDING_ASIDE: Final[Any] = ({"t0": 99.0, "t1": 1.0}, [], ["t1"])
 CHANGES: Final = pytest.mark.parametrize(
     "change", [BARRED, WITHOUT_WEIGHT, STANDING_ASIDE], ids=["barred", "without weight", "aside"]
 )
@@ -463,3 +463,37 @@ async def test_a_reload_does_not_bring_back_what_was_taken_back() -> None:
         till.lends_more.set()
         assert (await asking)[0] == 502
     assert upstream.requests == ["/0/chat/completions"]
+
+
+TOKENS: Final[Mapping[str, Any]] = {"limits": [{"node": "acme", "tokens_per_minute": 50_000}]}
+
+
+async def left_with(found: Gate) -> int:
+    """The tokens that the one call counts as against limits, once it is over."""
+    await nobody_is_left(found)
+    ((_, tokens),) = found.turnstile.left
+    return tokens
+
+
+async def test_what_every_attempt_has_used_counts_against_a_limit_on_tokens() -> None:
+    empty = json_answer({**ANSWER, "choices": [choice("error")], "usage": {**USAGE, "completion_tokens": 30}})
+    async with places(empty, ANSWERS, kinds=("parallax", "openai"), **TOKENS) as (found, _):
+        assert (await asked(found, chat()))[0] == 200
+        assert await left_with(found) == sum(each.input_tokens + each.output_tokens for each in found.till.ledger) > 10
+    async with places(ANSWERS, **TOKENS) as (found, _):
+        assert (await asked(found, chat()))[0] == 200
+        assert await left_with(found) == 10
+
+
+async def test_what_the_only_attempt_has_used_counts_once_though_another_was_paid_for() -> None:
+    till = SlowTill()
+    async with places(says(b"", Wire.close), ANSWERS, till=till, budgets=[BUDGET], **TOKENS) as (found, _):
+        asking = asyncio.create_task(asked(found, chat()))
+        await asyncio.wait_for(till.asked_for_more.wait(), 5)
+        route = found.pipeline.assembly.table.named("all")
+        assert route is not None
+        route.weigh(*BARRED)
+        till.lends_more.set()
+        assert (await asking)[0] == 502
+        (paid,) = found.till.ledger
+        assert await left_with(found) == paid.input_tokens + paid.output_tokens > 0
