@@ -7,7 +7,8 @@ call of an agent that left, counts nowhere. Failures of one session in one minut
 failures still.
 
 An arm whose nodes have failed, and failed again when they were tried, meets with hardly any call: others take them. To
-the evidence those that were meant for it have failed there, or a canary that is down would never be found out.
+the evidence those that were meant for it have failed there, or a canary that is down would never be found out. Where
+it is probes that keep calls from it, none has failed: they are counted apart.
 """
 
 from __future__ import annotations
@@ -20,17 +21,33 @@ from typing import Final, NamedTuple
 
 from config.settings import RolloutSettings
 from gateway.exchange import Attempt, Exchange
-from routing.course import CALLS, COST, ERROR, ERRORS, OUTPUT_TOKENS, OVERFLOW, RAW_ERRORS, SLOW, RouteStore, counted
+from routing.course import (
+    ABSENT,
+    BUCKET,
+    CALLS,
+    COST,
+    ERROR,
+    ERRORS,
+    OUTPUT_TOKENS,
+    OVERFLOW,
+    RAW_ERRORS,
+    SAMPLE,
+    SLOW,
+    RouteStore,
+    counted,
+)
 from routing.evidence import Seen
 from routing.figures import ArmFigures
 from routing.health import Fleet, Pool, State
-from routing.outcomes import Outcome
+from routing.outcomes import QUOTA_EXCUSED, UNANSWERED, Outcome
 from routing.table import Arm, Route
 
 log = logging.getLogger("weighbridge.traffic")
 
 SAMPLES: Final = 5
 """Failed calls of an arm that are remembered, the last ones."""
+_TOLD: Final = 2
+"""Failed calls of a canary that the other gateways are told of in one bucket, the first ones."""
 FORGOTTEN: Final = 86_400.0
 """Seconds after its last call at which an arm is forgotten that is configured no more."""
 
@@ -62,10 +79,13 @@ class _Met:
         "overflow",
         "overflowed",
         "place",
+        "quota_since",
         "raw_errors",
         "samples",
         "slow",
         "target",
+        "told",
+        "told_in",
     )
 
     def __init__(self, route: str, target: str, since: float, now: float) -> None:
@@ -75,6 +95,10 @@ class _Met:
         self.attempts: dict[str, int] = {}
         self.overflowed = 0
         self.samples: deque[str] = deque(maxlen=SAMPLES)
+        self.told_in = self.told = 0
+        """A bucket, and how many failed calls the other gateways were told of in it."""
+        self.quota_since = 0.0
+        """Since when its answers say that a quota is used up, and nothing else; 0.0 while they do not."""
         self.last = now
         self.calls = counted(target, CALLS)
         self.errors = counted(target, ERRORS)
@@ -166,7 +190,12 @@ class Traffic:
             self._not_taken(met, at)
             if first.overflow:
                 counts[met.overflow] = 1
-            elif self._down(met.target, last.ended):
+            elif (pool := self._out_of_service(met.target)) is None:
+                pass
+            elif not _is_down(pool, last.ended):
+                if any(node.by_probe for node in pool.nodes):
+                    counts[counted(met.target, ABSENT)] = 1
+            else:
                 counts[met.calls] = counts[counted(met.target, ERROR + _DOWN)] = counts[met.raw_errors] = 1
                 if self._first(x, met, at):
                     counts[met.errors] = 1
@@ -235,9 +264,10 @@ class Traffic:
         if outcome.name == "ok":
             # To count tokens is no work: arms that are asked to would seem to be quick.
             error, seconds = None, last.ended - first.began if call is None or not call.endpoint.free else None
-        elif outcome.error(last.arm.target.settings.kind):
+            met.quota_since = 0.0
+        elif _is_error(outcome, last.arm.target.settings.kind, met, at):
             error, seconds = outcome.name, 0.0
-            self._failed(x, met, error, counts, at)
+            self._failed(x, watched, met, error, counts, at)
         else:
             error, seconds = None, None
         met.figures.observe(
@@ -250,8 +280,13 @@ class Traffic:
             cost=known,
         )
 
-    def _failed(self, x: Exchange, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
+    def _failed(self, x: Exchange, watched: _Watched, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
         met.samples.append(x.id)
+        if met.target == watched.canary:
+            bucket = int(at) // BUCKET
+            met.told_in, met.told = bucket, (met.told + 1 if bucket == met.told_in else 1)
+            if met.told <= _TOLD:
+                counts[counted(met.target, SAMPLE + x.id)] = 1
         key = counted(met.target, ERROR + error)
         counts[key] = counts.get(key, 0) + 1
         counts[met.raw_errors] = counts.get(met.raw_errors, 0) + 1
@@ -271,9 +306,10 @@ class Traffic:
         new = self._seen.first(met.place, f"{tenant}\0\0{name}\0{said}", now)
         return new or not _repeated(x)
 
-    def _down(self, target: str, now: float) -> bool:
+    def _out_of_service(self, target: str) -> Pool | None:
+        """The target's nodes where none of them is used."""
         pool = self._fleet.pools.get(target) if self._fleet is not None else None
-        return pool is not None and _is_down(pool, now)
+        return None if pool is None or any(node.state is State.USED for node in pool.nodes) else pool
 
     def _not_taken(self, met: _Met, at: float) -> None:
         """A call was meant for this arm, and the arm was full or out of service."""
@@ -308,6 +344,17 @@ class Traffic:
             settings.rollout if settings is not None else None,
         )
         return watched
+
+
+def _is_error(outcome: Outcome, kind: str, met: _Met, at: float) -> bool:
+    """Whether a call that did not go well is an error of its arm: a used-up quota is one only after a while."""
+    if outcome.name != "quota":
+        if outcome.name not in UNANSWERED:
+            met.quota_since = 0.0
+        return outcome.error(kind)
+    if not met.quota_since:
+        met.quota_since = at
+    return at - met.quota_since > QUOTA_EXCUSED
 
 
 def _is_down(pool: Pool, now: float) -> bool:

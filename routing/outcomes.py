@@ -79,7 +79,7 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         # The answer is a refusal.
         Outcome("upstream_5xx", True, True, retry="node"),
         Outcome("capacity", True, True, retry="node"),
-        # After ten minutes of nothing else it is an error, which one call cannot tell.
+        # After QUOTA_EXCUSED of nothing else it is an error, which one call cannot tell.
         Outcome("quota", False, False, retry="arm"),
         Outcome("config", True, True, retry="arm"),
         Outcome("rejected", False, False),
@@ -96,6 +96,11 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
     )
 }
 """Every class by its name."""
+
+QUOTA_EXCUSED: Final = 600.0
+"""Seconds in which a hosted arm may answer nothing but that a quota is used up: after them that is an error."""
+UNANSWERED: Final = frozenset({"connect", "reset", "first_token"})
+"""Classes of calls that nobody has answered anything to."""
 
 _ERRORS: Final[Mapping[str, Mapping[Stage, str] | str]] = {
     "ConnectFailed": "connect",

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from config.settings import RolloutSettings
 from routing import window
-from routing.course import CALLS, ERROR, RAW_ERRORS, Bucket
+from routing.course import ABSENT, CALLS, ERROR, RAW_ERRORS, SAMPLE, Bucket
 from routing.evidence import (
     Detector,
     Onset,
@@ -41,6 +41,8 @@ _PATIENCE: Final = 12
 _FEW: Final = 2
 _TELLING: Final = math.log(30)
 """How much likelier one explanation has to be than the other, as a logarithm."""
+_ABSENCES: Final = 3
+"""Buckets with calls that fell to the canary, all taken by others, that pause a rollout."""
 _MINUTE: Final = 60
 _SHOWN: Final = 5
 
@@ -99,6 +101,14 @@ class Facts(NamedTuple):
     samples: tuple[str, ...] = ()
 
 
+class Absence(NamedTuple):
+    """Since when the canary has had no call of its own though some fell to it: in how many buckets, and how many."""
+
+    since: int = 0
+    buckets: int = 0
+    calls: int = 0
+
+
 class Terms(NamedTuple):
     """By what a canary is judged: limit and alpha from 0 to 1, how many times the others' rate its own may be."""
 
@@ -119,7 +129,8 @@ class Watch:
     `canary`, `others` and `ratio` are the detectors; the last is told of whole minutes, `pooled` being those of
     `minute`, because arms differ in how long their calls take to fail. `mine` and `theirs` are all counts by name, the
     canary's and those of the other arms, but for the time that the rollout was paused. `refusals` are the canary's
-    calls that were refused for its credentials, since the last that succeeded. `cells` are the window's.
+    calls that were refused for its credentials, since the last that succeeded. `cells` are the window's. `samples` are
+    ids of the canary's failed calls, the latest last.
     """
 
     began: int
@@ -134,6 +145,8 @@ class Watch:
     theirs: Mapping[str, int] = field(default_factory=dict)
     refusals: int = 0
     cells: tuple[window.Cell, ...] = ()
+    absence: Absence = field(default_factory=Absence)
+    samples: tuple[str, ...] = ()
 
 
 def begun(began: int, terms: Terms, share: float, planned: float) -> Watch:
@@ -153,12 +166,13 @@ def begun_again(watch: Watch, now: int) -> Watch:
     """After a person has looked at what was found: it is looked for anew, and what was counted remains."""
     canary, others, ratio = (replace(each, trials=0, money=()) for each in (watch.canary, watch.others, watch.ratio))
     fresh = replace(watch, began=now, canary=canary, others=others, ratio=ratio, onsets=(), cells=())
-    return replace(fresh, pooled=Units(), refusals=0)
+    return replace(fresh, pooled=Units(), refusals=0, absence=Absence(), samples=())
 
 
 def taken(watch: Watch, plan: RolloutSettings, bucket: Bucket, *, paused: bool) -> Watch:
     """After the counts of one bucket."""
     mine, theirs = sides(bucket.counts, plan.canary)
+    failed = sorted(name.removeprefix(SAMPLE) for name in mine if name.startswith(SAMPLE))
     counted = Units(*units(mine), *units(theirs))
     classes = _classes(mine)
     bets = above(watch.terms.limit)
@@ -168,13 +182,15 @@ def taken(watch: Watch, plan: RolloutSettings, bucket: Bucket, *, paused: bool) 
         others=watch.others.after(counted.other_calls, counted.other_errors, bets),
         onsets=onsets(watch.onsets, bucket.at, counted, classes, bets),
         refusals=_refusals(watch.refusals, mine),
+        absence=_absence(watch.absence, bucket.at, mine),
+        samples=(*watch.samples, *failed)[-_SHOWN:] if failed else watch.samples,
     )
     if plan.mode == "window":
         every = Units(*calls_and_errors(mine), *calls_and_errors(theirs))
         watch = replace(watch, cells=window.after(watch.cells, bucket.at, every, classes, plan.window))
     if paused:
         return watch
-    return replace(watch, mine=added(watch.mine, mine), theirs=added(watch.theirs, theirs))
+    return replace(watch, mine=added(watch.mine, _numbers(mine)), theirs=added(watch.theirs, _numbers(theirs)))
 
 
 def sides(counts: Mapping[str, int], canary: str) -> tuple[dict[str, int], dict[str, int]]:
@@ -198,6 +214,11 @@ def _classes(counts: Mapping[str, int]) -> dict[str, int]:
     return {name.removeprefix(ERROR): number for name, number in counts.items() if number and name.startswith(ERROR)}
 
 
+def _numbers(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """Counts without the ids of calls, of which there is no end."""
+    return {name: number for name, number in counts.items() if not name.startswith(SAMPLE)}
+
+
 def _pooled(watch: Watch, minute: int, counted: Units) -> Watch:
     """After more counts of a minute: of one that is over it is asked whose the errors are."""
     if minute == watch.minute:
@@ -214,9 +235,19 @@ def _refusals(before: int, counts: Mapping[str, int]) -> int:
     return 0 if calls > errors else before + counts.get(_REFUSED, 0)
 
 
+def _absence(before: Absence, at: int, counts: Mapping[str, int]) -> Absence:
+    """A bucket in which nothing fell to the canary says neither that it is there nor that it is not."""
+    if counts.get(CALLS, 0):
+        return Absence()
+    absent = counts.get(ABSENT, 0)
+    if not absent:
+        return before
+    return Absence(before.since if before.buckets else at, before.buckets + 1, before.calls + absent)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict, why, and what it is about. `reason` is one of limit, common, ratio and config.
+    """A verdict, why, and what it is about. `reason` is one of limit, common, ratio, config and absent.
 
     HOLD has none, but for limit: then the canary is above it, and it is not known yet whether the others are as well.
     """
@@ -245,7 +276,7 @@ def found(
     if paused_for == "common" and others is not Others.ABSENT:
         # The arms recover one after the other: from here on only being the worse one tells against the canary.
         others = Others.FAILING
-    samples = samples[-_SHOWN:]
+    samples = tuple(dict.fromkeys((*watch.samples, *samples)))[-_SHOWN:]
     ruling = verdict(above_limit, worse, others)
     if ruling is Verdict.ROLLBACK:
         facts = facts._replace(samples=samples)
@@ -262,6 +293,13 @@ def found(
         facts = so_far(watch)._replace(samples=samples)
         text = f"{plan.canary} refused {watch.refusals:,} calls in a row for their credentials: check its key."
         return Finding(Verdict.PAUSE, "config", text, facts)
+    away = watch.absence
+    if away.buckets >= _ABSENCES:
+        text = (
+            f"{plan.canary} is out of service since {moment(away.since)}: {away.calls:,} calls that fell to it were "
+            "taken by others."
+        )
+        return Finding(Verdict.PAUSE, "absent", text, so_far(watch)._replace(samples=samples))
     return Finding(Verdict.HOLD, "limit" if above_limit else "")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from config.settings import RolloutSettings
 from routing.course import SET_BACK, Bucket
+from routing.phrases import moment
 from routing.rollout import (
     TRANSITIONS,
     Event,
@@ -190,6 +191,60 @@ def test_who_resumes_a_canary_that_is_the_worse_arm_is_not_asked_again_in_this_s
     rollout = step(rollout, "resume", "dana", START + 14_400)
     rollout, events = played(rollout, PLAN, worse[1440:])
     assert (rollout.state, events) == (State.RUNNING, [])
+
+
+def away(at: int, seconds: int, calls: int = 10) -> list[Bucket]:
+    return [bucket(begin, (0, 0), (100, 0), absent=calls) for begin in range(at, at + seconds, 10)]
+
+
+def test_a_canary_that_is_out_of_service_pauses_and_is_not_taken_back() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 300))
+    rollout, events = played(rollout, PLAN, away(START + 300, 20))
+    assert (rollout.state, events) == (State.RUNNING, [])
+    rollout, events = played(rollout, PLAN, away(START + 320, 600))
+    assert [(each.what, each.at) for each in events] == [("pause", START + 330)]
+    assert events[0].text == (
+        f"parallax is out of service since {moment(START + 300)}: 30 calls that fell to it were taken by others."
+    )
+    assert rollout.state is State.PAUSED
+
+
+def test_who_resumes_a_canary_that_was_out_of_service_is_paused_by_new_buckets_alone() -> None:
+    rollout, _ = played(started(PLAN), PLAN, away(START, 300))
+    rollout = step(rollout, "resume", "dana", START + 305)
+    rollout, events = played(rollout, PLAN, away(START + 300, 30))
+    assert (rollout.state, events) == (State.RUNNING, []), "the first was begun before the person looked"
+    rollout, events = played(rollout, PLAN, away(START + 330, 10))
+    assert [each.what for each in events] == ["pause"]
+
+
+def test_a_call_of_its_own_shows_that_a_canary_is_there_and_a_bucket_without_any_shows_nothing() -> None:
+    gone = away(START, 60)
+    for number in (2, 5):
+        gone[number] = bucket(gone[number].at, (1, 0), (99, 0), absent=9)
+    rollout, events = played(started(PLAN), PLAN, gone)
+    assert (rollout.state, events) == (State.RUNNING, [])
+    few = [bucket(at, (0, 0), (5, 0), absent=at % 60 == START % 60) for at in range(START, START + 130, 10)]
+    rollout, events = played(started(PLAN), PLAN, few)
+    assert [(each.what, each.at) for each in events] == [("pause", START + 130)]
+
+
+def test_a_verdict_names_failed_calls_of_whichever_gateway_has_seen_them() -> None:
+    failed = {f"sample:01KA{number}": 1 for number in range(9)}
+    rollout, _ = advance(started(PLAN), PLAN, [bucket(START, (50, 50), (450, 0), **failed)], START + 10)
+    assert rollout.state is State.ROLLED_BACK
+    facts = rollout.history[-1].facts
+    assert facts is not None
+    assert facts.samples == ("01KA4", "01KA5", "01KA6", "01KA7", "01KA8")
+
+
+def test_the_ids_of_failed_calls_do_not_pile_up() -> None:
+    mine = plan(0.9, 0.9)
+    buckets = [bucket(at, (50, 1), (450, 5), **{f"sample:01KA{at}": 1}) for at in range(START, START + 6000, 10)]
+    rollout, _ = played(step(started(mine), "pause", "dana", START), mine, buckets)
+    rollout = step(rollout, "resume", "dana", START + 6000)
+    rollout, _ = played(rollout, mine, [each._replace(at=each.at + 6000) for each in buckets[:50]])
+    assert len(json.dumps(to_json(rollout))) < 8000
 
 
 def test_a_suspicion_that_is_not_cleared_up_keeps_a_step_from_being_passed() -> None:
