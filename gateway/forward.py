@@ -10,6 +10,7 @@ from adapters.base import AgentCall, Headers, StreamMeter, Usage
 from adapters.errors import MalformedCall
 from adapters.meter import bytes_of, tokens_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
+from adapters.registry import ADAPTERS
 from adapters.translation import Translation, translation
 from gateway import carrier
 from gateway.attempts import Attempts
@@ -25,6 +26,9 @@ _HELD_BACK: Final = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
 
+_READ_ON: Final = 4 * _HELD_BACK
+"""Bytes of one that is too long to be translated, and is read to its end all the same: what it has cost stands there."""
+
 _REFUSED: Final = OUTCOMES["refused"]
 _EVENTS: Final = b"text/event-stream"
 _USUAL_LONGEST: Final = 4096
@@ -33,6 +37,7 @@ _JSON_TYPE: Final = b"application/json"
 _JSON: Final[Headers] = [(b"content-type", _JSON_TYPE)]
 _TRANSLATED: Final = {"openai": "chat", "anthropic": "messages"}
 """What a target is asked in its own protocol where calls of another one are translated for it."""
+_READERS: Final = {each.protocol: each for each in ADAPTERS}
 _FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
 _FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
 """Headers that mean something in the protocol of an answer that is translated into another one."""
@@ -172,12 +177,12 @@ async def _answered(
             if other is not None:
                 return other
     elif call.stream and kind != _EVENTS and not encoded:
-        found = await _hidden(x, call, attempt, answer, kind)
+        found = await _hidden(x, call, attempt, answer, kind, crossing)
         if found is not None:
             return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
     x.detail = _unacceptable(call, answer.status, kind, encoded)
     if x.detail:
-        if _succeeded(answer.status) and not call.endpoint.free:
+        if _succeeded(answer.status) and not call.endpoint.free and x.usage is None:
             x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
         attempt.error = "ReplyMalformed"
         return await _instead(x, attempt, attempts, TargetFailed("The target's answer cannot be understood."))
@@ -217,7 +222,7 @@ async def _unhidden(
     if found.kind == "status":
         attempt.status = found.status
     x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
-    if not call.endpoint.free:
+    if not call.endpoint.free and x.usage is None:
         x.usage = Usage(estimated=True)
     attempts.ended(x, attempt)
     other = await attempts.next(x, attempt, begun=False)
@@ -344,6 +349,8 @@ async def _stream(
             attempt.complete = meter.complete and not meter.failed
             if call.endpoint.keeps:
                 attempts.keep(x, attempt, meter.made)
+            if attempt.outcome is not None:
+                attempt.usage = x.usage
             if loan is not None:
                 loan.passed = meter.produced
     if meter.failed and x.code == "ok":
@@ -426,6 +433,9 @@ async def _body(
                 if found is None:
                     body = crossing.answer(call, answer.status, body)
         elif crossing is not None:
+            while size <= _READ_ON and not ended:
+                piece = await answer.read()
+                size, body, ended = size + len(piece), (body + piece)[-_TAIL:], not piece
             raise ValueError("an answer of more than a megabyte cannot be translated")
         else:
             attempt.stage = "begun"
@@ -440,8 +450,10 @@ async def _body(
     except (carrier.CarrierError, ValueError) as error:
         failure = _failure(x, error, attempt)
         attempt.complete = False
+        x.whole = ended
         if succeeded and not call.endpoint.free:
-            x.usage = _used(x, call, b"", size)
+            untranslated = attempt.arm.target if crossing is not None else None
+            x.usage = _used(x, call, body if ended else b"", size, untranslated)
         if not reply.started:
             return await _instead(x, attempt, attempts, failure)
         x.code = refusal_for(failure, x.id).code
@@ -455,7 +467,8 @@ async def _body(
         if attempt is x.attempts[-1]:
             x.whole = ended
     if succeeded and not call.endpoint.free:
-        x.usage = usage = _used(x, call, body, size if crossing is None else len(body))
+        untranslated = attempt.arm.target if crossing is not None and found is not None else None
+        x.usage = usage = _used(x, call, body, size if crossing is None else len(body), untranslated)
         # Who has counted what it says has said something, and nearly all do. Hosted APIs may have words of their own.
         doubtful = usage.estimated and attempt.arm.target.settings.kind in SELF_HOSTED
         if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
@@ -476,28 +489,47 @@ async def _body(
     return None
 
 
-async def _hidden(x: Exchange, call: AgentCall, attempt: Attempt, answer: carrier.Reply, kind: bytes) -> Failure | None:
+async def _hidden(
+    x: Exchange, call: AgentCall, attempt: Attempt, answer: carrier.Reply, kind: bytes, crossing: Translation | None
+) -> Failure | None:
     """What stands behind a success that is no stream where one was asked for."""
+    target = attempt.arm.target
     pieces: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(_patience(x, attempt)):
-            while sum(map(len, pieces)) <= _TAIL * 16 and (piece := await answer.read()):
+            while size <= _TAIL * 16 and not x.whole:
+                piece = await answer.read()
                 pieces.append(piece)
+                size, x.whole = size + len(piece), not piece
     except (carrier.CarrierError, TimeoutError) as error:
         x.detail = f"{type(error).__name__}: {error}"
-    return hidden(call.operation, answer.status, kind, b"".join(pieces))
+    finally:
+        body = b"".join(pieces)
+        if not call.endpoint.free:
+            untranslated = target if crossing is not None else None
+            x.usage = _used(x, call, body, size, untranslated) if x.whole else Usage(estimated=True)
+            if x.lending is not None:
+                x.lending.passed = x.usage.output_tokens  # it is not for its being unseen that none has passed
+    operation = call.operation if crossing is None else _TRANSLATED[target.kind.protocol]
+    return hidden(operation, answer.status, kind, body)
 
 
-def _used(x: Exchange, call: AgentCall, body: bytes, size: int) -> Usage:
+def _used(x: Exchange, call: AgentCall, body: bytes, size: int, untranslated: Target | None = None) -> Usage:
     """Tokens of an unstreamed answer of `size` bytes: all of it in `body`, its end, or nothing where it broke off.
 
-    A target that reports none for what it has said has not counted.
+    A target that reports none for what it has said has not counted. `untranslated` is the target whose protocol the
+    answer is in, where that is not the agent's.
     """
-    usage = x.adapter.usage(call, body) if body else None
+    reader, asked = x.adapter, call
+    if untranslated is not None:
+        protocol = untranslated.kind.protocol
+        reader, asked = _READERS[protocol], dataclasses.replace(call, operation=_TRANSLATED[protocol])
+    usage = reader.usage(asked, body) if body else None
     if usage is not None and usage.output_tokens:
         return usage
     if len(body) == size:
-        counted = x.adapter.counted(call, body)
+        counted = reader.counted(asked, body)
     else:
         counted = tokens_of(size) if x.adapter.token_caps(call) else 0
     if usage is None:

@@ -12,6 +12,7 @@ rollback. See docs/rollouts.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -47,8 +48,15 @@ LEASE: Final = 15.0
 KEPT: Final = 3 * 86_400
 """Seconds for which closed buckets are kept."""
 
+LAST_EPOCH: Final = 2**53 - 1
+"""The largest that every store can tell from the next."""
+
 SET_BACK: Final = 60
 """Seconds by which a clock may go back while what is counted still goes into the newest bucket."""
+
+
+_MOST: Final = 1e9
+"""The largest weight that is taken for one."""
 
 
 class Bucket(NamedTuple):
@@ -67,6 +75,9 @@ class Course:
     rollout, a JSON document that belongs to it. `by` is who has made the change, `at` when, in Unix nanoseconds.
 
     It is kept as JSON: texts, numbers, lists, mappings with texts as keys.
+
+    `trouble` says why what is kept cannot be used, and is not kept itself. There are no weights then, and a rollout that
+    cannot be used either is an empty one.
     """
 
     epoch: int
@@ -76,6 +87,7 @@ class Course:
     by: str = ""
     at: int = 0
     comment: str = ""
+    trouble: str = ""
 
 
 class RouteStore(Protocol):
@@ -151,7 +163,45 @@ def weights(course: Course | None, configured: Mapping[str, float]) -> Mapping[s
     """The weights that are in force, by target."""
     if course is None or course.weights is None or course.instead_of != configured:
         return configured
+    if course.weights.keys() != configured.keys():
+        return configured
     return course.weights
+
+
+def unusable(epoch: int, trouble: str) -> Course:
+    """What stands for a course of which nothing can be used."""
+    return Course(epoch, rollout={}, trouble=trouble)
+
+
+def checked(facts: Mapping[str, Any]) -> Course:
+    """A course of what was kept of it by name, whoever has written it. Raises ValueError where it has no epoch.
+
+    Whatever else is not as it has to be is the course's `trouble`.
+    """
+    epoch = facts.get("epoch")
+    if type(epoch) is not int or not 0 <= epoch <= LAST_EPOCH:
+        raise ValueError(f"its epoch is no number from 0 to {LAST_EPOCH:,}")
+    weights, rollout = facts.get("weights"), facts.get("rollout")
+    by, at, comment = facts.get("by", ""), facts.get("at", 0), facts.get("comment", "")
+    trouble = ""
+    if not (isinstance(by, str) and type(at) is int and isinstance(comment, str)):
+        trouble = "it does not say who has made it, and when"
+    if weights is not None and not _are_weights(weights):
+        trouble = "its weights are none"
+    if rollout is not None and not isinstance(rollout, Mapping):
+        trouble, rollout = "its rollout is none", {}
+    if trouble:
+        return Course(epoch, rollout=rollout, trouble=trouble)
+    return Course(epoch, weights, facts.get("instead_of"), rollout, by, at, comment)
+
+
+def _are_weights(found: object) -> bool:
+    """Whether these are numbers from 0, by target, and one is above it."""
+    if not isinstance(found, Mapping) or not all(
+        type(each) in (int, float) and 0 <= each <= _MOST for each in found.values()
+    ):
+        return False
+    return math.fsum(found.values()) > 0
 
 
 def lapsed(heard_ns: int, now_ns: int) -> bool:

@@ -497,3 +497,91 @@ async def test_what_the_only_attempt_has_used_counts_once_though_another_was_pai
         assert (await asking)[0] == 502
         (paid,) = found.till.ledger
         assert await left_with(found) == paid.input_tokens + paid.output_tokens > 0
+
+
+STRICT: Final[Mapping[str, Any]] = {"budgets": [{**BUDGET, "mode": "strict"}]}
+CLAUDES: Final[Mapping[str, Any]] = {"type": "message", "role": "assistant", "stop_reason": "end_turn"}
+UNTOLD: Final = {"type": "picture", "data": "x"}
+TWELVE: Final = {"input_tokens": 12, "output_tokens": 34}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**CLAUDES, "content": [UNTOLD], "usage": TWELVE},
+        {**CLAUDES, "content": [{**UNTOLD, "data": "x" * 1_500_000}], "usage": TWELVE},
+    ],
+    ids=["without counterpart", "long"],
+)
+async def test_an_answer_that_cannot_be_translated_is_paid_for_by_what_it_says_it_has_used(answer: Any) -> None:
+    kinds = ("anthropic", "openai")
+    async with places(json_answer(answer), ANSWERS, kinds=kinds, **STRICT) as (found, _):
+        assert (await asked(found, chat(max_tokens=1000)))[0] == 200
+        first, second = found.till.ledger
+        assert (first.input_tokens, first.output_tokens, first.cost) == (12, 34, 12 * 1000 + 34 * 2000)
+        assert (second.input_tokens, second.output_tokens) == (7, 3)
+        assert found.telemetry.tokens["t0", "output"] == 34
+
+
+async def test_an_answer_in_the_other_protocol_that_cannot_be_translated_is_so_paid_for_too() -> None:
+    """By an agent that speaks messages, at a target that speaks chat completions and has called what is no function."""
+    said = {"role": "assistant", "content": None, "tool_calls": [{"id": "t", "type": "custom", "custom": {}}]}
+    answer = {**ANSWER, "choices": [{"index": 0, "message": said, "finish_reason": "tool_calls"}]}
+    kinds = ("openai", "anthropic")
+    async with places(json_answer(answer), json_answer({**CLAUDES, "content": []}), kinds=kinds, **STRICT) as (
+        found,
+        _,
+    ):
+        assert (await asked(found, messages()))[0] == 200
+        assert (found.till.ledger[0].input_tokens, found.till.ledger[0].output_tokens) == (7, 3)
+
+
+async def test_an_answer_that_cannot_be_translated_and_does_not_count_costs_what_it_probably_did() -> None:
+    answer = {**CLAUDES, "content": [{"type": "text", "text": "word " * 80}, UNTOLD]}
+    async with places(json_answer(answer), ANSWERS, kinds=("anthropic", "openai"), **STRICT) as (found, _):
+        assert (await asked(found, chat(max_tokens=1000)))[0] == 200
+        assert found.till.ledger[0].output_tokens == 100
+
+
+async def test_an_answer_without_end_that_cannot_be_translated_is_given_up_and_costs_what_came_at_least() -> None:
+    async def endless(wire: Wire) -> None:
+        await wire.body()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            await wire.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+    rich = [{**BUDGET, "limit_usd": 50}]
+    async with places(endless, ANSWERS, kinds=("anthropic", "openai"), budgets=rich) as (found, _):
+        assert (await asked(found, chat(max_tokens=1000)))[0] == 200
+        assert found.till.ledger[0].output_tokens > 100_000
+
+
+async def test_a_whole_answer_to_a_streamed_call_is_paid_for_by_what_it_says_it_has_used() -> None:
+    async with places(ANSWERS, says(SSE + stream("hello"), Wire.close), **STRICT) as (found, _):
+        assert (await asked(found, chat(stream=True, max_tokens=1000)))[0] == 200
+        assert (found.till.ledger[0].input_tokens, found.till.ledger[0].output_tokens) == (7, 3)
+
+
+async def test_a_failure_behind_a_success_that_says_what_it_has_used_is_paid_for_by_that() -> None:
+    failed = json_answer({**ANSWER, "choices": [choice("error")]})
+    for said in (chat(), messages()):
+        answers = ANSWERS if said == chat() else json_answer(ANSWER)
+        async with places(failed, answers, kinds=("parallax", "openai")) as (found, _):
+            assert (await asked(found, said))[0] == 200
+            assert [(each.input_tokens, each.output_tokens) for each in found.till.ledger] == [(7, 3)] * 2
+
+
+async def test_an_agent_that_leaves_while_a_whole_answer_comes_instead_of_its_stream_pays_for_it() -> None:
+    begins = says(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{")
+    async with places(begins, **STRICT) as (found, upstream):
+        async with connected(found.port) as client:
+            await client.say(chat(stream=True, max_tokens=1000))
+            async with asyncio.timeout(5):
+                while not upstream.requests:
+                    await asyncio.sleep(0)
+            for _turn in range(50):
+                await asyncio.sleep(0)
+            client.hang_up()
+            record = await found.ledger.outcome()
+        assert (record["code"], record["target_status"]) == ("client_gone", 200)
+        assert found.till.ledger[0].cost > 1000 * 1000
