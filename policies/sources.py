@@ -107,7 +107,7 @@ def read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key] = (), fetc
 
 
 def _stayed(paths: Sequence[str | os.PathLike[str]], before: list[_Seen], opened: Sequence[_Seen]) -> bool:
-    """Whether all files are as they were, and were when they were opened: two swaps can lead back to where one began."""
+    """Whether all files are as they were, and were so when they were opened: two swaps lead back to where one began."""
     return set(before).issuperset(opened) and _look(paths) == before
 
 
