@@ -27,7 +27,7 @@ _HELD_BACK: Final = 1024 * 1024
 target that breaks off can then still be told as what it is."""
 
 _READ_ON: Final = 4 * _HELD_BACK
-"""Bytes of one that is too long to be translated, and is read to its end all the same: what it has cost stands there."""
+"""Bytes of one that is too long to be translated, and is read on all the same: what it has cost stands at its end."""
 
 _REFUSED: Final = OUTCOMES["refused"]
 _EVENTS: Final = b"text/event-stream"
