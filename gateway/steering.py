@@ -145,6 +145,10 @@ class Steering:
         """The bucket of time in which all that was closed of a route was taken in."""
         self._doubtful: dict[str, _Doubtful] = {}
         self._troubles: set[str] = set()
+        self._new: set[str] = set()
+        """Routes whose plan was loaded, and no rollout was of it since: such a plan may begin one anew."""
+        self._told: dict[str, str] = {}
+        """What was said last of a route that is in trouble."""
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -156,7 +160,9 @@ class Steering:
         if assembly.table is not self._table:
             self._earlier.update(self._table.routes)
         self._table = assembly.table
+        before = self._plans
         self._plans = {each.name: each.rollout for each in settings.routes if each.rollout is not None}
+        self._new |= {name for name, plan in self._plans.items() if before.get(name) != plan}
         hooks = {name: plan.webhook or settings.approvals.webhook for name, plan in self._plans.items()}
         self._webhook = {name: hook for name, hook in hooks.items() if hook is not None}
         self._judged_at.clear()
@@ -164,12 +170,33 @@ class Steering:
             self._put_in_force(route)
 
     def rollout(self, name: str) -> tuple[Rollout, RolloutSettings]:
-        """How a route's rollout stands, and its plan. Raises NoRoute where it has none, StoreUnavailable."""
-        self._route(name)
-        plan = self._plans.get(name)
-        if plan is None:
-            raise NoRoute(f"The route {name} has no rollout; `rollout` in its configuration gives it one.")
-        return self._readable(name, plan), plan
+        """How a route's rollout stands, and its plan. Raises NoRoute where it has none, StoreUnavailable.
+
+        One of another canary than the plan's is a draft to the plan, with a history.
+        """
+        plan = self._plan(name)
+        return _seen(self._readable(name, plan), plan), plan
+
+    def trouble(self, name: str) -> str | None:
+        """Why a route does not go by what is kept of it, in a sentence; None where it does."""
+        known, plan = self._courses.get(name), self._plans.get(name)
+        if known is not None and known.trouble:
+            canary = f", and {plan.canary} gets no new sessions" if plan is not None else ""
+            return f"What is kept of it cannot be used ({known.trouble}): it goes by its configured weights{canary}."
+        if plan is None or not self._heard:
+            return None
+        state = self._state(name, plan)
+        if state is None:
+            return (
+                "What is kept of its rollout is of another version of the gateway, which this one cannot read: "
+                f"{plan.canary} gets no new sessions."
+            )
+        if not self._gives_way(name, state, plan):
+            return None
+        aside = f": {plan.canary} gets no new sessions here" if _apart(state, plan) else ""
+        return (
+            f"Its rollout is of another plan than this gateway's, for {state.canary}, and is judged elsewhere{aside}."
+        )
 
     @property
     def rollouts(self) -> Iterator[tuple[str, Rollout, RolloutSettings]]:
@@ -177,7 +204,7 @@ class Steering:
         for name, plan in self._plans.items():
             state = self._state(name, plan)
             if state is not None:
-                yield name, state, plan
+                yield name, _seen(state, plan), plan
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -204,8 +231,32 @@ class Steering:
             raise NoRoute("There is no such route; GET /routes lists them.")
         return route
 
+    def _plan(self, name: str) -> RolloutSettings:
+        """Raises NoRoute where the route has no rollout."""
+        self._route(name)
+        plan = self._plans.get(name)
+        if plan is None:
+            raise NoRoute(f"The route {name} has no rollout; `rollout` in its configuration gives it one.")
+        return plan
+
+    def _gives_way(self, name: str, state: Rollout, plan: RolloutSettings) -> bool:
+        """Whether another gateway, with another plan, has the say over a rollout.
+
+        Each plan may begin a rollout anew once after it was loaded, or two gateways whose plans differ would do so in
+        turn, for ever. So that one has the say which was loaded last.
+        """
+        if rollout.is_of(state, plan) or not (under_way(state, plan, self.now()) or _edited(state, plan)):
+            self._new.discard(name)
+            return False
+        return name not in self._new
+
     def _state(self, name: str, plan: RolloutSettings) -> Rollout | None:
-        """The state that a course tells of; None where it cannot be read, or nothing was heard yet."""
+        """The state that a course tells of; None where it cannot be used, or nothing was heard yet."""
+        known = self._courses.get(name)
+        return self._kept(name, plan) if known is None or not known.trouble else None
+
+    def _kept(self, name: str, plan: RolloutSettings) -> Rollout | None:
+        """The state that a course tells of, even where its weights are none."""
         if not self._heard:
             return None
         known = self._courses.get(name)
@@ -215,9 +266,12 @@ class Steering:
         if found is None or found[0] is not known:
             state = None
             try:
-                state = rollout.from_json(known.rollout)
-            except ValueError:
-                log.error("the state of the rollout of %s cannot be read here: its canary gets no new sessions", name)
+                read = rollout.from_json(known.rollout)
+                rollout.standing(read, plan, self.now())  # what cannot be told is not what a gateway has written
+                evidence(read)
+                state = read
+            except (ValueError, ArithmeticError):
+                pass  # `trouble` tells it
             found = self._states[name] = (known, state)
         return found[1]
 
@@ -228,15 +282,14 @@ class Steering:
                 f"How the rollout of {name} stands is not known here yet: the state does not answer."
             )
         if state is None:
-            raise StoreUnavailable(
-                f"What is kept of the rollout of {name} is of another version of the gateway, which this one cannot "
-                "read. Its canary gets no new sessions here."
-            )
+            raise StoreUnavailable(f"The route {name}: {self.trouble(name)}")
         return state
 
     def _put_in_force(self, route: Route) -> None:
         plan = self._plans.get(route.name)
         state = self._state(route.name, plan) if plan is not None else None
+        if plan is not None and state is not None and self._gives_way(route.name, state, plan) and _apart(state, plan):
+            state = None
         leased = True
         if plan is not None and not self.leased:
             # One that was promoted, and is watched no more, is no canary any longer.
@@ -263,6 +316,19 @@ class Steering:
             name = route.name
             if name in self._plans or self._courses.get(name) is not before.get(name):
                 self._put_in_force(route)
+        self._tell_of_trouble()
+
+    def _tell_of_trouble(self) -> None:
+        """To the log, where it is another one than before."""
+        for route in self._table.routes:
+            name = route.name
+            trouble, told = self.trouble(name), self._told.get(name)
+            if trouble is not None and trouble != told:
+                log.warning("the route %s: %s", name, trouble)
+                self._told[name] = trouble
+            elif trouble is None and told is not None:
+                log.info("the route %s goes by what is kept of it again", name)
+                del self._told[name]
 
     # What goes on beside the calls
 
@@ -348,6 +414,8 @@ class Steering:
                 known, state, now = self._courses.get(name), self._state(name, plan), self.now()
                 if known is None or state is None or not (under_way(state, plan, now) or _edited(state, plan)):
                     return
+                if self._gives_way(name, state, plan):
+                    return
                 set_back = rollout.set_back(state, now)
                 since = max(set_back.cursor + BUCKET, set_back.began - BUCKET, now - KEPT)
                 fresh, events = await self._taken(name, set_back, plan, since, now)
@@ -423,7 +491,13 @@ class Steering:
         Raises NoRoute, MoveRefused, and StoreUnavailable, after which it may have been made or not.
         """
         for _ in range(_ATTEMPTS):
-            state, plan = self.rollout(name)
+            plan = self._plan(name)
+            state = self._readable(name, plan)
+            if what != "start" and state.canary != plan.canary and self._gives_way(name, state, plan):
+                raise MoveRefused(
+                    f"The rollout under way is of {state.canary}, by another gateway's plan: ask there. Here one of "
+                    f"{plan.canary} can be started in its place."
+                )
             known, now, events = self._courses.get(name), self.now(), list[Event]()
             state = rollout.set_back(state, now)
             if what == "start":
@@ -451,7 +525,7 @@ class Steering:
             wanted = route.checked(asked)
             state = None
             if plan is not None:
-                state = self._readable(name, plan)
+                state = self._kept(name, plan) or self._readable(name, plan)
                 _check_not_overruled(state, plan, wanted)
             known = self._courses.get(name)
             old, _ = in_force(route.configured, known, plan, state, leased=True)
@@ -460,6 +534,7 @@ class Steering:
             after = replace(
                 before,
                 epoch=before.epoch + 1,
+                trouble="",
                 weights=None if as_configured else wanted,
                 instead_of=None if as_configured else dict(route.configured),
                 by=who,
@@ -490,6 +565,18 @@ def evidence(state: Rollout) -> float | None:
     """How near the evidence against a canary is to what takes it back: 1.0 is enough. None while it is not watched."""
     watch = state.watch
     return math.exp(watch.canary.evidence - watch.terms.enough) if watch is not None else None
+
+
+def _seen(state: Rollout, plan: RolloutSettings) -> Rollout:
+    """A rollout as the plan has it: one of another canary says nothing of the plan's."""
+    if state.canary == plan.canary:
+        return state
+    return replace(rollout.draft(plan), moved=state.moved, history=state.history)
+
+
+def _apart(state: Rollout, plan: RolloutSettings) -> bool:
+    """Whether a canary whose rollout is another plan's must not have new sessions by its own."""
+    return state.canary != plan.canary or state.state in (State.RUNNING, State.PAUSED)
 
 
 def _edited(state: Rollout, plan: RolloutSettings) -> bool:

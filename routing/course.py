@@ -76,8 +76,8 @@ class Course:
 
     It is kept as JSON: texts, numbers, lists, mappings with texts as keys.
 
-    `trouble` says why what is kept cannot be used, and is not kept itself. There are no weights then, and a rollout that
-    cannot be used either is an empty one.
+    `trouble` says why what is kept cannot be used, and is not kept itself. There are no weights then, and a rollout
+    that cannot be used either is an empty one.
     """
 
     epoch: int

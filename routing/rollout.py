@@ -131,6 +131,7 @@ class Rollout:
     began, `moved` when the last move was made, `paused` for how many seconds of the step it was paused before. `cursor`
     is the last bucket that was taken in; `calls` in `seconds` are the route's lately. `reason` says what has paused
     it; `ratio_accepted` that a person resumed it though the canary is the worse arm; `told` that `ready` was told.
+    `plan` is the one that it is judged by, in the words of `_words`; empty where that was not noted.
     """
 
     canary: str
@@ -150,6 +151,7 @@ class Rollout:
     told: bool = False
     watch: Watch | None = None
     history: tuple[Event, ...] = ()
+    plan: str = ""
 
     @property
     def pace(self) -> float:
@@ -159,7 +161,13 @@ class Rollout:
 
 def draft(plan: RolloutSettings) -> Rollout:
     """A rollout that has not begun."""
-    return Rollout(plan.canary, len(plan.steps))
+    return Rollout(plan.canary, len(plan.steps), plan=_words(plan))
+
+
+def _words(plan: RolloutSettings) -> str:
+    """What decides on a state by a plan: two that differ in it cannot both judge a rollout."""
+    limits = ", ".join(f"{each.max_error_rate!r}" for each in plan.steps)
+    return f"{plan.canary}: {limits}; alpha {plan.alpha!r}, ratio {plan.max_ratio!r}"
 
 
 @functools.cache
@@ -293,6 +301,13 @@ def set_back(rollout: Rollout, now: int) -> Rollout:
     )
 
 
+def is_of(rollout: Rollout, plan: RolloutSettings) -> bool:
+    """Whether a rollout is of this plan, so that judging it by the plan would begin nothing anew."""
+    if rollout.canary != plan.canary or rollout.steps != len(plan.steps) or rollout.plan not in ("", _words(plan)):
+        return False
+    return rollout.watch is None or rollout.watch.terms == _terms(rollout, plan)
+
+
 def _replanned(rollout: Rollout, plan: RolloutSettings, now: int) -> Rollout:
     """What an edit of the plan means: another canary has everything to show yet, another limit has its own evidence."""
     if rollout.canary != plan.canary:
@@ -300,7 +315,9 @@ def _replanned(rollout: Rollout, plan: RolloutSettings, now: int) -> Rollout:
         fresh = replace(draft(plan), moved=now, cursor=rollout.cursor, calls=rollout.calls, seconds=rollout.seconds)
         event = Event(now, "plan", ITSELF, fresh.state, fresh.step, fresh.verdict, text)
         return _recorded(replace(fresh, history=rollout.history), event)
-    steps = len(plan.steps)
+    steps, words = len(plan.steps), _words(plan)
+    if rollout.plan != words:
+        rollout = replace(rollout, plan=words)
     if rollout.steps != steps:
         rollout = replace(rollout, steps=steps, step=min(rollout.step, steps))
     if rollout.watch is None or rollout.watch.terms == _terms(rollout, plan):

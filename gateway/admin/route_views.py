@@ -345,6 +345,9 @@ class RouteView(RouteSummary):
     comparisons: list[ComparisonView]
     timeline: list[SlotView] = Field(description="The oldest first; slots without a call are left out.")
     rollout: RolloutView | None
+    trouble: str | None = Field(
+        default=None, description="Why it does not go by what people or its rollout have set; null where it does."
+    )
     mirror: MirrorView | None = Field(
         default=None, description="null where calls are not copied, and before the first one is."
     )

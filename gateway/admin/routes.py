@@ -71,7 +71,14 @@ async def route(visit: Visit) -> Response:
     compared = app.mirrors.compared(name, settings.mirror) if settings.mirror is not None else None
     mirror = MirrorView.of(compared) if compared is not None else None
     return await asyncio.to_thread(
-        _shown, _standing(app, found), window, criteria, canary, _rollout(app, settings), mirror
+        _shown,
+        _standing(app, found),
+        window,
+        criteria,
+        canary,
+        _rollout(app, settings),
+        app.steering.trouble(name),
+        mirror,
     )
 
 
@@ -108,6 +115,7 @@ def _shown(
     criteria: Criteria,
     canary: str | None,
     rollout: RolloutView | None,
+    trouble: str | None,
     mirror: MirrorView | None,
 ) -> Response:
     since, amounts = _amounts(now, window)
@@ -126,6 +134,7 @@ def _shown(
         comparisons=comparisons,
         timeline=timeline(now.figures, since, now.now),
         rollout=rollout,
+        trouble=trouble,
         mirror=mirror,
     )
     return shown_exactly(view)

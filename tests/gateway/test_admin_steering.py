@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.remote import TOKEN
-from routing.course import BUCKET
+from routing.course import BUCKET, Course
 from routing.errors import StoreUnavailable
 from tests.support.bridge import HeldClock
 from tests.support.listener import listening
@@ -48,6 +48,20 @@ async def closed_bucket(gateway: Steered, clock: HeldClock) -> None:
     await gateway.app.steering.flush()
     clock.advance(BUCKET)
     await gateway.app.steering.judge()
+
+
+async def test_a_route_that_does_not_go_by_what_is_kept_says_why(gateway: Steered) -> None:
+    store = gateway.app.steering._store
+    assert (await gateway.admin.get("/routes/chat", headers=SAM)).json()["trouble"] is None
+    assert await store.steer("chat", Course(1, weights={"hosted": -1.0}, instead_of={"hosted": 90.0, "own": 10.0}), 0)
+    await gateway.app.steering.hear()
+    assert await gateway.calls(20) == {"hosted": 20}
+    shown = (await gateway.admin.get("/routes/chat", headers=SAM)).json()
+    assert "its weights are none" in shown["trouble"]
+    assert "own gets no new sessions" in shown["trouble"]
+    assert shown["rollout"] is None
+    refused = await gateway.admin.get("/routes/chat/rollout", headers=SAM)
+    assert (refused.status_code, "its weights are none" in refused.text) == (503, True)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ PROMOTED: tuple[Step, ...] = ("start", "promote", "promote")
 TAKEN_BACK = frozenset({CANARY})
 WELL, ILL = ((50, 0), (450, 0)), ((50, 50), (450, 0))
 """(calls, errors) of the canary and of the other arm in a bucket."""
+_plan = RolloutSettings.model_validate(dict(PLAN))
 
 
 @pytest.fixture
@@ -441,6 +442,157 @@ async def test_a_state_that_cannot_be_read_gives_a_canary_nothing(bridge: Bridge
     await bridge.steering.judge()
 
 
+def _state(**more: Any) -> dict[str, Any]:
+    return {**to_json(step(draft(_plan), "start", "dana", START)), **more}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"weights": {OTHER: "most", CANARY: "few"}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: -1.0, CANARY: 101.0}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: True, CANARY: 1.0}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: 0.0, CANARY: 0.0}, "instead_of": AS_CONFIGURED},
+        {"weights": [10, 90], "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: 1e308, CANARY: 1e308}, "instead_of": AS_CONFIGURED},
+        {"weights": 7},
+        {"rollout": 7},
+        {"rollout": [7]},
+        {"rollout": _state(step="far")},
+        {"rollout": _state(watch={"began": 0})},
+        {"rollout": _state(state="PAUSED", moved=-(10**400), began=10**400)},
+        {"by": 7},
+        {"at": "noon"},
+    ],
+    ids=lambda each: repr(each)[:60],
+)
+async def test_what_is_kept_of_one_route_and_cannot_be_used_fails_no_call_and_harms_no_other(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture, kept: dict[str, Any]
+) -> None:
+    assert await faulty.steer(ROUTE, Course(1, **kept), 0)
+    halves = {OTHER: 50.0, "claude": 50.0}
+    assert await faulty.steer("plain", Course(1, weights={OTHER: 5.0, "claude": 95.0}, instead_of=halves), 0)
+    for _ in range(3):
+        await bridge.beat()
+        bridge.clock.advance(BUCKET)
+    bridge.under(configured())
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert [arm.target.name for arm in bridge.route.order("openai", "chat", 7)] == [OTHER]
+    plain = bridge.assembly.table.named("plain")
+    assert plain is not None
+    assert [arm.weight for arm in plain.arms] == [5.0, 95.0]
+    trouble = bridge.steering.trouble(ROUTE)
+    assert trouble is not None
+    assert caplog.text.count(trouble) == 1, "once"
+    assert bridge.steering.trouble("plain") is None
+    with pytest.raises(StoreUnavailable):
+        bridge.steering.rollout(ROUTE)
+    assert (await faulty.courses())[ROUTE].epoch == 1, "nobody takes the place of what a newer version may have written"
+
+
+async def test_weights_that_a_person_sets_take_the_place_of_those_that_are_none(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await faulty.steer(ROUTE, Course(1, weights={OTHER: -1.0}, instead_of=AS_CONFIGURED), 0)
+    await bridge.steering.hear()
+    with caplog.at_level(logging.INFO, "weighbridge.routes"):
+        await bridge.steering.weigh(ROUTE, {OTHER: 70, CANARY: 30}, "dana")
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == ({OTHER: 70.0, CANARY: 30.0}, None)
+    assert "again" in caplog.text
+
+
+# --- gateways with different plans -----------------------------------------------------------------------------------
+
+
+async def _beats(clock: HeldClock, *gateways: Bridge, buckets: int = 12) -> None:
+    """Calls go on, and all gateways look and judge."""
+    for _ in range(buckets):
+        gateways[0].store.count(ROUTE, bucket(0, *WELL).counts)
+        await gateways[0].store.flush()
+        clock.advance(BUCKET)
+        for each in gateways:
+            await each.beat()
+
+
+async def test_of_two_gateways_with_different_canaries_the_one_loaded_last_has_its_way_once(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, buckets=2)
+    newer = Bridge(faulty, clock, configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer)
+    assert newer.steering.rollout(ROUTE)[0].canary == OTHER
+    assert (newer.state, newer.weights) == ("DRAFT", AS_CONFIGURED)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert bridge.state == "DRAFT", "what another canary has passed says nothing of this one"
+    told = [each["event"] for each in (*bridge.told(), *newer.told())]
+    assert told == ["start", "plan"]
+    trouble = bridge.steering.trouble(ROUTE)
+    assert trouble is not None
+    assert OTHER in trouble
+    assert caplog.text.count(trouble) == 1
+    with pytest.raises(MoveRefused, match=f"is of {OTHER}"):
+        await bridge.steering.move(ROUTE, "abort", "dana")
+    await newer.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert (newer.state, newer.weights) == ("RUNNING", {OTHER: 10.0, CANARY: 90.0})
+    tried = len(faulty.tried)
+    await _beats(clock, bridge, newer)
+    assert len(faulty.tried) - tried == 12, "only one of them judges"
+    bridge.under(configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer, buckets=1)
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (newer.weights, None)
+
+
+async def test_a_person_may_start_the_rollout_of_a_plan_that_gave_way(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    newer = Bridge(faulty, clock, configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert (bridge.state, bridge.weights) == ("RUNNING", AS_CONFIGURED)
+    assert newer.weights == {OTHER: 0.0, CANARY: 100.0}, "and now it is the other one that gives way"
+
+
+@pytest.mark.parametrize("edit", [{"steps": PLAN["steps"][:1]}, {"alpha": 0.02}], ids=["steps", "alpha"])
+async def test_gateways_whose_plans_differ_in_steps_or_limits_do_not_take_turns_in_beginning_anew(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock, edit: dict[str, Any]
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, buckets=2)
+    newer = Bridge(faulty, clock, configured({**PLAN, **edit}))
+    await _beats(clock, bridge, newer, buckets=1)
+    tried = len(faulty.tried)
+    await _beats(clock, bridge, newer)
+    assert len(faulty.tried) - tried == 12
+    assert newer.steering.rollout(ROUTE)[0].history[1:] == bridge.steering.rollout(ROUTE)[0].history[1:]
+    assert len(newer.steering.rollout(ROUTE)[0].history) <= 2
+    assert (bridge.weights, newer.weights) == ({OTHER: 100.0, CANARY: 0.0}, AS_CONFIGURED)
+    newer.store.count(ROUTE, bucket(0, *ILL).counts)
+    await _beats(clock, bridge, newer, bridge, buckets=1)
+    assert (bridge.barred, newer.barred) == (TAKEN_BACK, TAKEN_BACK)
+
+
+async def test_a_plan_that_is_loaded_again_begins_nothing_anew_but_a_restart_and_an_edit_do(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock
+) -> None:
+    others = configured({**PLAN, "canary": OTHER})
+    newer = Bridge(faulty, clock, others)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert newer.steering.rollout(ROUTE)[0].canary == OTHER
+    for _ in range(5):
+        bridge.under(configured())
+        await _beats(clock, bridge, newer, buckets=1)
+    assert [each["event"] for each in bridge.told()] == ["start"]
+    restarted = Bridge(faulty, clock)
+    await _beats(clock, restarted, newer, buckets=5)
+    assert [each["event"] for each in (*restarted.told(), *newer.told())] == ["plan", "plan"]
+    assert (restarted.weights, newer.weights) == (AS_CONFIGURED, {OTHER: 0.0, CANARY: 100.0})
+
+
 async def test_what_goes_on_beside_the_calls_ends_and_does_not_stop_at_a_trouble(
     faulty: Faulty, clock: HeldClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -508,7 +660,6 @@ async def test_a_canary_of_which_nothing_is_heard_stands_in_for_no_other_arm(
 
 # --- several gateways, any weather -----------------------------------------------------------------------------------
 
-_plan = RolloutSettings.model_validate(dict(PLAN))
 _weather = [
     st.tuples(st.just("pass"), st.sampled_from([0.5, 5.0, 12.0])),
     st.tuples(st.sampled_from(["cut", "mend", "reload"]), st.integers(0, 2)),

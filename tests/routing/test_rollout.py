@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -230,7 +231,7 @@ def test_a_call_of_its_own_shows_that_a_canary_is_there_and_a_bucket_without_any
 
 
 def test_a_verdict_names_failed_calls_of_whichever_gateway_has_seen_them() -> None:
-    failed = {f"sample:01KA{number}": 1 for number in range(9)}
+    failed: dict[str, Any] = {f"sample:01KA{number}": 1 for number in range(9)}
     rollout, _ = advance(started(PLAN), PLAN, [bucket(START, (50, 50), (450, 0), **failed)], START + 10)
     assert rollout.state is State.ROLLED_BACK
     facts = rollout.history[-1].facts
@@ -240,7 +241,10 @@ def test_a_verdict_names_failed_calls_of_whichever_gateway_has_seen_them() -> No
 
 def test_the_ids_of_failed_calls_do_not_pile_up() -> None:
     mine = plan(0.9, 0.9)
-    buckets = [bucket(at, (50, 1), (450, 5), **{f"sample:01KA{at}": 1}) for at in range(START, START + 6000, 10)]
+    buckets = []
+    for at in range(START, START + 6000, 10):
+        failed: dict[str, Any] = {f"sample:01KA{at}": 1}
+        buckets.append(bucket(at, (50, 1), (450, 5), **failed))
     rollout, _ = played(step(started(mine), "pause", "dana", START), mine, buckets)
     rollout = step(rollout, "resume", "dana", START + 6000)
     rollout, _ = played(rollout, mine, [each._replace(at=each.at + 6000) for each in buckets[:50]])
