@@ -102,7 +102,12 @@ class Attempts:
         arms = self._permitted(x, remaining(x.order, unable.pick.index, "arm")) if not x.bound else ()
         now = time.monotonic()
         pick = self.fleet.pick(arms, now) if arms else None
-        return await self._paid(x, pick, arms) if pick is not None else None
+        other = await self._paid(x, pick, arms) if pick is not None else None
+        assert x.route is not None, "a call is routed before it is sent"
+        budget = self._budgets.get(x.route.name)
+        if other is None and budget is not None and any(each.outcome is not _REFUSED for each in x.attempts):
+            budget.returned()  # by `next`, which had taken it for this one
+        return other
 
     def ended(self, x: Exchange, attempt: Attempt, *, client_gone: bool = False, refused: bool = False) -> None:
         """What became of an attempt; a second time it does nothing."""

@@ -198,7 +198,10 @@ async def _answered(
 
 
 async def _instead(x: Exchange, attempt: Attempt, attempts: Attempts, failure: Exception) -> Attempt:
-    """Another attempt in place of one that has failed before the agent got a byte. Raises `failure` where none is."""
+    """Another attempt in place of one that has failed before the agent got a byte. Raises `failure` where none is, or
+    where one that has ended already found none."""
+    if attempt.outcome is not None:
+        raise failure
     attempts.ended(x, attempt)
     detail = x.detail
     other = await attempts.next(x, attempt, begun=False)
@@ -224,12 +227,12 @@ async def _unhidden(
     x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
     if not call.endpoint.free and x.usage is None:
         x.usage = Usage(estimated=True)
+    x.whole = x.whole or (bool(found.body) and found.kind == "status")
     attempts.ended(x, attempt)
     other = await attempts.next(x, attempt, begun=False)
     if other is not None:
         return other
     if found.body and found.kind == "status":
-        x.whole = True
         body = found.body if crossing is None else crossing.answer(call, found.status, found.body)
         told = _concealed(body, attempt.arm.target.secret)
         await reply.whole(found.status, _JSON, told)
@@ -333,7 +336,7 @@ async def _stream(
         await _break_off(x, failure, reply)
     else:
         if not reply.started:
-            x.detail = "the stream had no event"
+            x.detail, x.usage = "the stream had no event", meter.spent()
             attempt.complete = False
             return await _instead(x, attempt, attempts, TargetFailed("The target's stream ended before it began."))
         if not meter.complete and not meter.failed:
@@ -433,7 +436,7 @@ async def _body(
                 if found is None:
                     body = crossing.answer(call, answer.status, body)
         elif crossing is not None:
-            while size <= _READ_ON and not ended:
+            while succeeded and size <= _READ_ON and not ended:
                 piece = await answer.read()
                 size, body, ended = size + len(piece), (body + piece)[-_TAIL:], not piece
             raise ValueError("an answer of more than a megabyte cannot be translated")

@@ -355,7 +355,12 @@ class Lender:
         except Exception:
             log.exception("call %s: what it has cost cannot be worked out, so all that was lent counts", x.id)
             if loan is not None:
+                x.cost = loan.amount
+                if x.attempts:
+                    x.attempts[-1].cost = loan.amount - sum(each.cost for each in x.bills)
                 self.store.settle(loan, loan.amount, x.bills)
+            elif x.bills:
+                self._pay(x, None, x.bills)
         else:
             if x.attempts:
                 x.attempts[-1].cost = spent.cost

@@ -56,8 +56,8 @@ class RetryBudget:
         return True
 
     def returned(self) -> None:
-        """A retry that was taken has not been made."""
-        self._balance += 1
+        """A retry that was taken, maybe by other settings, has not been made."""
+        self._balance += 1 if self.share > 0 else 0
 
     def _pass(self, now: float) -> None:
         elapsed = now - self._at

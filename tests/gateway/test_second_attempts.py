@@ -585,3 +585,68 @@ async def test_an_agent_that_leaves_while_a_whole_answer_comes_instead_of_its_st
             record = await found.ledger.outcome()
         assert (record["code"], record["target_status"]) == ("client_gone", 200)
         assert found.till.ledger[0].cost > 1000 * 1000
+
+
+async def test_a_second_attempt_that_a_target_has_no_words_for_uses_up_none_either() -> None:
+    async with places(FULL, ANSWERS, kinds=("openai", "anthropic")) as (found, _):
+        assert (await asked(found, chat(n=2)))[0] == 502
+        assert saved(found) >= 100
+
+
+async def test_a_failed_attempt_asks_once_who_else_could_take_the_call() -> None:
+    """An answer that failed and that nobody may be given, besides."""
+    redirect = says(b"HTTP/1.1 307 Go\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n")
+    async with places(redirect, ANSWERS) as (found, _):
+        full = found.pipeline.attempts.fleet.pools["t1"]
+        full.most = 0
+        assert (await asked(found, chat()))[0] == 502
+        assert full.overflowed == 1
+
+
+async def test_an_error_behind_a_success_costs_the_same_whether_or_not_another_attempt_follows() -> None:
+    said = orjson.dumps({"error": {"message": "no room", "type": "rate_limit_error", "code": 429}})
+    hides = says(SSE + b"data: " + said + b"\n\n", Wire.close)
+    costs = []
+    for scripts in ((hides,), (hides, ANSWERS)):
+        async with places(*scripts, kinds=("parallax", "openai"), **STRICT) as (found, _):
+            await asked(found, chat(stream=True, max_tokens=1000))
+            costs.append((found.till.ledger[0].output_tokens, found.till.ledger[0].cost))
+    assert costs[0] == costs[1]
+
+
+async def test_what_a_stream_has_used_that_a_budget_cut_after_a_failover_is_in_the_metrics() -> None:
+    words = b"".join(
+        b"data: %b\n\n" % orjson.dumps({"choices": [{"index": 0, "delta": {"content": "word "}}]}) for _ in range(900)
+    )
+    till = Till()
+    async with places(FULL, says(SSE + words, None), till=till, budgets=[BUDGET]) as (found, _):
+        till.lend_no_more = True
+        status, _, body = await asked(found, chat(stream=True))
+        record = await found.ledger.outcome()
+        assert (status, record["code"], b"length" in body) == (200, "budget_exhausted", True)
+        assert found.telemetry.tokens["t1", "output"] == record["usage"]["output_tokens"] > 0
+        assert found.telemetry.tokens["t1", "input"] == record["usage"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("budgets", [[], [BUDGET]], ids=["nobody lends", "somebody lends"])
+async def test_what_is_known_of_a_calls_cost_is_posted_where_the_rest_cannot_be_worked_out(
+    budgets: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = says(b"", Wire.close)
+    async with places(broken, broken, budgets=budgets) as (found, upstream):
+        priced = found.pipeline.assembly.prices.of
+
+        def of(target: str, model: str) -> Any:
+            if target == "t1" and len(upstream.requests) > 1:
+                raise KeyError("ours")
+            return priced(target, model)
+
+        monkeypatch.setattr(found.pipeline.assembly.prices, "of", of)
+        assert (await asked(found, chat(max_tokens=9)))[0] == 502
+        record = await found.ledger.outcome()
+        (paid,) = found.till.ledger
+        assert (paid.target, paid.cost > 0) == ("t0", True)
+        ((_, posted),) = found.till.over.items()
+        assert record["cost_usd"] * 10**9 == posted == max(paid.cost, sum(found.till.extended))
+        found.till.over.clear()
+        found.till.ledger.clear()  # which need not add up here
