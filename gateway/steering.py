@@ -20,13 +20,13 @@ import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from config.settings import RolloutSettings, WebhookSettings
 from gateway.ledger import Ledger
 from gateway.webhooks import Webhooks
 from routing import course, rollout
-from routing.course import BUCKET, FLUSH, HEAR, KEPT, Course, RouteStore, lapsed
+from routing.course import BUCKET, FLUSH, HEAR, KEPT, Bucket, Course, RouteStore, lapsed
 from routing.errors import NoRoute, StoreUnavailable
 from routing.rollout import ITSELF, Event, MoveRefused, Rollout, State, Step
 from routing.table import Route, Table
@@ -266,10 +266,7 @@ class Steering:
         if found is None or found[0] is not known:
             state = None
             try:
-                read = rollout.from_json(known.rollout)
-                rollout.standing(read, plan, self.now())  # what cannot be told is not what a gateway has written
-                evidence(read)
-                state = read
+                state = _usable(known.rollout, plan, self.now())
             except (ValueError, ArithmeticError):
                 pass  # `trouble` tells it
             found = self._states[name] = (known, state)
@@ -565,6 +562,20 @@ def evidence(state: Rollout) -> float | None:
     """How near the evidence against a canary is to what takes it back: 1.0 is enough. None while it is not watched."""
     watch = state.watch
     return math.exp(watch.canary.evidence - watch.terms.enough) if watch is not None else None
+
+
+def _usable(kept: Mapping[str, Any], plan: RolloutSettings, now: int) -> Rollout:
+    """The state that is kept, if it is one which can be told of, and judged by.
+
+    Anybody may have written it, and what has the right shape may still be none. Raises ValueError, ArithmeticError.
+    """
+    state = rollout.from_json(kept)
+    rollout.standing(state, plan, now)
+    evidence(state)
+    arms = (plan.canary, f"not {plan.canary}")
+    later = Bucket(max(state.cursor, state.began) + 60 * BUCKET, {course.counted(arm, course.CALLS): 1 for arm in arms})
+    rollout.advance(state, plan, [later], later.at + BUCKET)
+    return state
 
 
 def _seen(state: Rollout, plan: RolloutSettings) -> Rollout:

@@ -19,7 +19,7 @@ from config.settings import RolloutSettings
 from gateway.steering import in_force, shares
 from routing.course import BUCKET, HEAR, LEASE, Course
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.rollout import MoveRefused, State, Step, draft, from_json, step, to_json
+from routing.rollout import MoveRefused, State, Step, advance, draft, from_json, step, to_json
 from tests.routing.buckets import CANARY, DAY, OTHER, START, bucket
 from tests.support.bridge import PLAN, ROUTE, Bridge, Faulty, HeldClock, configured, kept
 from tests.support.listener import listening
@@ -241,6 +241,27 @@ async def test_an_outage_of_both_arms_pauses_and_takes_nobody_back(bridge: Bridg
     assert bridge.told()[-1]["event"] == "pause"
 
 
+async def test_a_canary_that_others_stand_in_for_is_paused_and_who_resumes_it_looks_anew(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+
+    async def away(buckets: int) -> str:
+        for _ in range(buckets):
+            bridge.store.count(ROUTE, bucket(0, (0, 0), (500, 0), absent=50).counts)
+            await bridge.traffic((0, 0), (0, 0))
+        return bridge.state
+
+    assert await away(2) == "RUNNING"
+    assert await away(1) == "PAUSED"
+    assert "150 calls that fell to it were taken by others" in bridge.told()[-1]["text"]
+    assert (bridge.told()[-1]["event"], bridge.weights) == ("pause", AS_CONFIGURED)
+    await bridge.steering.move(ROUTE, "resume", "dana")
+    await bridge.traffic((0, 0), (0, 0))
+    assert bridge.state == "RUNNING"
+    assert await away(2) == "RUNNING"
+    assert await away(1) == "PAUSED"
+
+
 async def test_a_good_canary_grows_by_itself(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
     await bridge.traffic(*WELL, buckets=61)
@@ -446,6 +467,12 @@ def _state(**more: Any) -> dict[str, Any]:
     return {**to_json(step(draft(_plan), "start", "dana", START)), **more}
 
 
+def _watched(**more: Any) -> dict[str, Any]:
+    state, _ = advance(step(draft(_plan), "start", "dana", START), _plan, [bucket(START, *WELL)], START + BUCKET)
+    kept = to_json(state)
+    return {**kept, "watch": {**kept["watch"], **more}}
+
+
 @pytest.mark.parametrize(
     "kept",
     [
@@ -460,6 +487,10 @@ def _state(**more: Any) -> dict[str, Any]:
         {"rollout": [7]},
         {"rollout": _state(step="far")},
         {"rollout": _state(watch={"began": 0})},
+        {"rollout": _watched(canary={"spacing": 25, "starts": 10, "trials": 50, "money": [0.0]})},
+        {"rollout": _watched(ratio={"spacing": 0, "starts": 0, "trials": 50, "money": []}, minute=-1, pooled=[9] * 4)},
+        {"rollout": _watched(terms=[0.01, 0.0, 1.25])},
+        {"rollout": _watched(canary={"spacing": 25, "starts": 10, "trials": 50, "money": [1e5] * 9})},
         {"rollout": _state(state="PAUSED", moved=-(10**400), began=10**400)},
         {"by": 7},
         {"at": "noon"},
