@@ -462,7 +462,7 @@ async def _body(
         x.code = refusal_for(failure, x.id).code
         lifeline.abort()
         return None
-    except asyncio.CancelledError:
+    except BaseException:  # the agent has left, or what goes wrong is ours: the target has answered all the same
         if succeeded and not call.endpoint.free:
             x.usage = _used(x, call, b"", size)
         raise

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from gateway.assembly import assemble
+from gateway.reply import Reply
 from policies.approvals import Approval
 from policies.budgets import Loan
 from policies.decision import Decision
@@ -650,3 +651,12 @@ async def test_what_is_known_of_a_calls_cost_is_posted_where_the_rest_cannot_be_
         assert record["cost_usd"] * 10**9 == posted == max(paid.cost, sum(found.till.extended))
         found.till.over.clear()
         found.till.ledger.clear()  # which need not add up here
+
+
+async def test_an_answer_that_a_fault_of_the_gateway_loses_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with places(json_answer({**ANSWER, "more": "x" * 1_500_000})) as (found, _):
+        monkeypatch.setattr(Reply, "piece", fails)
+        async with connected(found.port) as client:
+            await client.say(chat())
+            record = await found.ledger.outcome()
+        assert (record["code"], found.till.ledger[0].cost > 0) == ("internal_error", True)

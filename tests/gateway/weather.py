@@ -120,7 +120,17 @@ def planned(chance: random.Random) -> Plan:
             "wrong-shape",
             "error",
         ]
-        + ["error-event", "comments", "endless", "one-giant-event", "no-text", "no-end", "odd-json", "many-choices"]
+        + [
+            "error-event",
+            "comments",
+            "endless",
+            "one-giant-event",
+            "no-text",
+            "no-end",
+            "odd-json",
+            "many-choices",
+            "foreign",
+        ]
     )
     return Plan(
         chance.choice(kinds),
@@ -207,6 +217,12 @@ class Liar:
         told: dict[str, Any] = {} if report is None else {"usage": report}
         if plan.kind == "error":
             answer: Any = {"error": {"message": f"no {SECRET}"}, **told}
+        elif plan.kind == "foreign":  # the other protocol has no word for it
+            called = {"tool_calls": [{"id": "t", "type": "custom", "custom": {"name": "x", "input": plan.said}}]}
+            answer = (
+                {"type": "message", "content": [{"type": "picture"}]} if claude else {"choices": [{"message": called}]}
+            )
+            answer |= told
         elif claude:
             answer = {"type": "message", "content": [{"type": "text", "text": plan.said}], **told}
         else:
