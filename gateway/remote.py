@@ -15,6 +15,8 @@ TOKEN: Final = "WEIGHBRIDGE_ADMIN_TOKEN"
 """The environment variable that holds the token: on a command line everybody on the machine could read it."""
 
 _PATIENCE: Final = 30.0
+_MOST_DIGITS: Final = 400
+"""Before the point of a number, or behind it: a little more than any binary fraction has."""
 
 
 class Refused(Exception):
@@ -50,18 +52,26 @@ def ask(admin: str, method: str, path: str, body: Any = None, *, exact: bool = F
             answer = client.request(
                 method, admin.rstrip("/") + path, content=content, headers={"authorization": f"Bearer {token}"}
             )
-            facts = json.loads(answer.content, parse_float=Decimal if exact else None)
+            facts = json.loads(answer.content, parse_float=_decimal if exact else None)
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError):
         raise Refused(f"{admin!r} is no address. Write it as http://HOST:PORT.") from None
     except httpx2.HTTPError as error:
         raise Refused(f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running?") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.") from None
     if not isinstance(facts, dict) or (answer.status_code != 200 and "detail" not in facts):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.")
     if answer.status_code != 200:
         raise Refused(str(facts["detail"]))
     return facts
+
+
+def _decimal(written: str) -> Decimal:
+    """Raises ValueError for one whose digits would fill the memory once they are written out."""
+    number = Decimal(written)
+    if abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError("a number is out of all proportion")
+    return number
 
 
 def as_json(facts: Any) -> str:

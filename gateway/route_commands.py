@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -67,18 +68,18 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def show(given: argparse.Namespace) -> int:
     try:
-        told = _all(given.admin, _asked(given, "window"))
+        with _understood(given.admin):
+            told = _all(given.admin, _asked(given, "window"))
+            items = told["items"]
+            said = _said(given, told, table, items) if items or given.json else ["No routes are configured."]
+            ill = given.exit_code and any(
+                arm["weight"] > 0 and arm["health"] != "ok" for route in items for arm in route["arms"]
+            )
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
-    if given.json:
-        print(as_json(told))
-    elif not told["items"]:
-        print("No routes are configured.")
-    else:
-        _lines(table(told["items"]))
-    ill = any(arm["weight"] > 0 and arm["health"] != "ok" for route in told["items"] for arm in route["arms"])
-    return MISTAKEN if given.exit_code and ill else OK
+    print(*said, sep="\n")
+    return MISTAKEN if ill else OK
 
 
 def weigh(given: argparse.Namespace) -> int:
@@ -89,13 +90,12 @@ def weigh(given: argparse.Namespace) -> int:
     body = {"weights": weights} | ({"comment": given.comment} if given.comment is not None else {})
     try:
         told = ask(given.admin, "PUT", f"{_place(given.route)}/weights", body, exact=True)
+        with _understood(given.admin):
+            said = _said(given, told, table, [told])
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
-    if given.json:
-        print(as_json(told))
-    else:
-        _lines(table([told]))
+    print(*said, sep="\n")
     return OK
 
 
@@ -107,15 +107,14 @@ def roll(given: argparse.Namespace) -> int:
         else:
             body = {"comment": given.comment} if given.comment is not None else {}
             told = ask(given.admin, "POST", f"{place}/{given.step}", body, exact=True)
+        with _understood(given.admin):
+            said = _said(given, told, rollout, given.route, told)
+            stopped = given.exit_code and (told["state"] in _HALTED or told["verdict"] in ("PAUSE", "ROLLBACK"))
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
-    if given.json:
-        print(as_json(told))
-    else:
-        _lines(rollout(given.route, told))
-    stopped = told["state"] in _HALTED or told["verdict"] in ("PAUSE", "ROLLBACK")
-    return MISTAKEN if given.exit_code and stopped else OK
+    print(*said, sep="\n")
+    return MISTAKEN if stopped else OK
 
 
 def report(given: argparse.Namespace) -> int:
@@ -125,24 +124,25 @@ def report(given: argparse.Namespace) -> int:
     try:
         asked = _asked(given, "window", "added_p95_ms", "saving", "availability")
         told = ask(given.admin, "GET", f"{_place(given.route)}{_query(asked)}", exact=True)
-        page = report_page(told, datetime.datetime.now(datetime.UTC))
+        with _understood(given.admin):
+            page = report_page(told, datetime.datetime.now(datetime.UTC))
+            written = page.encode()
+            said = _said(given, told, _answers, told, given.output)
+            go = [each["answer"] == "go" for each in told["comparisons"]]
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
-    except ValueError as error:
-        complain(f"What the gateway at {given.admin} answers {error}. Is it of another version?")
-        return UNUSABLE
+    on_screen = str(given.output) == "-"
     if given.json:
-        print(as_json(told))
-    if given.output is not None and str(given.output) == "-":
+        print(*said, sep="\n")
+    if on_screen:
         sys.stdout.write(page)
     elif given.output is not None:
         with whole(given.output) as file:
-            file.write_text(page, encoding="utf-8")
-    if not given.json and str(given.output) != "-":
-        _lines([*map(answer, told["comparisons"]), f"The report is in {given.output}"])
-    wanted = all(each["answer"] == "go" for each in told["comparisons"])
-    return MISTAKEN if given.exit_code and not (wanted and told["comparisons"]) else OK
+            file.write_bytes(written)
+    if not given.json and not on_screen:
+        print(*said, sep="\n")
+    return MISTAKEN if given.exit_code and not (go and all(go)) else OK
 
 
 def table(routes: Iterable[dict[str, Any]]) -> list[str]:
@@ -222,9 +222,28 @@ def _moment(at: Number) -> str:
     return f"{readable.instant(at):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(printable(line.replace("\N{NO-BREAK SPACE}", " ")))
+def _answers(told: dict[str, Any], output: Path) -> list[str]:
+    return [*map(answer, told["comparisons"]), f"The report is in {output}"]
+
+
+def _said(given: argparse.Namespace, told: dict[str, Any], made: Callable[..., list[str]], *of: Any) -> list[str]:
+    """An answer as lines: for scripts as it came, for people as `made` makes them."""
+    if given.json:
+        return [as_json(told)]
+    return [printable(line.replace("\N{NO-BREAK SPACE}", " ")) for line in made(*of)]
+
+
+@contextlib.contextmanager
+def _understood(admin: str) -> Iterator[None]:
+    """While an answer is made out. Raises Refused where it is not what a gateway of this version tells."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        why = error.__cause__ or error
+        raise Refused(
+            f"What the gateway at {admin} answers cannot be made out ({type(why).__name__}: {why}). "
+            "Is it of another version?"
+        ) from error
 
 
 def _place(route: str) -> str:
@@ -241,13 +260,16 @@ def _query(parameters: dict[str, str]) -> str:
 
 
 def _all(admin: str, asked: dict[str, str]) -> dict[str, Any]:
-    """All pages as one answer. Raises Refused."""
-    pages, after = [], _query(asked)
+    """All pages as one answer. Raises Refused, and ValueError where they have no end."""
+    pages, places, after = [], set[str](), _query(asked)
     while True:
         pages.append(ask(admin, "GET", f"/routes{after}", exact=True))
         if pages[-1]["next"] is None:
             return {**pages[-1], "items": list(itertools.chain.from_iterable(page["items"] for page in pages))}
         after = _query({**asked, "after": pages[-1]["next"]})
+        if after in places:
+            raise ValueError("the pages of its list have no end")
+        places.add(after)
 
 
 def _weight(text: str) -> tuple[str, Decimal]:

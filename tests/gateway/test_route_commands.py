@@ -223,6 +223,41 @@ async def test_a_report_on_what_is_no_route_leaves_no_file(shell: Shell, tmp_pat
     assert os.listdir(tmp_path) == []
 
 
+_ARM = told()["arms"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("list", {}),
+        ("list", {"items": 5, "next": None}),
+        ("list", {"items": [], "next": 1}),
+        ("list", {"items": [{**told(), "name": []}], "next": None}),
+        ("list", {"items": [{**told(), "arms": [{**_ARM, "weight": "much"}]}], "next": None}),
+        ("list --exit-code --json", {"items": [{}], "next": None}),
+        ("weights chat openai=100", {"arms": None}),
+        ("rollout chat status", {}),
+        ("rollout chat abort", {**told()["rollout"], "history": [{"at": 1e308, "by": "", "text": ""}]}),
+        ("rollout chat status", {**told()["rollout"], "state": 5}),
+        ("rollout chat status --exit-code --json", {"state": "PAUSED "}),
+        ("report chat -o -", {**told(), "comparisons": [{}]}),
+    ],
+)
+async def test_an_answer_that_is_none_is_said_in_one_line(shell: Shell, words: str, answer: Any) -> None:
+    shell.desk.answer = 200, answer
+    assert await shell.run(*words.split()) == UNUSABLE
+    assert shell.said == ""
+    assert shell.complained.count("\n") == 1
+    assert "Is it of another version?" in shell.complained
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"items":[],"next":1e999999999}', b'{"items":[],"next":1e-99999}'])
+async def test_an_answer_without_measure_is_no_gateways(shell: Shell, raw: bytes) -> None:
+    shell.desk.raw = raw
+    assert await shell.run("list") == UNUSABLE
+    assert "is no gateway's admin API" in shell.complained
+
+
 @pytest.mark.parametrize("words", [["list"], ["weights", "chat", "a=100"], ["rollout", "chat", "abort"]])
 async def test_who_may_not_ask_is_told(shell: Shell, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "somebody-elses")

@@ -21,12 +21,13 @@ MOVES = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "promote": 
 @dataclass
 class RouteDesk:
     """`routes` are what it tells, one a page; `asked` is what was asked, with `queries`; `answer` is told in place of
-    all else."""
+    all else, and `raw` is, as it stands."""
 
     routes: list[dict[str, Any]]
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     answer: tuple[int, Any] | None = None
     queries: list[dict[str, str]] = field(default_factory=list)
+    raw: bytes = b""
 
     async def handle(self, request: Request) -> Response:
         body = await request.body()
@@ -34,6 +35,8 @@ class RouteDesk:
         self.asked.append((request.method, request.url.path, orjson.loads(body) if body else None))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return _problem(401, "Show the token of one of `admin.people`.")
+        if self.raw:
+            return Response(self.raw)
         if self.answer is not None:
             return Response(as_json(self.answer[1]), self.answer[0], media_type="application/json")
         name = request.path_params.get("route")
