@@ -7,7 +7,7 @@ import time
 from typing import Final, Protocol
 
 from adapters.base import AgentCall, Headers, StreamMeter, Usage
-from adapters.errors import MalformedCall
+from adapters.errors import GivenUp, MalformedCall
 from adapters.meter import bytes_of, tokens_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
 from adapters.registry import ADAPTERS
@@ -19,7 +19,7 @@ from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
-from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
+from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, Facts, classify
 from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
@@ -284,6 +284,8 @@ def _unacceptable(call: AgentCall, status: int, kind: bytes, encoded: bool) -> s
         return "the target encoded its answer although it was asked not to"
     if call.stream and _succeeded(status) and kind != _EVENTS:
         return "a streamed call was answered without a stream, which clients take for an empty one"
+    if kind == _EVENTS and _succeeded(status) and not call.stream:
+        return "a call that wanted no stream was answered with one, which clients take for a text"
     return ""
 
 
@@ -472,9 +474,9 @@ async def _body(
     if succeeded and not call.endpoint.free:
         untranslated = attempt.arm.target if crossing is not None and found is not None else None
         x.usage = usage = _used(x, call, body, size if crossing is None else len(body), untranslated)
-        # Who has counted what it says has said something, and nearly all do. Hosted APIs may have words of their own.
-        doubtful = usage.estimated and attempt.arm.target.settings.kind in SELF_HOSTED
-        if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
+        # Who has counted what it says has said something, and nearly all do.
+        doubtful = usage.estimated or b'"error"' in body or b'"abort"' in body
+        if doubtful and ended and size <= _HELD_BACK and crossing is None:
             found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
         if found is not None:
             return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
@@ -557,11 +559,13 @@ def _failure(x: Exchange, error: Exception, attempt: Attempt) -> Exception:
         attempt.error = x.detail = FIRST_TOKEN_LATE
         return TargetTimeout("The target did not begin its answer in time.")
     attempt.error = type(error).__name__ if isinstance(error, carrier.CarrierError) else "ReplyMalformed"
+    if isinstance(error, GivenUp):
+        attempt.error = carrier.ReplyBroken.__name__
     secret = attempt.arm.target.secret.decode("latin-1")
     x.detail = f"{type(error).__name__}: {error}".replace(secret, "*" * len(secret))
     if isinstance(error, carrier.CarrierTimeout):
         return TargetTimeout("The target did not answer in time.")
-    if isinstance(error, carrier.ReplyBroken):
+    if isinstance(error, carrier.ReplyBroken | GivenUp):
         return TargetFailed("The target broke off its answer.")
     if isinstance(error, carrier.ReplyMalformed | ValueError):
         return TargetFailed("The target's answer cannot be understood.")

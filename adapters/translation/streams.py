@@ -7,6 +7,7 @@ import orjson
 
 from adapters.anthropic import Anthropic
 from adapters.base import AgentCall, Usage, member
+from adapters.errors import GivenUp
 from adapters.meter import DONE, json_object
 from adapters.openai import OpenAI
 from adapters.sse import Framing, data, events
@@ -15,6 +16,7 @@ from adapters.translation.answers import (
     chat_counts,
     chat_error,
     declined,
+    ended,
     finish_reason,
     message_counts,
     stop_reason,
@@ -254,6 +256,8 @@ class MessagesConverter(_Converter):
         if error := chunk.get("error"):
             self._over = True
             return _event("error", _error(said, error))
+        if chunk.get("object") == "error":
+            raise GivenUp("an error that is written like a chunk")
         if chunk.get("usage"):
             self._usage = _OPENAI.usage(self.call, said) or self._usage
         choices = chunk.get("choices")
@@ -270,7 +274,7 @@ class MessagesConverter(_Converter):
             begun += self._delta(delta)
         elif delta is not None:
             raise ValueError("a delta that is no object")
-        if choice.get("finish_reason"):
+        if ended(choice):
             self._finish = choice
         return begun
 
