@@ -99,6 +99,7 @@ class _Completions(Meter):
     def note(self, said: bytes) -> bool:
         if said.startswith(DONE):
             self.complete = self._ended = True
+        if self._ended:
             return False
         chunk = json_object(said)
         choices = chunk.get("choices")

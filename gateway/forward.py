@@ -41,6 +41,8 @@ _READERS: Final = {each.protocol: each for each in ADAPTERS}
 _FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
 _FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
 """Headers that mean something in the protocol of an answer that is translated into another one."""
+_LINGERS: Final = 0.25
+"""Seconds in which the body of a stream may end behind the last event: its connection then serves another call."""
 _TAIL: Final = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
 
@@ -193,7 +195,7 @@ async def _answered(
     if secret in b"\n".join([value for _, value in headers]):
         headers = [(name, _concealed(value, secret)) for name, value in headers]
     if kind == _EVENTS and _succeeded(answer.status):
-        return await _stream(x, call, attempt, answer, headers, crossing, reply, secret, attempts)
+        return await _stream(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
     return await _body(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
 
 
@@ -297,6 +299,7 @@ async def _stream(
     headers: Headers,
     crossing: Translation | None,
     reply: Reply,
+    lifeline: Lifeline,
     secret: bytes,
     attempts: Attempts,
 ) -> Attempt | None:
@@ -308,6 +311,7 @@ async def _stream(
     if loan is not None:
         meter.stop_beyond(*_bounds(loan))
     headers = [line for line in headers if line[0] != b"content-length"]
+    until = 0.0
     try:
         found = await _sniffed(answer, sniffer, _patience(x, attempt))
         if isinstance(found, Failure):
@@ -327,10 +331,22 @@ async def _stream(
                 answer.close()
                 await reply.end(_concealed(meter.cut(), secret))
                 return None
-            piece = await answer.read()
+            if meter.ended or meter.failed:  # many clients close here: what they have got is theirs
+                if not until:
+                    until = time.monotonic() + _LINGERS
+                    lifeline.release()
+                    if not meter.failed:
+                        x.usage = meter.spent()
+                        attempts.ended(x, attempt)
+                piece = await _last_words(answer, until)
+            else:
+                piece = await answer.read()
         last = meter.feed(converter.rest()) if converter is not None else b""
         rest = _concealed(last + meter.rest(), secret)
     except (carrier.CarrierError, ValueError, TimeoutError) as error:
+        if attempt.outcome is not None:  # what is wrong behind its last event harms no answer
+            await reply.end()
+            return None
         failure = _failure(x, error, attempt)
         if not reply.started:
             x.usage = meter.spent()
@@ -358,7 +374,7 @@ async def _stream(
                 attempt.usage = x.usage
             if loan is not None:
                 loan.passed = meter.produced
-    if meter.failed and x.code == "ok":
+    if meter.failed and x.code == "ok" and attempt.outcome is None:
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
     return None
 
@@ -377,6 +393,17 @@ async def _sniffed(answer: carrier.Reply, sniffer: Sniffer, patience: float) -> 
             piece = await answer.read()
             found = sniffer.feed(piece) if piece else sniffer.end()
     return found
+
+
+async def _last_words(answer: carrier.Reply, until: float) -> bytes:
+    """What comes behind the last event of a stream; empty where its body ends, breaks or goes on for too long."""
+    if answer.complete:
+        return b""
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            return await answer.read()
+    except (carrier.CarrierError, TimeoutError):
+        return b""
 
 
 async def _goes_on(x: Exchange, loan: StreamLoan, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
