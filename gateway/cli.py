@@ -106,7 +106,7 @@ def check(given: argparse.Namespace) -> int:
                 mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
         warnings += asyncio.run(_state(loaded.settings.state))
-        warnings += [*foresight.unwritable(loaded.settings), *foresight.unpriced(loaded.settings)]
+        warnings += [*foresight.unwritable(loaded.settings), *map(str, foresight.unpriced(loaded))]
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
         return MISTAKEN if mistakes else OK
