@@ -177,7 +177,9 @@ class ChatConverter(_Converter):
             case {"type": "redacted_thinking"}:
                 return b""
             case {"type": "tool_use", "id": str(call_id), "name": str(name), **more} if type(index) is int:
-                number = self._tools.setdefault(index, len(self._tools))
+                if index in self._tools:
+                    raise ValueError("two blocks of the same number")
+                number = self._tools[index] = len(self._tools)
                 given = more.get("input")
                 arguments = written(given).decode() if isinstance(given, dict) and given else ""
                 if not arguments:

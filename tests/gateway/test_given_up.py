@@ -46,6 +46,16 @@ async def test_what_is_no_answer_of_a_hosted_api_is_none_either(name: str, kind:
     assert len(upstream.requests) == 2
 
 
+async def test_our_own_nodes_have_said_something_where_they_have_and_not_where_they_count() -> None:
+    counted = json_answer({**ANSWER, "choices": []})
+    async with places(counted, ANSWERS, kinds=("parallax", "openai")) as (found, _):
+        status, _, body = await asked(found, chat())
+        record = await found.ledger.outcome()
+        assert [each.output_tokens for each in found.till.ledger] == [3, 3], "both are paid for as they say"
+    assert (status, orjson.loads(body)) == (200, ANSWER)
+    assert [each["outcome"] for each in record["attempts"]] == ["protocol", "ok"]
+
+
 @pytest.mark.parametrize("name", ["a stream", "given up", "a page"])
 async def test_nor_is_it_one_in_another_protocol(name: str) -> None:
     async with places(NO_ANSWERS[name], ANSWERS, kinds=("openai", "openai")) as (found, _):
