@@ -26,7 +26,7 @@ from config.settings import RolloutSettings, WebhookSettings
 from gateway.ledger import Ledger
 from gateway.webhooks import Webhooks
 from routing import course, rollout
-from routing.course import BUCKET, FLUSH, HEAR, KEPT, Bucket, Course, RouteStore, lapsed
+from routing.course import BUCKET, FLUSH, HEAR, KEPT, Bucket, Course, RouteStore, behind, lapsed
 from routing.errors import NoRoute, StoreUnavailable
 from routing.rollout import ITSELF, Event, MoveRefused, Rollout, State, Step
 from routing.table import Route, Table
@@ -140,6 +140,8 @@ class Steering:
         self._states: dict[str, tuple[Course, Rollout | None]] = {}
         """What the rollouts in the courses are."""
         self._heard = False
+        self._untold_since: int | None = None
+        """When the state first took nothing of what was counted, by the monotonic clock; None where it does."""
         self._told_of_silence = False
         self._judged_at: dict[str, int] = {}
         """The bucket of time in which all that was closed of a route was taken in."""
@@ -178,7 +180,14 @@ class Steering:
         return _seen(self._readable(name, plan), plan), plan
 
     def trouble(self, name: str) -> str | None:
-        """Why a route does not go by what is kept of it, in a sentence; None where it does."""
+        """Why a route does not go by what people or its rollout have set, in a sentence; None where it does."""
+        found, plan = self._unfit(name), self._plans.get(name)
+        if found is not None or plan is None or self._has_lease(name, plan):
+            return found
+        return f"The state does not answer, or does not take what was counted: {plan.canary} gets no new sessions here."
+
+    def _unfit(self, name: str) -> str | None:
+        """Why what is kept of a route cannot be gone by here."""
         known, plan = self._courses.get(name), self._plans.get(name)
         if known is not None and known.trouble:
             canary = f", and {plan.canary} gets no new sessions" if plan is not None else ""
@@ -222,8 +231,10 @@ class Steering:
 
     @property
     def leased(self) -> bool:
-        """Whether the courses are known well enough for canaries to be given new sessions."""
-        return self._heard and not lapsed(self._store.heard_ns, self._monotonic_ns())
+        """Whether canaries may be given new sessions: the courses are known well enough, and what the canaries meet
+        with is told, so that somebody can judge them."""
+        now, untold = self._monotonic_ns(), self._untold_since
+        return self._heard and not lapsed(self._store.heard_ns, now) and (untold is None or not lapsed(untold, now))
 
     def _route(self, name: str) -> Route:
         route = self._table.named(name)
@@ -279,18 +290,22 @@ class Steering:
                 f"How the rollout of {name} stands is not known here yet: the state does not answer."
             )
         if state is None:
-            raise StoreUnavailable(f"The route {name}: {self.trouble(name)}")
+            raise StoreUnavailable(f"The route {name}: {self._unfit(name)}")
         return state
+
+    def _has_lease(self, name: str, plan: RolloutSettings) -> bool:
+        """Whether a route's canary may have new sessions: one that was promoted, and is watched no more, is none."""
+        if self.leased:
+            return True
+        state = self._state(name, plan)
+        return state is not None and state.state is State.PROMOTED and not under_way(state, plan, self.now())
 
     def _put_in_force(self, route: Route) -> None:
         plan = self._plans.get(route.name)
         state = self._state(route.name, plan) if plan is not None else None
         if plan is not None and state is not None and self._gives_way(route.name, state, plan) and _apart(state, plan):
             state = None
-        leased = True
-        if plan is not None and not self.leased:
-            # One that was promoted, and is watched no more, is no canary any longer.
-            leased = state is not None and state.state is State.PROMOTED and not under_way(state, plan, self.now())
+        leased = plan is None or self._has_lease(route.name, plan)
         shares, barred = in_force(route.configured, self._courses.get(route.name), plan, state, leased=leased)
         aside = frozenset[str]()
         if plan is not None and (state is None or not leased):
@@ -303,11 +318,7 @@ class Steering:
     def _learn(self, heard: Mapping[str, Course]) -> None:
         """Puts in force what is new in it: none goes back that was heard or made here meanwhile."""
         before = self._courses
-        newer = {
-            name: known
-            for name, known in before.items()
-            if (other := heard.get(name)) is None or other.epoch < known.epoch
-        }
+        newer = behind(before, heard)
         self._courses = {**heard, **newer} if newer else heard
         for route in self._known:
             name = route.name
@@ -319,7 +330,7 @@ class Steering:
         """To the log, where it is another one than before."""
         for route in self._table.routes:
             name = route.name
-            trouble, told = self.trouble(name), self._told.get(name)
+            trouble, told = self._unfit(name), self._told.get(name)
             if trouble is not None and trouble != told:
                 log.warning("the route %s: %s", name, trouble)
                 self._told[name] = trouble
@@ -382,14 +393,22 @@ class Steering:
     def _tell_of_silence(self) -> None:
         silent = not self.leased
         if silent and not self._told_of_silence and self._plans:
-            log.warning("the courses of routes were not heard for a while: canaries get no new sessions")
+            log.warning(
+                "the state has not answered or taken anything for a while: canaries of routes get no new sessions"
+            )
         elif self._told_of_silence and not silent:
-            log.info("the courses of routes are heard again")
+            log.info("the state answers again: canaries of routes get new sessions")
         self._told_of_silence = silent and bool(self._plans)
 
     async def flush(self) -> None:
         """Brings what was counted to the others. Raises StoreUnavailable."""
-        await self._store.flush()
+        try:
+            await self._store.flush()
+        except StoreUnavailable:
+            if self._untold_since is None:
+                self._untold_since = self._monotonic_ns()
+            raise
+        self._untold_since = None
 
     async def judge(self) -> None:
         """Takes what was counted into each rollout under way, once a bucket was closed; again where that has failed.

@@ -213,12 +213,14 @@ def behind(known: Mapping[str, Course], told: Mapping[str, Course]) -> dict[str,
     """The courses that a store has lost: those `known` of which an earlier epoch is `told`, or none.
 
     A server that takes over from another lacks what that was told last. What is known stays in force, so that no
-    rollback un-happens, and has to be written again.
+    rollback un-happens, and has to be written again. One of which nothing can be used is no loss: who deletes it means
+    to be rid of it.
     """
     return {
         route: course
         for route, course in known.items()
-        if (other := told.get(route)) is None or other.epoch < course.epoch
+        if ((other := told.get(route)) is None or other.epoch < course.epoch)
+        and not (course.trouble and course == unusable(course.epoch, course.trouble))
     }
 
 

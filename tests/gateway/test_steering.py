@@ -406,6 +406,36 @@ async def test_a_canary_has_no_new_sessions_once_the_lease_is_over(
     assert bridge.weights == before
 
 
+async def test_a_canary_has_no_new_sessions_once_nothing_can_be_told_of_it_any_more(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    before = bridge.weights
+    faulty.read_only = True  # a full server, or the copy of one, answers what it is asked and takes nothing
+
+    async def told_in_vain(seconds: float) -> None:
+        bridge.clock.advance(seconds)
+        with pytest.raises(StoreUnavailable):
+            await bridge.steering.flush()
+        await bridge.steering.hear()
+
+    await told_in_vain(0.0)
+    await told_in_vain(LEASE)
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (before, None)
+    with caplog.at_level(logging.WARNING, "weighbridge.routes"):
+        await told_in_vain(1.0)
+        await told_in_vain(1.0)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert bridge.barred == frozenset(), "who is bound to it goes on"
+    assert len(caplog.messages) == 1
+    assert "no new sessions" in (bridge.steering.trouble(ROUTE) or "")
+    assert bridge.steering.trouble("plain") is None
+    faulty.read_only = False
+    await bridge.steering.flush()
+    await bridge.steering.hear()
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (before, None)
+
+
 async def test_a_canary_that_was_promoted_long_ago_needs_no_lease(bridge: Bridge, faulty: Faulty) -> None:
     for what in PROMOTED:
         await bridge.steering.move(ROUTE, what, "dana")
