@@ -110,7 +110,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         warnings = [_fault(read, *each) for each in _warnings(read.data, secrets)]
     if faults or settings is None:
         raise ConfigError(_mistakes(path, faults), files)
-    lines = {("targets", number): read.mark(("targets", number))[0] for number in range(len(settings.targets))}
+    lines: dict[document.Path, int] = {
+        ("targets", number): read.mark(("targets", number))[0] for number in range(len(settings.targets))
+    }
     return Loaded(settings, _mistakes(path, warnings), files, path, lines)
 
 

@@ -840,9 +840,7 @@ class MirrorSettings(Section):
     """A second place that some of the calls are sent to as well; nobody gets its answers."""
 
     target: Name = Field(description="The target's name.")
-    share: Number = Field(
-        ge=0, le=1, description="The share of calls that are copied, from 0 to 1: 0.05 is 5 per cent."
-    )
+    share: Number = Field(ge=0, le=1, description="The share of calls that are copied: 0.05 is 5 per cent.")
     model: Text | None = Field(
         default=None, description="The name this target knows the model by; the caller's when absent."
     )

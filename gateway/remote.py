@@ -14,6 +14,10 @@ import orjson
 TOKEN: Final = "WEIGHBRIDGE_ADMIN_TOKEN"
 """The environment variable that holds the token: on a command line everybody on the machine could read it."""
 
+ADMIN: Final = "WEIGHBRIDGE_ADMIN"
+"""The environment variable that holds the address, where a command is not given one."""
+
+_USUAL: Final = "http://127.0.0.1:8081"
 _PATIENCE: Final = 30.0
 _MOST_DIGITS: Final = 400
 """Before the point of a number, or behind it: a little more than any binary fraction has."""
@@ -27,9 +31,9 @@ def takes_admin(command: argparse.ArgumentParser, forms: argparse._MutuallyExclu
     """`forms` are the other forms that an answer can be had in."""
     command.add_argument(
         "--admin",
-        default="http://127.0.0.1:8081",
+        default=os.environ.get(ADMIN) or _USUAL,
         metavar="URL",
-        help=f"the gateway's admin address (default http://127.0.0.1:8081); the token is taken from {TOKEN}",
+        help=f"the gateway's admin address (else {ADMIN}, else {_USUAL}); the token is taken from {TOKEN}",
     )
     (forms or command).add_argument("--json", action="store_true", help="for scripts")
 
@@ -56,11 +60,16 @@ def ask(admin: str, method: str, path: str, body: Any = None, *, exact: bool = F
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError):
         raise Refused(f"{admin!r} is no address. Write it as http://HOST:PORT.") from None
     except httpx2.HTTPError as error:
-        raise Refused(f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running?") from None
+        raise Refused(
+            f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running? Another admin address is "
+            f"given with --admin URL, or in {ADMIN}."
+        ) from None
     except (ValueError, RecursionError):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.") from None
     if not isinstance(facts, dict) or (answer.status_code != 200 and "detail" not in facts):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.")
+    if answer.status_code == 401:
+        raise Refused(f"The gateway at {admin} does not know the token in {TOKEN}: it takes those of `admin.people`.")
     if answer.status_code != 200:
         raise Refused(str(facts["detail"]))
     return facts

@@ -50,6 +50,7 @@ _START: Final = 1.0
 _ENDING: Final = 5.0
 _NANO: Final = 1_000_000_000
 _SHORT: Final = 1e-6
+_BY_HAND: Final = "To set weights by hand, take `rollout` out of the route's configuration."
 _WORTH_A_LOOK: Final = frozenset({"pause", "rollback", "abort"})
 
 
@@ -621,18 +622,18 @@ def _check_not_overruled(state: Rollout, plan: RolloutSettings, wanted: Mapping[
         return
     if state.state in (State.RUNNING, State.PAUSED):
         raise MoveRefused(
-            f"The rollout of {canary} is {state.state}, and it decides on the weights. Abort it first, or promote it."
+            f"The rollout of {canary} is {state.state}, and its step decides the weights. `promote` gives {canary} the "
+            f"next step's, `abort` takes it back to 0. {_BY_HAND}"
         )
     if abs(wanted.get(canary, 0.0) - mine) <= _SHORT:
         return
     if state.state is State.ROLLED_BACK:
         raise MoveRefused(
-            f"{canary} was taken back: its weight stays 0 until a person starts the rollout again, or takes it out of "
-            "the configuration."
+            f"{canary} was taken back, so its weight is 0. `start` begins its rollout again at step 1. {_BY_HAND}"
         )
     raise MoveRefused(
-        f"{canary} was promoted to {mine:g} per cent. Abort the rollout first, or change `promoted_weight` in the "
-        "configuration."
+        f"{canary} was promoted to {mine:g} per cent, its plan's `promoted_weight`. `abort` takes it back to 0. "
+        f"{_BY_HAND}"
     )
 
 

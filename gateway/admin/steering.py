@@ -16,7 +16,6 @@ from gateway.admin.operation import Operation, View, Visit, body, shown
 from gateway.admin.route_views import RolloutView, RouteView
 from gateway.steering import CANNOT_WAIT
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.phrases import listed
 from routing.rollout import MoveRefused, Rollout, Step, standing
 
 _LONGEST_COMMENT: Final = 500
@@ -92,7 +91,7 @@ def _named(visit: Visit) -> str:
     """The route that a path names. Raises HTTPException."""
     name: str = visit.request.path_params["route"]
     if visit.app.pipeline.assembly.table.named(name) is None:
-        raise HTTPException(404, "There is no such route; GET /routes lists them.")
+        raise routes.unknown_route(visit.app)
     return name
 
 
@@ -115,7 +114,8 @@ def _check_may(visit: Visit, what: Step, plan: RolloutSettings) -> None:
         return
     roles = plan.approval or ("admin",)
     if visit.person.roles.isdisjoint(roles):
-        raise HTTPException(403, f"To promote this rollout needs the role {listed([f'`{each}`' for each in roles])}.")
+        needed = " or ".join(f"`{each}`" for each in roles)
+        raise HTTPException(403, f"To promote this rollout needs the role {needed}, which {visit.person.name} lacks.")
 
 
 def _check_ledger(visit: Visit) -> None:

@@ -127,7 +127,7 @@ async def test_only_who_may_change_budgets_may_change_weights(gateway: Steered) 
         assert (await gateway.weigh(0, 100, who)).status_code == 403
     assert (await gateway.weigh(0, 100, {})).status_code == 401
     answer = await gateway.admin.put("/routes/none/weights", json={"weights": {"own": 100}}, headers=DANA)
-    assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such route; GET /routes lists them.")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such route. There are: chat.")
 
 
 async def test_weights_outlive_a_restart_and_end_with_other_configured_ones(folder: Path, model: Target) -> None:
@@ -210,9 +210,12 @@ async def test_weights_are_the_rollouts_while_it_is_under_way(gateway: Steered) 
     await gateway.step("start")
     answer = await gateway.weigh(90, 10)
     assert answer.status_code == 409
-    assert "Abort it first" in answer.json()["detail"]
+    out = "take `rollout` out of the route's configuration"
+    assert out in answer.json()["detail"]
     await gateway.step("abort")
-    assert (await gateway.weigh(90, 10)).status_code == 409
+    answer = await gateway.weigh(90, 10)
+    assert answer.status_code == 409
+    assert out in answer.json()["detail"]
     assert (await gateway.weigh(100, 0)).status_code == 200
 
 
@@ -222,7 +225,7 @@ async def test_promoting_is_for_those_whom_the_plan_names(folder: Path, model: T
         await gateway.step("start")
         answer = await gateway.step("promote")
         assert answer.status_code == 403
-        assert answer.json()["detail"] == "To promote this rollout needs the role `finance`."
+        assert answer.json()["detail"] == "To promote this rollout needs the role `finance`, which dana lacks."
         assert (await gateway.step("promote", SAM)).status_code == 403
         assert (await gateway.step("pause", FINN)).status_code == 403
         answer = await gateway.step("promote", FINN)
@@ -318,7 +321,7 @@ async def test_the_commands_do_what_the_admin_api_does(
     assert (code, "running, step 1 of 2, at 50 %" in said) == (0, True)
     code, _, complained = await run("weights", "chat", "hosted=100")
     assert code == 2
-    assert "Abort it first" in complained
+    assert "take `rollout` out" in complained
     code, said, _ = await run("rollout", "chat", "abort", "--comment", "too slow", "--exit-code")
     assert (code, "rolled back" in said) == (1, True)
     assert said.splitlines()[-1].endswith("dana aborted the rollout: too slow")

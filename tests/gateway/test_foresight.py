@@ -92,7 +92,8 @@ def test_a_model_that_budgets_cannot_pay_for_is_told_where_it_is_routed_by_name(
     (told,) = unpriced(routed(tmp_path))
     assert (told.path, told.message, told.remedy) == (
         "targets[0]",
-        "nobody knows what mine charges for 'odd', so calls that a strict or adaptive budget has to pay for are refused",
+        "nobody knows what mine charges for 'odd', so calls that a strict or adaptive budget has to pay for are "
+        "refused",
         "Write its `price`.",
     )
     assert (tmp_path / "w.yaml").read_text().splitlines()[told.line - 1] == "- kind: openai"

@@ -333,7 +333,7 @@ async def test_the_listener_is_told_of_what_happens(faulty: Faulty, clock: HeldC
 
 async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
-    with pytest.raises(MoveRefused, match=r"RUNNING.* Abort it first"):
+    with pytest.raises(MoveRefused, match=r"RUNNING.* take `rollout` out of the route"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.move(ROUTE, "pause", "dana")
     with pytest.raises(MoveRefused, match="PAUSED"):
@@ -344,7 +344,7 @@ async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> Non
 async def test_no_weight_brings_a_canary_back_that_was_taken_back(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
     await bridge.steering.move(ROUTE, "abort", "dana")
-    with pytest.raises(MoveRefused, match="starts the rollout again"):
+    with pytest.raises(MoveRefused, match="`start` begins its rollout again"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.weigh(ROUTE, {OTHER: 100}, "sam")
     assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)

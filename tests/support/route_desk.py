@@ -46,7 +46,7 @@ class RouteDesk:
             return _told({"items": self.routes[place : place + 1], "next": more})
         route = next((route for route in self.routes if route["name"] == name), None)
         if route is None:
-            return _problem(404, "There is no such route; GET /routes lists them.")
+            return _problem(404, "There is no such route. There are: chat, drafts.")
         return self._about(route, request, orjson.loads(body) if body else None)
 
     def _about(self, route: dict[str, Any], request: Request, body: Any) -> Response:
