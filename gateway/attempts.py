@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from config.settings import RetrySettings
 from gateway.exchange import Attempt, Exchange, Reached
 from gateway.lending import Lender
 from routing.errors import NoHealthyTarget
-from routing.health import Fleet, Node, Pick
+from routing.health import Fleet, Node, Pick, State
 from routing.outcomes import OUTCOMES, Facts, classify
 from routing.pins import Pin, Pins
 from routing.retry import RetryBudget, again, remaining, retry_after
@@ -19,6 +20,8 @@ from routing.table import Arm, Table
 if TYPE_CHECKING:
     from adapters.base import Headers
     from gateway.assembly import Assembly
+
+log = logging.getLogger("weighbridge.routing")
 
 _ANSWERED: Final = 200
 _OK: Final = OUTCOMES["ok"]
@@ -194,6 +197,16 @@ class Attempts:
             for arm in arms
             if arm.target.name in takers and (arm is x.meant or arm.target.name not in weights.aside)
         ]
+
+
+def told_of_a_node(node: Node) -> None:
+    """A line of the log for a node that is used no more, or again."""
+    if node.state is State.USED:
+        log.info("target %s: %s takes calls again, after %.0f s", node.target, node.url, node.since - node.out_since)
+        return
+    seconds = node.due - node.since
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+    log.warning("target %s: %s is ejected for %.0f s, until %s: %s", node.target, node.url, seconds, until, node.why)
 
 
 def _tried(x: Exchange) -> Sequence[Node]:

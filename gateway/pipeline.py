@@ -21,7 +21,7 @@ from adapters.base import OVERRIDES, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import obligations
 from gateway.assembly import Assembly
-from gateway.attempts import Attempts
+from gateway.attempts import Attempts, told_of_a_node
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange
@@ -84,7 +84,7 @@ class Pipeline:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.lender = lender
-        self.attempts = Attempts(Fleet(), lender)
+        self.attempts = Attempts(Fleet(told_of_a_node), lender)
         self.assembly = assembly
         self.engine = engine
         self.trial: Trial | None = None

@@ -8,7 +8,7 @@ import datetime
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -59,8 +59,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="HTML; - is standard output")
     command.add_argument("--window", metavar="TIME", help="how far back figures go, as 1h or 7d")
     command.add_argument("--added-p95-ms", metavar="MS", help="what an arm may add to the latency, else 150")
-    command.add_argument("--saving", metavar="SHARE", help="what it has to save of the cost per call, else 0.2")
-    command.add_argument("--availability", metavar="SHARE", help="of its calls, what it has to answer, else 0.995")
+    for name, what in (("saving", "save of the cost per call, else 20%%"), ("availability", "answer, else 99.5%%")):
+        command.add_argument(f"--{name}", type=_share, metavar="SHARE", help=f"what an arm has to {what}")
     command.add_argument("--exit-code", action="store_true", help="exit 1 unless every answer is go")
     takes_admin(command)
     command.set_defaults(run=report)
@@ -145,7 +145,7 @@ def report(given: argparse.Namespace) -> int:
     return MISTAKEN if given.exit_code and not (go and all(go)) else OK
 
 
-def table(routes: Iterable[dict[str, Any]]) -> list[str]:
+def table(routes: Sequence[dict[str, Any]]) -> list[str]:
     """Routes as the admin API tells them, a line an arm, for a person."""
     head = ("route", "target", "weight", "model", "health", "calls", "errors", "p50", "p95", "p99", "first token p95")
     cells: list[Sequence[str]] = [(*head, "per call", "per Mtok")]
@@ -166,7 +166,18 @@ def table(routes: Iterable[dict[str, Any]]) -> list[str]:
                     _known(arm["cost_per_mtok_usd"], readable.dollars),
                 )
             )
-    return columns(cells, right={2, *range(5, 13)})
+    return [*columns(cells, right={2, *range(5, 13)}), *_out(routes)]
+
+
+def _out(routes: Sequence[dict[str, Any]]) -> list[str]:
+    """The nodes that get no calls, a line each, however many routes they serve."""
+    arms = [arm for route in routes for arm in route["arms"]]
+    out = {(arm["target"], node["url"]): node for arm in arms for node in arm["nodes_out"]}
+    lines = []
+    for (target, url), node in out.items():
+        until = f" until {node['until']}" if node["until"] is not None else ""
+        lines.append(f"{target}: {url} is {node['state']}{until}: {node['why']}")
+    return ["", *lines] if lines else []
 
 
 def rollout(route: str, told: dict[str, Any]) -> list[str]:
@@ -270,6 +281,16 @@ def _all(admin: str, asked: dict[str, str]) -> dict[str, Any]:
         if after in places:
             raise ValueError("the pages of its list have no end")
         places.add(after)
+
+
+def _share(text: str) -> str:
+    """`20%` or `0.2` -> `0.2`, as the gateway takes it."""
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", number, re.ASCII):
+        share = Decimal(number) / (100 if percent else 1)
+        if share <= 1:
+            return f"{share:f}"
+    raise argparse.ArgumentTypeError("write a share as 20% or 0.2")
 
 
 def _weight(text: str) -> tuple[str, Decimal]:

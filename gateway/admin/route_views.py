@@ -16,7 +16,7 @@ from gateway.admin.operation import Usd, View
 from gateway.mirroring import Compared
 from routing.comparison import Added, Answer, Comparison, Finding, Question, Side, compare
 from routing.figures import ArmFigures, Figures
-from routing.health import Pool, State
+from routing.health import Node, Pool, State
 from routing.histogram import LONGEST, Histogram
 
 _BINS_TO_TEN: Final = 20
@@ -48,6 +48,17 @@ class Bin(View):
     calls: int
 
 
+class NodeView(View):
+    """A node that gets no calls as a matter of course."""
+
+    url: str
+    state: Literal["ejected", "trying", "resting"] = Field(
+        description="`trying`: one call is there to find out. `resting`: it answered with Retry-After."
+    )
+    why: str = Field(description="What it was ejected for, in words.")
+    until: str | None = Field(description="When it is tried next, or has rested, UTC; null while it is tried.")
+
+
 class ArmView(View):
     """One arm. Its figures are of the answer's window; those that nothing is known for are null."""
 
@@ -55,6 +66,7 @@ class ArmView(View):
     weight: float = Field(description="Its share of new sessions, from 0 to 100.")
     model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
     health: str = Field(description="`ok`, or what keeps its target from taking calls.")
+    nodes_out: list[NodeView] = Field(description="Its target's nodes that get no calls now.")
     calls: int
     errors: int = Field(description="Calls that count as its errors.")
     errors_by_class: dict[str, int]
@@ -74,13 +86,22 @@ class ArmView(View):
     cost_per_mtok_usd: Usd | None = Field(description="Of a million tokens, input and output together.")
 
     @classmethod
-    def of(cls, target: str, weight: float, model: str | None, health: str, figures: Figures) -> ArmView:
+    def of(
+        cls,
+        target: str,
+        weight: float,
+        model: str | None,
+        health: str,
+        figures: Figures,
+        nodes_out: Sequence[NodeView] = (),
+    ) -> ArmView:
         percentiles = _percentiles(figures.latency)
         return cls(
             target=target,
             weight=weight,
             model=model,
             health=health,
+            nodes_out=list(nodes_out),
             calls=figures.calls,
             errors=figures.failed,
             errors_by_class=_by_frequency(figures.errors),
@@ -367,6 +388,20 @@ def health(pool: Pool, now: float) -> str:
     if all(node.state is State.USED for node in nodes):
         return "resting"
     return "trying" if any(node.state is State.TRYING for node in nodes) else "ejected"
+
+
+def nodes_out(pool: Pool, now: float, at: float) -> list[NodeView]:
+    """A target's nodes that get no calls at a time of the monotonic clock; `at` is the same since the epoch."""
+    return [_out(node, now, at) for node in pool.nodes if not node.takes(now)]
+
+
+def _out(node: Node, now: float, at: float) -> NodeView:
+    if node.state is State.USED:
+        rested = utc(at + node.rests_until - now)
+        return NodeView(url=node.url, state="resting", why="it asked to be left alone", until=rested)
+    if node.state is State.TRYING:
+        return NodeView(url=node.url, state="trying", why=node.why, until=None)
+    return NodeView(url=node.url, state="ejected", why=node.why, until=utc(at + max(node.due - now, 0.0)))
 
 
 def _of_nodes(some: int, number: int, how: str) -> str:

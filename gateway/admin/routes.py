@@ -19,11 +19,13 @@ from gateway.admin.route_views import (
     ArmView,
     ComparisonView,
     MirrorView,
+    NodeView,
     RolloutView,
     RouteSummaries,
     RouteSummary,
     RouteView,
     health,
+    nodes_out,
     timeline,
     utc,
 )
@@ -36,6 +38,7 @@ from routing.table import Arm, Route
 
 _THIS: Final = "Figures are those of the gateway that answers, since its start: of several, each has its own."
 _WINDOW: Final = Parameter("window", "How far back figures go, as 1h or 7d; to the gateway's start when absent.")
+_MOST_NAMED: Final = 20
 _NUMBER: Final = re.compile(r"[0-9]{1,8}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -49,6 +52,7 @@ class _Standing:
     route: Route
     arms: Sequence[Arm]
     health: Mapping[str, str]
+    nodes_out: Mapping[str, Sequence[NodeView]]
     figures: Mapping[str, ArmFigures]
     since: float
     now: float
@@ -65,7 +69,7 @@ async def route(visit: Visit) -> Response:
     window, criteria = _window(visit.query), _criteria(visit.query)
     found = app.pipeline.assembly.table.named(name)
     if found is None:
-        raise HTTPException(404, "There is no such route; GET /routes lists them.")
+        raise unknown_route(app)
     settings = next(each for each in app.settings.routes if each.name == name)
     canary = settings.rollout.canary if settings.rollout is not None else None
     compared = app.mirrors.compared(name, settings.mirror) if settings.mirror is not None else None
@@ -82,17 +86,26 @@ async def route(visit: Visit) -> Response:
     )
 
 
+def unknown_route(app: App) -> HTTPException:
+    """What is answered about a route that there is not, with the names of those that there are."""
+    names = [each.name for each in app.settings.routes]
+    more = [f"and {len(names) - _MOST_NAMED:,} more"] if len(names) > _MOST_NAMED else []
+    known = f"There are: {', '.join([*names[:_MOST_NAMED], *more])}." if names else "None is configured."
+    return HTTPException(404, f"There is no such route. {known}")
+
+
 def _standing(app: App, found: Route) -> _Standing:
     arms, since = found.arms, app.traffic.since
     known, pools, now = app.traffic.figures(found.name), app.pipeline.attempts.fleet.pools, time.monotonic()
-    names = [arm.target.name for arm in arms]
+    names, at = [arm.target.name for arm in arms], time.time()
     return _Standing(
         found,
         arms,
         {name: health(pools[name], now) for name in names},
+        {name: nodes_out(pools[name], now, at) for name in names},
         {name: known[name].copied() if name in known else ArmFigures(since) for name in names},
         since,
-        time.time(),
+        at,
     )
 
 
@@ -167,7 +180,10 @@ def _summary(now: _Standing, since: float, amounts: Mapping[str, Figures]) -> di
         "models": list(now.route.models),
         "since": utc(since),
         "until": utc(now.now),
-        "arms": [ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name]) for arm, name in names],
+        "arms": [
+            ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name], now.nodes_out[name])
+            for arm, name in names
+        ],
     }
 
 
@@ -198,7 +214,8 @@ def _number(query: Mapping[str, str], name: str, usual: float, most: int) -> flo
     if written is None:
         return usual
     if not _NUMBER.fullmatch(written) or float(written) > most:
-        raise HTTPException(400, f"`{name}` is no number from 0 to {most:,}.")
+        wanted = "a share from 0 to 1: 20 per cent is 0.2" if most == 1 else f"a number from 0 to {most:,}"
+        raise HTTPException(400, f"`{name}` is {wanted}.")
     return float(written)
 
 

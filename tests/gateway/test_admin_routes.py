@@ -14,7 +14,7 @@ from adapters.base import Usage
 from config.load import load
 from config.settings import TargetSettings
 from gateway.admin import admin_app
-from gateway.admin.route_views import health
+from gateway.admin.route_views import health, nodes_out, utc
 from gateway.admin.routes import baseline
 from gateway.app import App
 from routing.health import Fleet, Node, Pool, State
@@ -200,6 +200,17 @@ def _node(state: State = State.USED, *, rests_until: float = 0.0, unwell: bool =
 )
 def test_health_says_ok_or_what_keeps_a_target_from_taking_calls(pool: Pool, word: str) -> None:
     assert health(pool, 5.0) == word
+
+
+def test_the_nodes_that_get_no_calls_are_named_with_why_and_until_when() -> None:
+    ejected, trying, resting = _node(State.EJECTED), _node(State.TRYING), _node(rests_until=9.0)
+    ejected.due, ejected.why, trying.why = 35.0, "5 calls in a row failed", "a probe has found it unwell"
+    out = nodes_out(_pool(ejected, trying, _node(), resting), 5.0, 1000)
+    assert [(each.state, each.why, each.until) for each in out] == [
+        ("ejected", "5 calls in a row failed", utc(1030)),
+        ("trying", "a probe has found it unwell", None),
+        ("resting", "it asked to be left alone", utc(1004)),
+    ]
 
 
 def test_a_target_that_rested_is_well_again() -> None:

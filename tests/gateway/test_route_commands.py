@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from gateway.remote import TOKEN
+from gateway.remote import ADMIN, TOKEN
 from gateway.terminal import MISTAKEN, OK, UNUSABLE
 from tests.support.route_desk import TOKEN as DANAS
 from tests.support.route_desk import RouteDesk, open_desk
@@ -22,12 +22,12 @@ class Shell:
     """A terminal on the machine of a running gateway."""
 
     def __init__(self, desk: RouteDesk, admin: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self.desk, self._admin, self._capsys = desk, admin, capsys
+        self.desk, self.admin, self._capsys = desk, admin, capsys
         self.said = self.complained = ""
 
     async def run(self, *words: str) -> int:
         self._capsys.readouterr()
-        code = await asyncio.to_thread(main, ["routes", *words, "--admin", self._admin])
+        code = await asyncio.to_thread(main, ["routes", *words, "--admin", self.admin])
         self.said, self.complained = self._capsys.readouterr()
         return code
 
@@ -53,6 +53,19 @@ async def test_list_shows_every_arm_of_every_route_with_its_figures(shell: Shell
     assert drafts.startswith("drafts  openai")
     assert len(openai) == len(parallax) == len(head), "numbers end below each other"
     assert openai.count("$") == parallax.count("$") == 2
+
+
+async def test_list_names_the_nodes_that_get_no_calls_once_each(shell: Shell) -> None:
+    ejected = {"url": "http://10.0.0.5:3001", "state": "ejected", "why": "5 calls in a row failed", "until": "then"}
+    tried = {"url": "http://10.0.0.6:3001", "state": "trying", "why": "a probe has found it unwell", "until": None}
+    for route in shell.desk.routes:
+        route["arms"][1]["nodes_out"] = [ejected, tried]
+    assert await shell.run("list") == OK
+    assert shell.said.splitlines()[-3:] == [
+        "",
+        "parallax: http://10.0.0.5:3001 is ejected until then: 5 calls in a row failed",
+        "parallax: http://10.0.0.6:3001 is trying: a probe has found it unwell",
+    ]
 
 
 async def test_list_can_tell_a_script_that_an_arm_with_a_weight_is_not_well(shell: Shell) -> None:
@@ -212,7 +225,7 @@ async def test_a_report_without_a_file_is_for_scripts_only(shell: Shell) -> None
 async def test_a_report_on_what_is_no_route_leaves_no_file(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "page"
     assert await shell.run("report", "chit", "-o", str(file)) == UNUSABLE
-    assert shell.complained == "There is no such route; GET /routes lists them.\n"
+    assert shell.complained == "There is no such route. There are: chat, drafts.\n"
     for answer in ({"name": "chat"}, {**told(), "until": "soon"}, {**told(), "arms": 3}):
         shell.desk.answer = 200, answer
         assert await shell.run("report", "chat", "-o", str(file)) == UNUSABLE
@@ -262,7 +275,7 @@ async def test_an_answer_without_measure_is_no_gateways(shell: Shell, raw: bytes
 async def test_who_may_not_ask_is_told(shell: Shell, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "somebody-elses")
     assert await shell.run(*words) == UNUSABLE
-    assert shell.complained == "Show the token of one of `admin.people`.\n"
+    assert "does not know the token in WEIGHBRIDGE_ADMIN_TOKEN" in shell.complained
 
 
 async def test_names_cannot_paint_the_terminal(shell: Shell) -> None:
@@ -270,3 +283,28 @@ async def test_names_cannot_paint_the_terminal(shell: Shell) -> None:
     shell.desk.routes[:] = [route]
     assert await shell.run("list") == OK
     assert "a\\x1b[31m\\nb" in shell.said
+
+
+async def test_a_share_is_written_in_per_cent_or_as_a_fraction(shell: Shell) -> None:
+    assert await shell.run("report", "chat", "--json", "--saving", "20%", "--availability", "99.5%") == OK
+    assert shell.desk.queries == [{"saving": "0.2", "availability": "0.995"}]
+    for share in ("20", "101%", "-1%", "%", "much", "1.1"):
+        with pytest.raises(SystemExit) as refused:
+            await shell.run("report", "chat", "--json", f"--saving={share}")
+        assert refused.value.code == UNUSABLE
+    assert len(shell.desk.queries) == 1
+
+
+async def test_the_address_can_stand_in_the_environment_for_every_command(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ADMIN, shell.admin)
+    capsys.readouterr()
+    assert await asyncio.to_thread(main, ["routes", "list", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["items"][0]["name"] == "chat"
+    monkeypatch.setenv(ADMIN, "http://127.0.0.1:9")
+    assert await shell.run("list") == OK, "what a command is given comes first"
+    assert await asyncio.to_thread(main, ["routes", "list"]) == UNUSABLE
+    complained = capsys.readouterr().err
+    assert complained.startswith("Nothing answers at http://127.0.0.1:9 ")
+    assert "--admin URL, or in WEIGHBRIDGE_ADMIN." in complained
