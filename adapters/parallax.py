@@ -222,6 +222,8 @@ def hidden(operation: str, status: int, content_type: bytes, body: bytes) -> Fai
         return _failure(broken, b"", "protocol", "an answer that was given up")
     if not is_json:
         return Failure(502, "protocol", "the answer has another content type than JSON")
+    if body.lstrip(_BLANKS).startswith(b"["):
+        return Failure(502, "protocol", "the answer is not a JSON object")
     return None if _says_something(operation, document) else _failure(document, b"", "protocol", "the answer is empty")
 
 

@@ -251,6 +251,8 @@ class MessagesConverter(_Converter):
 
     def convert(self, said: bytes) -> bytes:
         if said.startswith(DONE):
+            if self._started and self._index < 0 and not self._finish:
+                raise GivenUp("an end without an answer")
             return self._end() if self._started else b""
         chunk = orjson.loads(said)
         if type(chunk) is not dict:

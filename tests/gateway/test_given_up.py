@@ -29,6 +29,7 @@ NO_ANSWERS: Final[Mapping[str, Script]] = {
     "accepted": json_answer({"status": "accepted"}, 202),
     "a part": says(HEAD % (206, b"application/json") + orjson.dumps(ANSWER)[:40], Wire.close),
     "half of it": says(HEAD % (200, b"application/json") + orjson.dumps(ANSWER)[:-40], Wire.close),
+    "a list of it": json_answer([ANSWER]),
     "no choices": json_answer({"id": "c", "choices": []}),
     "given up": json_answer({**ANSWER, "choices": [choice("abort")]}),
     "a stream": says(SSE + chunk({"content": "hello"}, "stop") + b"data: [DONE]\n\n", Wire.close),
@@ -99,9 +100,11 @@ async def test_a_stream_that_is_given_up_in_the_words_of_an_end_has_been_broken_
     assert head.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("call", [chat, messages])
-async def test_a_stream_that_is_given_up_before_an_agent_has_a_byte_of_it_is_begun_elsewhere(call: Any) -> None:
-    given_up = SSE + chunk({"role": "assistant"}) + chunk({}, "abort") + b"data: [DONE]\n\n"
+@pytest.mark.parametrize(("call", "end"), [(chat, chunk({}, "abort")), (messages, chunk({}, "abort")), (messages, b"")])
+async def test_a_stream_that_is_given_up_before_an_agent_has_a_byte_of_it_is_begun_elsewhere(
+    call: Any, end: bytes
+) -> None:
+    given_up = SSE + chunk({"role": "assistant"}) + end + b"data: [DONE]\n\n"
     whole = SSE + chunk({"content": "hello"}, "stop") + b"data: [DONE]\n\n"
     async with places(says(given_up, Wire.close), says(whole, Wire.close), kinds=("parallax", "openai")) as (found, _):
         status, _, body = await asked(found, call(stream=True))
