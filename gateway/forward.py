@@ -3,9 +3,12 @@
 import asyncio
 import dataclasses
 import functools
+import re
 import time
+from collections.abc import Mapping
 from typing import Final, Protocol
 
+from adapters import anthropic, openai
 from adapters.base import AgentCall, Headers, StreamMeter, Usage
 from adapters.errors import GivenUp, MalformedCall
 from adapters.meter import bytes_of, tokens_of
@@ -20,6 +23,7 @@ from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
 from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
+from routing.retry import retry_after
 from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
@@ -35,12 +39,22 @@ _USUAL_LONGEST: Final = 4096
 """Tokens that an answer may have where a target wants to be told and nobody has said."""
 _JSON_TYPE: Final = b"application/json"
 _JSON: Final[Headers] = [(b"content-type", _JSON_TYPE)]
+_HIDDEN: Final[Mapping[str, str]] = {
+    "status": "a refusal",
+    "stream_cut": "no stream, or one that tells of an error",
+    "protocol": "something that is no answer",
+}
 _TRANSLATED: Final = {"openai": "chat", "anthropic": "messages"}
 """What a target is asked in its own protocol where calls of another one are translated for it."""
 _READERS: Final = {each.protocol: each for each in ADAPTERS}
+_MEMBERS: Final = {"openai": openai.MEMBERS, "anthropic": anthropic.MEMBERS}
+_NAMED: Final = re.compile(r"`([a-z_]+)")
+"""How a MalformedCall of a translation begins."""
 _FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
 _FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
 """Headers that mean something in the protocol of an answer that is translated into another one."""
+_WHEN: Final = frozenset({b"retry-after", b"retry-after-ms"})
+_A_DAY: Final = 86_400.0
 _LINGERS: Final = 0.25
 """Seconds in which the body of a stream may end behind the last event: its connection then serves another call."""
 _TAIL: Final = 4096
@@ -118,14 +132,15 @@ async def _attempt(
         path, query = way.root + crossing.suffix, b""
         try:
             body = crossing.request(call, arm.model, _longest(x, target))
-        except MalformedCall:
+        except MalformedCall as error:
+            x.detail = f"the protocol of {target.name} has no words for {_untold(call, error)}"
             attempts.ended(x, attempt, refused=True)
             other = await attempts.elsewhere(x, attempt)
             if other is not None:
                 return other
-            if any(each.outcome is not _REFUSED for each in x.attempts):
-                # It is not the call's fault: the target that it was made for has failed.
-                x.detail = "another target has failed, and this one's protocol has no words for the call"
+            failed = next((each for each in reversed(x.attempts) if each.outcome is not _REFUSED), None)
+            if failed is not None:  # it is not the call's fault, nor that of a target which has got no byte of it
+                x.arm, x.target_status = failed.arm, failed.status
                 raise TargetFailed("The target failed on this call, and no other one can take it.") from None
             raise
         told = [line for line in x.headers if line[0] not in crossing.withheld]
@@ -194,6 +209,8 @@ async def _answered(
         headers = [line for line in headers if line[0] not in _FOREIGN and not line[0].startswith(_FOREIGN_PREFIXES)]
     if secret in b"\n".join([value for _, value in headers]):
         headers = [(name, _concealed(value, secret)) for name, value in headers]
+    if not _succeeded(answer.status):
+        headers = [line for line in headers if line[0] not in _WHEN or _within_a_day(*line)]
     if kind == _EVENTS and _succeeded(answer.status):
         return await _stream(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
     return await _body(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
@@ -226,7 +243,7 @@ async def _unhidden(
     attempt.hidden = found.kind
     if found.kind == "status":
         attempt.status = found.status
-    x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
+    x.detail = f"behind status {x.target_status} stood {_HIDDEN[found.kind]}, worth a status {found.status}"
     if not call.endpoint.free and x.usage is None:
         x.usage = Usage(estimated=True)
     x.whole = x.whole or (bool(found.body) and found.kind == "status")
@@ -248,6 +265,12 @@ def _worth_another(attempt: Attempt) -> bool:
     return classify(facts).retry != "no"
 
 
+def _untold(call: AgentCall, why: MalformedCall) -> str:
+    """The member that a call cannot be translated for, unless its agent has made up the name: that is not recorded."""
+    found = _NAMED.match(str(why))
+    return f"the call's `{found[1]}`" if found and found[1] in _MEMBERS[call.protocol] else "a member of the call"
+
+
 @functools.cache
 def _crossing(protocol: str, operation: str, target_protocol: str) -> Translation | None:
     return translation(protocol, operation, target_protocol) if protocol != target_protocol else None
@@ -263,6 +286,14 @@ def _longest(x: Exchange, target: Target) -> int:
 def _succeeded(status: int) -> bool:
     """Whether the target has done what it was asked for: some say so in other words than 200."""
     return 200 <= status <= 299
+
+
+def _within_a_day(name: bytes, value: bytes) -> bool:
+    """Whether a target has said when to come again, and meant it: some clients sleep for as long as they are told."""
+    said = value.decode("latin-1")
+    in_ms = name == b"retry-after-ms"
+    seconds = retry_after(said if in_ms else None, None if in_ms else said, time.time())
+    return seconds is not None and seconds < _A_DAY
 
 
 def _described(headers: Headers) -> tuple[bytes, bool]:
@@ -584,13 +615,14 @@ async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes 
 def _failure(x: Exchange, error: Exception, attempt: Attempt) -> Exception:
     """The agent's word for a carrier's error, whose own text names addresses and is for the record."""
     if isinstance(error, TimeoutError) and not isinstance(error, carrier.CarrierError):
-        attempt.error = x.detail = FIRST_TOKEN_LATE
+        attempt.error = FIRST_TOKEN_LATE
+        x.detail = f"nothing of an answer came within {attempt.arm.target.settings.timeouts.first_token:g} s"
         return TargetTimeout("The target did not begin its answer in time.")
     attempt.error = type(error).__name__ if isinstance(error, carrier.CarrierError) else "ReplyMalformed"
     if isinstance(error, GivenUp):
         attempt.error = carrier.ReplyBroken.__name__
     secret = attempt.arm.target.secret.decode("latin-1")
-    x.detail = f"{type(error).__name__}: {error}".replace(secret, "*" * len(secret))
+    x.detail = str(error).replace(secret, "*" * len(secret))
     if isinstance(error, carrier.CarrierTimeout):
         return TargetTimeout("The target did not answer in time.")
     if isinstance(error, carrier.ReplyBroken | GivenUp):

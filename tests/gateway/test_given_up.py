@@ -111,3 +111,24 @@ async def test_a_stream_that_is_given_up_before_an_agent_has_a_byte_of_it_is_beg
         record = await found.ledger.outcome()
     assert (status, b"hello" in body, b"abort" in body) == (200, True, False)
     assert [each["outcome"] for each in record["attempts"]] == ["stream_cut", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("line", "passes"),
+    [
+        ("retry-after: 7", True),
+        ("retry-after-ms: 7000", True),
+        ("retry-after: -5", False),
+        ("retry-after: 1e99", False),
+        ("retry-after: inf", False),
+        ("retry-after: soon", False),
+        ("retry-after: Fri, 31 Dec 9999 23:59:59 GMT", False),
+        ("retry-after-ms: 1e308", False),
+        ("retry-after-ms: nan", False),
+    ],
+)
+async def test_no_agent_is_told_to_wait_for_ever(line: str, passes: bool) -> None:
+    """Stock clients sleep for as long as they are told."""
+    async with places(json_answer({"error": {"message": "slow down"}}, 429, "application/json", line)) as (found, _):
+        status, headers, _ = await asked(found, chat())
+    assert (status, line.partition(":")[0].encode() in headers) == (429, passes)
