@@ -67,7 +67,11 @@ class Webhooks:
             return
         now = self._clock()
         moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        body = orjson.dumps({"type": what, "timestamp": moment, "data": facts}, default=str)
+        try:
+            body = orjson.dumps({"type": what, "timestamp": moment, "data": facts}, default=str)
+        except TypeError as error:  # what was counted or written elsewhere may hold anything
+            self._give_up(what, f"it is no JSON ({error})")
+            return
         task = asyncio.get_running_loop().create_task(self._deliver(to, what, body), name=f"webhook {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
