@@ -4,7 +4,8 @@ a canary grows or is taken back, and for metrics.
 A call can meet several arms. What it was tried on one arm in a row is one call of that arm, and its last attempt says
 how that ended: another node of the same arm made good, or nobody did. What `routing.outcomes` does not count, as the
 call of an agent that left, counts nowhere. Failures of one session in one minute are one failure to the evidence, and
-failures still.
+failures still. A rejected call is nobody's failure, being mistaken perhaps: such calls are counted apart, one of a
+session and hour, since only an arm that rejects more of them than others says anything.
 
 An arm whose nodes have failed, and failed again when they were tried, meets with hardly any call: others take them. To
 the evidence those that were meant for it have failed there, or a canary that is down would never be found out. Where
@@ -31,6 +32,8 @@ from routing.course import (
     OUTPUT_TOKENS,
     OVERFLOW,
     RAW_ERRORS,
+    RAW_REJECTED,
+    REJECTED,
     SAMPLE,
     SLOW,
     RouteStore,
@@ -51,6 +54,9 @@ _TOLD: Final = 2
 FORGOTTEN: Final = 86_400.0
 """Seconds after its last call at which an arm is forgotten that is configured no more."""
 
+_REJECTED_AGAIN: Final = 3600.0
+"""Seconds in which a rejected call of the same session says nothing new: what is mistaken stays so."""
+_REJECTED: Final = "rejected"
 _NOBODY: Final = "no_healthy_target"
 _DOWN: Final = "ejected"
 """The class of errors that calls are which an arm did not get because it is down."""
@@ -137,6 +143,7 @@ class Traffic:
         self._fleet = fleet
         self._routes: dict[str, _Watched] = {}
         self._seen = Seen()
+        self._seen_rejected = Seen(seconds=_REJECTED_AGAIN)
 
     def observe(self, x: Exchange) -> None:
         """Counts a call that is over and paid for, once. Never raises."""
@@ -270,6 +277,8 @@ class Traffic:
             self._failed(x, watched, met, error, counts, at)
         else:
             error, seconds = None, None
+            if outcome.name == _REJECTED:
+                self._rejected(x, met, counts, at)
         met.figures.observe(
             at,
             seconds,
@@ -278,6 +287,7 @@ class Traffic:
             input_tokens=tokens_in,
             output_tokens=tokens_out,
             cost=known,
+            rejected=outcome.name == _REJECTED,
         )
 
     def _failed(self, x: Exchange, watched: _Watched, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
@@ -292,6 +302,14 @@ class Traffic:
         counts[met.raw_errors] = counts.get(met.raw_errors, 0) + 1
         if self._first(x, met, at):
             counts[met.errors] = counts.get(met.errors, 0) + 1
+
+    def _rejected(self, x: Exchange, met: _Met, counts: dict[str, int], at: float) -> None:
+        every, one = counted(met.target, RAW_REJECTED), counted(met.target, REJECTED)
+        counts[every] = counts.get(every, 0) + 1
+        tenant, name = (x.agent.tenant, x.agent.name) if x.agent is not None else ("", "")
+        what = x.session if x.session is not None else f"\0{name}\0{hash(x.call.body) if x.call is not None else 0}"
+        if self._seen_rejected.first(met.place, f"{tenant}\0{what}", int(at)):
+            counts[one] = counts.get(one, 0) + 1
 
     def _first(self, x: Exchange, met: _Met, at: float) -> bool:
         """Whether a failure is no repetition of another one in the same minute.

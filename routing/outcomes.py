@@ -46,8 +46,8 @@ class Facts(NamedTuple):
     `kind` is the target's. `status` is the one that it answered with, or the 4xx that it hid; `error` the name of the
     carrier's error that ended the exchange, or FIRST_TOKEN_LATE; `hidden` what was found behind a success: `status`,
     `stream_cut` or `protocol`. `complete` is whether the answer came to the end that its protocol has for it, and told
-    of no error inside. `accepted_elsewhere` is whether another arm has taken what this one rejected; None where none
-    was asked. `refused` is whether the gateway itself ended the call: by policy, budget or approval, or in stopping.
+    of no error inside. `refused` is whether the gateway itself ended the call: by policy, budget or approval, or in
+    stopping.
     """
 
     kind: str
@@ -56,7 +56,6 @@ class Facts(NamedTuple):
     error: str = ""
     hidden: str = ""
     complete: bool = True
-    accepted_elsewhere: bool | None = None
     client_gone: bool = False
     refused: bool = False
 
@@ -83,7 +82,6 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         Outcome("quota", False, False, retry="arm"),
         Outcome("config", True, True, retry="arm"),
         Outcome("rejected", False, False),
-        Outcome("compat", True, False),
         # The answer is none.
         Outcome("protocol", True, True, retry="node"),
         Outcome("stream_cut", True, True, retry="node", ejects="dead_stream"),
@@ -161,4 +159,4 @@ def _refusal(facts: Facts, status: int) -> str:
         return "config"
     if status > 599:
         return "protocol"
-    return "compat" if facts.accepted_elsewhere else "rejected"
+    return "rejected"

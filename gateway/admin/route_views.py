@@ -70,6 +70,10 @@ class ArmView(View):
     calls: int
     errors: int = Field(description="Calls that count as its errors.")
     errors_by_class: dict[str, int]
+    rejected: int = Field(
+        default=0,
+        description="Calls it answered with that they are mistaken: 400, 404, 413, 422 and the like; no errors.",
+    )
     error_rate: float | None = Field(description="The share of its calls, from 0 to 1.")
     availability: float | None = Field(description="The share of calls meant for it that it answered, from 0 to 1.")
     overflow: int = Field(description="Calls meant for it that another arm took: it was full or out of service.")
@@ -81,7 +85,7 @@ class ArmView(View):
     tokens_per_second: float | None
     input_tokens: int
     output_tokens: int
-    cost_usd: Usd
+    cost_usd: Usd | None = Field(description="Of all its calls whose price is known; null where none is.")
     cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
     cost_per_mtok_usd: Usd | None = Field(description="Of a million tokens, input and output together.")
 
@@ -105,6 +109,7 @@ class ArmView(View):
             calls=figures.calls,
             errors=figures.failed,
             errors_by_class=_by_frequency(figures.errors),
+            rejected=figures.rejected,
             error_rate=figures.error_rate,
             availability=figures.availability,
             overflow=figures.overflow,
@@ -116,7 +121,7 @@ class ArmView(View):
             tokens_per_second=_rounded(figures.tokens_per_second, 1),
             input_tokens=figures.input_tokens,
             output_tokens=figures.output_tokens,
-            cost_usd=figures.cost,
+            cost_usd=None if figures.unpriced else figures.cost,
             cost_per_call_usd=figures.cost_per_call,
             cost_per_mtok_usd=figures.cost_per_mtok,
         )
@@ -206,6 +211,7 @@ class FindingView(View):
     high: float | None
     missing: int | None = Field(description="About how many more calls an answer takes; null where that is not known.")
     missing_of: str | None = Field(description="The target that they are missing of.")
+    unpriced: list[str] = Field(description="Targets of unknown price: no number of calls answers, `price` does.")
 
     @classmethod
     def of(cls, finding: Finding, names: Mapping[Side, str]) -> FindingView:
@@ -222,6 +228,7 @@ class FindingView(View):
             high=shown(finding.high),
             missing=finding.missing,
             missing_of=names[finding.of] if finding.missing is not None else None,
+            unpriced=[names[each] for each in finding.unpriced],
         )
 
 
@@ -232,7 +239,7 @@ class MonthView(View):
     baseline_usd: Usd | None = Field(description="Were all of them the baseline's.")
     arm_usd: Usd | None = Field(description="Were all of them the arm's.")
     saving_usd: Usd | None = Field(description="Between the two.")
-    present_usd: Usd = Field(description="As they are split now.")
+    present_usd: Usd | None = Field(description="As they were split among the arms.")
 
 
 class ComparisonView(View):
@@ -284,7 +291,7 @@ class MirrorSideView(View):
     tokens_per_second: float | None
     input_tokens: int
     output_tokens: int
-    cost_usd: Usd
+    cost_usd: Usd | None = Field(description="Of all its calls whose price is known; null where none is.")
     cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
 
     @classmethod
@@ -301,7 +308,7 @@ class MirrorSideView(View):
             tokens_per_second=_rounded(figures.tokens_per_second, 1),
             input_tokens=figures.input_tokens,
             output_tokens=figures.output_tokens,
-            cost_usd=figures.cost,
+            cost_usd=None if figures.unpriced else figures.cost,
             cost_per_call_usd=figures.cost_per_call,
         )
 

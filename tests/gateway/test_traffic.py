@@ -141,6 +141,21 @@ def test_without_a_session_only_a_repetition_that_says_so_is_one(traffic: Traffi
     assert (counts["parallax|raw_errors"], counts["parallax|errors"]) == (5, 3)
 
 
+def test_a_rejected_call_is_no_error_and_counts_apart_once_a_session_and_hour(
+    traffic: Traffic, store: Counted
+) -> None:
+    under = routes()
+    for session, minute in (("s-1", 0), ("s-1", 1), ("s-2", 2), ("s-1", 61)):
+        traffic.observe(tried(under, Try("parallax", "rejected", 0.1), at=NOON + 60 * minute, session=session))
+    for said in ("hello", "hello", "something else"):
+        traffic.observe(tried(under, Try("parallax", "rejected", 0.1), at=NOON + 3700, said=said))
+    counts = store.sums["chat"]
+    assert (counts["parallax|calls"], counts["parallax|raw_rejected"], counts["parallax|rejected"]) == (7, 7, 5)
+    assert "parallax|errors" not in counts
+    figures = traffic.figures("chat")["parallax"].total
+    assert (figures.calls, figures.failed, figures.rejected, figures.availability) == (7, 0, 7, None)
+
+
 def test_a_late_first_token_is_slow_where_a_rollout_has_such_a_gate(traffic: Traffic, store: Counted) -> None:
     plain, gated = routes(), routes(rollout=CANARY)
     for under, first, stream in ((plain, 0.9, True), (gated, 0.4, True), (gated, 0.9, False), (gated, 0.9, True)):

@@ -152,6 +152,20 @@ def test_a_person_who_promotes_is_recorded_with_what_was_known() -> None:
     assert rollout.state is State.PROMOTED
 
 
+def test_a_promotion_that_lacks_evidence_says_so_wherever_it_is_told() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 60))
+    lacking = missing(rollout, PLAN, START + 60)
+    rollout = step(rollout, "promote", "dana", START + 60, "the launch", lacking)
+    assert rollout.history[-1].without_evidence == ("13 d 23 h more at this step", lacking[1].text)
+    assert rollout.history[-1].text == (
+        f"dana promoted step 1 of 4 without the evidence (13 d 23 h more at this step; {lacking[1].text}); "
+        "the verdict was HOLD: the launch"
+    )
+    told = standing(rollout, PLAN, START + 60)["history"][0]
+    assert told["without_evidence"] == ["13 d 23 h more at this step", lacking[1].text]
+    assert from_json(json.loads(json.dumps(to_json(rollout)))) == rollout
+
+
 def test_where_a_persons_word_is_wanted_the_rollout_waits_for_it_and_says_so_once() -> None:
     mine = plan(0.01, 0.005, approval=["finance"])
     rollout, events = played(started(mine), mine, good(START, 3600))
@@ -376,6 +390,55 @@ def test_the_state_stays_small_enough_to_be_written_every_ten_seconds() -> None:
     rng = random.Random(1)
     rollout, _ = played(started(PLAN), PLAN, traffic(rng, START, 3 * 3600, 12.0, 0.1, 0.005, 0.004))
     assert len(json.dumps(to_json(rollout))) < 8000
+
+
+def test_a_step_is_told_of_since_it_began_whatever_bucket_that_was_in() -> None:
+    rollout, _ = played(started(PLAN, START + 7), PLAN, [bucket(START, (10, 1), (90, 0))])
+    assert standing(rollout, PLAN, START + 10)["evidence"]["so_far"]["since"] == START + 7
+    assert standing(rollout, PLAN, START + 10)["evidence"]["suspected"]["since"] == START + 7
+    rollout, _ = played(started(PLAN, START + 7), PLAN, good(START, 300))
+    rollout = step(rollout, "pause", "dana", START + 303)
+    rollout, _ = played(rollout, PLAN, good(START + 300, 60))
+    rollout = step(rollout, "resume", "dana", START + 365)
+    rollout, _ = played(rollout, PLAN, good(START + 360, 60))
+    found = standing(rollout, PLAN, START + 420)["evidence"]["so_far"]
+    assert (found["since"], found["calls"]) == (START + 7, 350), "all that is counted, but for the pause"
+
+
+def test_once_a_promoted_canary_is_not_watched_any_more_its_standing_says_so() -> None:
+    mine = plan(0.01, watch_for=3600)
+    rollout, _ = played(at_step(mine, 1), mine, good(START, 60))
+    rollout = step(rollout, "promote", "dana", START + 60)
+    rollout, _ = played(rollout, mine, good(START + 60, 60))
+    before = standing(rollout, mine, START + 3659)
+    assert before["unjudged_since"] is None
+    assert before["evidence"]["so_far"]["calls"] == 60
+    after = standing(rollout, mine, START + 3660)
+    assert (after["unjudged_since"], after["evidence"]) == (START + 3660, None)
+
+
+def test_a_canary_that_rejects_everything_is_paused_and_not_promoted() -> None:
+    def answered(at: int, rejected: int) -> Bucket:
+        (each,) = good(at, 10)
+        return Bucket(at, {**each.counts, "parallax|rejected": rejected, "parallax|raw_rejected": rejected})
+
+    mine = plan(0.01, hold=600)
+    rollout, events = played(started(mine), mine, [answered(at, 10) for at in range(START, START + 1200, 10)])
+    assert [(each.what, each.verdict) for each in events] == [("pause", Verdict.PAUSE)]
+    assert "rejects what others take: " in events[0].text
+    rollout = step(rollout, "resume", "dana", START + 1200)
+    still, events = played(rollout, mine, [answered(at, 10) for at in range(START + 1200, START + 1800, 10)])
+    assert [each.what for each in events] == ["pause"]
+    assert "rejected" in [each.what for each in missing(still, mine, START + 1800)]
+    _, events = played(rollout, mine, [answered(at, 1) for at in range(START + 1200, START + 2400, 10)])
+    assert [each.what for each in events] == ["complete"], "a person knows that it rejects a few more"
+
+
+def test_what_is_told_of_evidence_can_be_read() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 86_400))
+    found = standing(rollout, PLAN, START + 86_400)["evidence"]
+    assert found["below_limit"] == 1e6, "nobody can tell more of it apart"
+    assert found["worse_than_others"] == found["rejects_more_than_others"] == 0.0
 
 
 def test_what_is_no_rollouts_state_is_refused() -> None:
