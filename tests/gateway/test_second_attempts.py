@@ -188,15 +188,70 @@ async def test_a_call_from_before_a_reload_goes_where_it_was_to_go(change: str) 
     assert upstream.requests == ["/0/chat/completions"]
 
 
-async def test_a_call_that_only_the_failed_target_has_words_for_has_met_a_failure_and_is_no_mistake() -> None:
+async def test_a_call_that_only_the_failed_target_has_words_for_has_met_its_failure_and_is_no_mistake() -> None:
     async with places(FULL, ANSWERS, kinds=("openai", "anthropic")) as (found, upstream):
-        status, _, body = await asked(found, chat(n=2))
+        status, headers, body = await asked(found, chat(n=2))
         record = await found.ledger.outcome()
     assert (status, record["code"]) == (502, "target_failed")
     assert orjson.loads(body)["error"]["code"] == "target_failed"
     assert [each["outcome"] for each in record["attempts"]] == ["upstream_5xx", "refused"]
-    assert "`n`" not in record["detail"], "what of a call is recorded is not for an error to say"
+    assert record["detail"] == "the protocol of t1 has no words for the call's `n`"
+    assert record["attempts"][1]["detail"] == record["detail"]
+    tried = record["attempts"][0]
+    assert (record["target"], record["node"], record["target_status"]) == ("t0", tried["node"], 503)
+    assert headers[b"x-weighbridge-arm"] == headers[b"x-weighbridge-target"] == b"t0"
     assert upstream.requests == ["/0/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"n": 2}, "the call's `n`"),
+        ({"messages": [*HELLO, {"role": "user", "content": [{"type": "secret"}]}]}, "the call's `messages`"),
+        ({"secret": 1}, "a member of the call"),
+    ],
+)
+async def test_a_record_names_what_has_no_words_but_repeats_none_of_an_agent(more: Any, what: str) -> None:
+    async with places(ANSWERS, kinds=("anthropic",)) as (found, _):
+        assert (await asked(found, chat(**more)))[0] == 400
+        record = await found.ledger.outcome()
+    assert record["detail"] == f"the protocol of t0 has no words for {what}"
+    assert "secret" not in str(record)
+
+
+async def test_a_call_that_somebody_else_has_words_for_names_the_one_that_answered() -> None:
+    async with places(ANSWERS, ANSWERS, kinds=("anthropic", "openai")) as (found, upstream):
+        status, headers, _ = await asked(found, chat(n=2))
+        record = await found.ledger.outcome()
+    assert (status, headers[b"x-weighbridge-arm"], record["target"]) == (200, b"t1", "t1")
+    assert record["node"] == f"http://127.0.0.1:{upstream.port}/1"
+    assert "detail" not in record
+    assert record["attempts"][0]["detail"] == "the protocol of t0 has no words for the call's `n`"
+
+
+async def test_every_outcome_of_a_call_that_a_node_has_taken_names_the_node() -> None:
+    async with places(ANSWERS) as (found, upstream):
+        await asked(found, chat())
+        record = await found.ledger.outcome()
+    assert (record["node"], "attempts" in record) == (f"http://127.0.0.1:{upstream.port}/0", False)
+    async with places(FULL, ANSWERS) as (found, upstream):
+        await asked(found, chat())
+        record = await found.ledger.outcome()
+    assert record["node"] == record["attempts"][1]["node"] == f"http://127.0.0.1:{upstream.port}/1"
+
+
+async def test_what_went_wrong_is_told_in_words() -> None:
+    async with places(Wire.hang, target={"timeouts": {"first_token": 0.1}}) as (found, _):
+        await asked(found, chat(stream=True))
+        assert (await found.ledger.outcome())["detail"] == "nothing of an answer came within 0.1 s"
+    async with places(says(SSE + b"data: [DONE]\n\n", Wire.close)) as (found, _):
+        await asked(found, chat(stream=True))
+        detail = (await found.ledger.outcome())["detail"]
+        assert detail == "behind status 200 stood something that is no answer, worth a status 502"
+    async with places(says(b"", Wire.close)) as (found, upstream):
+        await asked(found, chat())
+        detail = (await found.ledger.outcome())["detail"]
+        assert detail == f"http://127.0.0.1:{upstream.port}: the target closed the connection before any reply"
 
 
 @pytest.mark.parametrize(
@@ -442,7 +497,7 @@ async def test_where_the_only_arm_left_is_taken_back_meanwhile_the_call_has_fail
             record = await found.ledger.outcome()
             costs.append([(each.target, each.calls, each.cost) for each in till.ledger])
             records.append({name: record.get(name) for name in ("target", "usage", "code")})
-            assert "ReplyBroken" in record["detail"]
+            assert "closed the connection" in record["detail"]
             assert saved(found) >= 100
         assert upstream.requests == ["/0/chat/completions"]
     assert costs[0] == costs[1]
