@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from config.settings import RolloutSettings, WebhookSettings
 from gateway.ledger import Ledger
 from gateway.webhooks import Webhooks
@@ -91,6 +93,19 @@ def in_force(
     return {plan.canary: 0.0, **{arm: weight * (together / rest) for arm, weight in others.items()}}, frozenset()
 
 
+def standing_by(
+    configured: Mapping[str, float], known: Course | None, plan: RolloutSettings | None, state: Rollout | None
+) -> frozenset[str]:
+    """The targets that still take what a canary cannot, though its rollout may have left them no weight.
+
+    Who gives an arm 0 by hand, or in the file, means that it takes nothing.
+    """
+    if plan is None or state is None or rollout.share(state, plan) is None or state.state is State.ROLLED_BACK:
+        return frozenset()
+    wanted = course.weights(known, configured)
+    return frozenset(arm for arm, weight in wanted.items() if weight > 0 and arm != plan.canary)
+
+
 def under_way(state: Rollout, plan: RolloutSettings, now: int) -> bool:
     """Whether something can still become of a rollout by what is counted, at a time in Unix seconds."""
     if state.state is State.PROMOTED:
@@ -150,6 +165,9 @@ class Steering:
         self._troubles: set[str] = set()
         self._new: set[str] = set()
         """Routes whose plan was loaded, and no rollout was of it since: such a plan may begin one anew."""
+        self._reweighed: set[str] = set()
+        """Routes whose configured weights are new to this process: whether those that people have set are over has to
+        be found out, once."""
         self._told: dict[str, str] = {}
         """What was said last of a route that is in trouble."""
         self._stop = asyncio.Event()
@@ -160,6 +178,8 @@ class Steering:
     def under(self, assembly: Assembly) -> None:
         """From now on these are the routes; they are on their courses when this returns."""
         settings = assembly.settings
+        weighed = {each.name: each.configured for each in self._table.routes}
+        self._reweighed |= {each.name for each in assembly.table.routes if weighed.get(each.name) != each.configured}
         if assembly.table is not self._table:
             self._earlier.update(self._table.routes)
         self._table = assembly.table
@@ -279,7 +299,7 @@ class Steering:
             state = None
             try:
                 state = _usable(known.rollout, plan, self.now())
-            except (ValueError, ArithmeticError):
+            except (ValueError, ArithmeticError, TypeError):
                 pass  # `trouble` tells it
             found = self._states[name] = (known, state)
         return found[1]
@@ -308,13 +328,14 @@ class Steering:
             state = None
         leased = plan is None or self._has_lease(route.name, plan)
         shares, barred = in_force(route.configured, self._courses.get(route.name), plan, state, leased=leased)
+        stands_by = standing_by(route.configured, self._courses.get(route.name), plan, state)
         aside = frozenset[str]()
         if plan is not None and (state is None or not leased):
             aside = frozenset({plan.canary}) - barred
         now = route.weights
         other = any(arm.weight != shares.get(arm.target.name, 0.0) for arm in now.arms)
-        if other or now.barred != barred or now.aside != aside:
-            route.weigh(shares, barred, aside)
+        if other or now.barred != barred or now.aside != aside or now.standing_by != stands_by:
+            route.weigh(shares, barred, aside, stands_by)
 
     def _learn(self, heard: Mapping[str, Course]) -> None:
         """Puts in force what is new in it: none goes back that was heard or made here meanwhile."""
@@ -390,6 +411,29 @@ class Steering:
         finally:
             self._learn(heard)
             self._tell_of_silence()
+        await self._end_what_is_overruled()
+
+    async def _end_what_is_overruled(self) -> None:
+        """Weights that people have set are over once others are configured: for good, or they would be in force again
+        when the configuration is put back.
+
+        Each gateway looks once after it has loaded weights that were others before. So gateways whose files differ, as
+        while an edit is on its way, do not end in turn what is set at each of them. Raises StoreUnavailable.
+        """
+        for name in list(self._reweighed):
+            route, known = self._table.named(name), self._courses.get(name)
+            if route is not None and known is not None and _is_overruled(known, route):
+                cleared = replace(known, weights=None, instead_of=None, by=ITSELF, comment="")
+                after = replace(cleared, epoch=known.epoch + 1, at=self._now_ns())
+                if not await self._store.steer(name, after, known.epoch):
+                    continue  # whoever was first is heard of the next time
+                self._learn({**self._courses, name: after})
+                facts = {"event": "ended", "who": ITSELF, "route": name, "old": dict(known.weights or {})}
+                new = dict(route.configured)
+                self._ledger.note("weights", {**facts, "new": new, "comment": "", "result": "ok"})
+                text = "the weights of %s that %s set are over, since others are configured: %s"
+                log.warning(text, name, known.by, _said(route.configured))
+            self._reweighed.discard(name)
 
     def _tell_of_silence(self) -> None:
         silent = not self.leased
@@ -521,7 +565,8 @@ class Steering:
                 state, events = await self._taken(name, state, plan, max(state.cursor + BUCKET, now - _TRAFFIC), now)
             elif _edited(state, plan):
                 state, events = rollout.advance(state, plan, (), now)
-            state = rollout.step(state, what, who, now, comment)
+            lacking = rollout.missing(state, plan, now) if what == "promote" else ()
+            state = rollout.step(state, what, who, now, comment, lacking)
             event = state.history[-1]
             try:
                 if await self._make(name, self._after(known, state, who, comment), [*events, event]):
@@ -587,10 +632,11 @@ def evidence(state: Rollout) -> float | None:
 def _usable(kept: Mapping[str, Any], plan: RolloutSettings, now: int) -> Rollout:
     """The state that is kept, if it is one which can be told of, and judged by.
 
-    Anybody may have written it, and what has the right shape may still be none. Raises ValueError, ArithmeticError.
+    Anybody may have written it, and what has the right shape may still be none. Raises ValueError, ArithmeticError,
+    TypeError.
     """
     state = rollout.from_json(kept)
-    rollout.standing(state, plan, now)
+    orjson.dumps(rollout.standing(state, plan, now))  # what cannot be told is not what a gateway has written
     evidence(state)
     arms = (plan.canary, f"not {plan.canary}")
     later = Bucket(max(state.cursor, state.began) + 60 * BUCKET, {course.counted(arm, course.CALLS): 1 for arm in arms})
@@ -608,6 +654,11 @@ def _seen(state: Rollout, plan: RolloutSettings) -> Rollout:
 def _apart(state: Rollout, plan: RolloutSettings) -> bool:
     """Whether a canary whose rollout is another plan's must not have new sessions by its own."""
     return state.canary != plan.canary or state.state in (State.RUNNING, State.PAUSED)
+
+
+def _is_overruled(known: Course, route: Route) -> bool:
+    """Whether people have set a route's weights in place of others than those that are configured."""
+    return known.weights is not None and not known.trouble and known.instead_of != route.configured
 
 
 def _edited(state: Rollout, plan: RolloutSettings) -> bool:

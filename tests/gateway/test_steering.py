@@ -127,6 +127,98 @@ async def test_a_reload_keeps_the_course_and_other_configured_weights_end_it(bri
     assert bridge.weights == {OTHER: 80.0, CANARY: 20.0}
 
 
+async def test_weights_that_others_in_the_configuration_have_ended_do_not_come_back_with_it(bridge: Bridge) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+    bridge.under(configured(canary=20))
+    await bridge.beat()
+    (_, ended) = bridge.told("weights")
+    assert ended == {
+        "record": "weights",
+        "event": "ended",
+        "who": "weighbridge",
+        "route": ROUTE,
+        "old": {OTHER: 50.0, CANARY: 50.0},
+        "new": {OTHER: 80.0, CANARY: 20.0},
+        "comment": "",
+        "result": "ok",
+    }
+    bridge.under(configured())
+    await bridge.beat()
+    assert bridge.weights == AS_CONFIGURED
+    assert len(bridge.told("weights")) == 2
+
+
+async def test_weights_are_ended_by_a_gateway_that_starts_with_others_configured(
+    folder: Path, clock: HeldClock
+) -> None:
+    async with kept(folder, clock) as routes:
+        first = Bridge(Faulty(routes, clock), clock)
+        await first.beat()
+        await first.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+        second = Bridge(Faulty(routes, clock), clock, configured(canary=20))
+        await second.beat()
+        assert [each["event"] for each in second.told("weights")] == ["ended"]
+        await first.beat()
+        assert first.weights == AS_CONFIGURED
+
+
+async def test_gateways_whose_files_differ_do_not_end_in_turn_what_is_set_at_each_of_them(
+    folder: Path, clock: HeldClock
+) -> None:
+    async with kept(folder, clock) as routes:
+        old, new = (Bridge(Faulty(routes, clock), clock, configured(canary=share)) for share in (10, 20))
+        for each in (old, new, old, new):
+            await each.beat()
+        await old.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+        for each in (new, old, new, old):
+            await each.beat()
+        assert (old.weights[CANARY], new.weights[CANARY]) == (50, 20)
+        await new.steering.weigh(ROUTE, {OTHER: 40, CANARY: 60}, "sam")
+        for each in (old, new, old, new):
+            await each.beat()
+        assert (old.weights[CANARY], new.weights[CANARY]) == (10, 60)
+        assert [each["event"] for bridge in (old, new) for each in bridge.told("weights")] == ["set", "set"]
+
+
+async def test_weights_that_cannot_be_ended_now_are_ended_later(bridge: Bridge, faulty: Faulty) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+    faulty.read_only = True
+    bridge.under(configured(canary=20))
+    await bridge.beat()
+    assert bridge.weights[CANARY] == 20
+    faulty.read_only = False
+    await bridge.beat()
+    bridge.under(configured())
+    await bridge.beat()
+    assert bridge.weights == AS_CONFIGURED
+
+
+async def test_the_arms_that_a_promoted_canary_has_left_no_weight_stand_by_for_it(bridge: Bridge) -> None:
+    def order() -> list[str]:
+        return [arm.target.name for arm in bridge.route.order("openai", "chat", 7)]
+
+    for what in PROMOTED:
+        await bridge.steering.move(ROUTE, what, "dana")
+    assert (bridge.weights, order()) == ({OTHER: 0.0, CANARY: 100.0}, [CANARY, OTHER])
+    bridge.clock.advance(365 * DAY)
+    await bridge.beat()
+    assert order() == [CANARY, OTHER], "and for as long as they are configured with weight"
+    await bridge.steering.weigh(ROUTE, {CANARY: 100}, "dana")
+    assert order() == [CANARY], "who gives an arm nothing by hand means it"
+    arms = [{"target": OTHER, "weight": 90, "fallback": False}, {"target": CANARY, "weight": 10}]
+    bridge.under(configured(arms=arms))
+    assert order() == [CANARY]
+
+
+async def test_who_promotes_without_evidence_is_on_record_with_what_was_missing(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+    await bridge.steering.move(ROUTE, "promote", "dana")
+    record = bridge.told()[-1]
+    assert [each.split(" ")[:2] for each in record["without_evidence"]] == [["9", "min"], ["needs", "~330"]]
+    assert "without the evidence (9 min more at this step; needs ~330 more calls" in record["text"]
+
+
 async def test_of_two_who_set_weights_at_once_both_do_one_after_the_other(bridge: Bridge) -> None:
     await asyncio.gather(
         *(bridge.steering.weigh(ROUTE, {OTHER: 100 - share, CANARY: share}, f"p{share}") for share in (20, 30, 40))
@@ -503,6 +595,9 @@ def _watched(**more: Any) -> dict[str, Any]:
     return {**kept, "watch": {**kept["watch"], **more}}
 
 
+_SAID = {"at": START, "what": "pause", "by": "dana", "state": "PAUSED", "step": 1, "verdict": "HOLD", "text": "So."}
+
+
 @pytest.mark.parametrize(
     "kept",
     [
@@ -522,6 +617,9 @@ def _watched(**more: Any) -> dict[str, Any]:
         {"rollout": _watched(terms=[0.01, 0.0, 1.25])},
         {"rollout": _watched(canary={"spacing": 25, "starts": 10, "trials": 50, "money": [1e5] * 9})},
         {"rollout": _state(state="PAUSED", moved=-(10**400), began=10**400)},
+        {"rollout": _state(state="RUNNING", step=1, moved=10**30)},
+        {"rollout": _state(history=[{**_SAID, "at": 10**30}])},
+        {"rollout": _state(history=[{**_SAID, "text": "\ud800"}])},
         {"by": 7},
         {"at": "noon"},
     ],
