@@ -289,8 +289,8 @@ class Pipeline:
         """Sets the route, and `order`: its arms that may take the call, in the order to ask them. Raises NoRoute.
 
         The first is the one `meant`: the session's point of the route falls on it, or else a random one. The others are
-        for when it is full, out of service or fails; `arm` is whichever has the call. A call that refers to what a target
-        keeps is `bound`: no other arm is of use to it than that of its `pin`.
+        for when it is full, out of service or fails; `arm` is whichever has the call. A call that refers to what a
+        target keeps is `bound`: no other arm is of use to it than that of its `pin`.
         """
         call, agent = x.call, x.agent
         assert call is not None, "a call is read before it is routed"
