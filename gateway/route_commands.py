@@ -61,7 +61,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--added-p95-ms", metavar="MS", help="what an arm may add to the latency, else 150")
     for name, what in (("saving", "save of the cost per call, else 20%%"), ("availability", "answer, else 99.5%%")):
         command.add_argument(f"--{name}", type=_share, metavar="SHARE", help=f"what an arm has to {what}")
-    command.add_argument("--exit-code", action="store_true", help="exit 1 unless every answer is go")
+    command.add_argument("--exit-code", action="store_true", help="exit 1 unless every arm with a weight is a go")
     takes_admin(command)
     command.set_defaults(run=report)
 
@@ -118,9 +118,6 @@ def roll(given: argparse.Namespace) -> int:
 
 
 def report(given: argparse.Namespace) -> int:
-    if given.output is None and not given.json:
-        complain("-o: name the file to write the page to, or - for standard output.")
-        return UNUSABLE
     try:
         asked = _asked(given, "window", "added_p95_ms", "saving", "availability")
         told = ask(given.admin, "GET", f"{_place(given.route)}{_query(asked)}", exact=True)
@@ -128,7 +125,7 @@ def report(given: argparse.Namespace) -> int:
             page = report_page(told, datetime.datetime.now(datetime.UTC))
             written = page.encode()
             said = _said(given, told, _answers, told, given.output)
-            go = [each["answer"] == "go" for each in told["comparisons"]]
+            go = [each["answer"] == "go" for each in _judged(told)]
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
@@ -166,7 +163,16 @@ def table(routes: Sequence[dict[str, Any]]) -> list[str]:
                     _known(arm["cost_per_mtok_usd"], readable.dollars),
                 )
             )
-    return [*columns(cells, right={2, *range(5, 13)}), *_out(routes)]
+    return [*columns(cells, right={2, *range(5, 13)}), "", *_times(routes), *_out(routes)]
+
+
+def _times(routes: Sequence[dict[str, Any]]) -> list[str]:
+    """Of what time the figures are: in one line where it is the same for all routes."""
+    times = {route["name"]: (_moment(route["since"]), _moment(route["until"])) for route in routes}
+    if len(set(times.values())) == 1:
+        [(since, until)] = set(times.values())
+        return [f"Figures are of {since} to {until}."]
+    return [f"Figures of {name} are of {since} to {until}." for name, (since, until) in times.items()]
 
 
 def _out(routes: Sequence[dict[str, Any]]) -> list[str]:
@@ -184,6 +190,8 @@ def rollout(route: str, told: dict[str, Any]) -> list[str]:
     """A rollout as the admin API tells it, for a person; what happened last is the last line."""
     where = f", step {told['step']} of {told['steps']}" if told["step"] else ""
     weight = f", at {readable.percent(told['weight'])}" if told["weight"] is not None else ""
+    if told["state"] == "DRAFT":
+        weight = ": it has its configured weight, and nobody judges it before `start`"
     facts: list[Sequence[str]] = [
         ("verdict", told["verdict"]),
         *(("missing", each["text"]) for each in told["missing"]),
@@ -193,7 +201,10 @@ def rollout(route: str, told: dict[str, Any]) -> list[str]:
             if value is not None
         ),
     ]
-    lines = [f"{route}: canary {told['canary']}, {told['state'].replace('_', ' ').lower()}{where}{weight}"]
+    state = told["state"].replace("_", " ").lower()
+    if told["state"] == "ROLLED_BACK":
+        state += next((f" by {each['by']}" for each in told["history"] if each["what"] in ("rollback", "abort")), "")
+    lines = [f"{route}: canary {told['canary']}, {state}{where}{weight}"]
     lines += columns(facts, right=set())
     if told["history"]:
         happened = [(_moment(each["at"]), each["by"], each["text"]) for each in reversed(told["history"])]
@@ -203,11 +214,26 @@ def rollout(route: str, told: dict[str, Any]) -> list[str]:
 
 def answer(comparison: dict[str, Any]) -> str:
     """A comparison in one line."""
-    findings = ", ".join(
-        f"{finding['question'].removesuffix('_ms').replace('_', ' ')} {_ANSWERS[finding['answer']]}"
-        for finding in comparison["findings"]
-    )
+    findings = ", ".join(_found(each) for each in comparison["findings"])
     return f"{comparison['arm']} in place of {comparison['baseline']}: {_ANSWERS[comparison['answer']]} ({findings})"
+
+
+def _found(finding: dict[str, Any]) -> str:
+    """The answer to one question, and what is missing where there is none."""
+    told = f"{finding['question'].removesuffix('_ms').replace('_', ' ')} {_ANSWERS[finding['answer']]}"
+    if finding["unpriced"]:
+        return f"{told}: the price of {' and '.join(finding['unpriced'])} is not known, see targets[].price"
+    if finding["missing"] is None:
+        return told
+    return f"{told}: about {readable.roughly(finding['missing'])} more calls to {finding['missing_of']}"
+
+
+def _judged(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons that decide whether it is a go: arms that only stand by at weight 0 do not, where others do."""
+    canary = told["rollout"]["canary"] if told["rollout"] is not None else None
+    weighty = {arm["target"] for arm in told["arms"] if arm["weight"] > 0} | {canary}
+    comparisons: list[dict[str, Any]] = told["comparisons"]
+    return [each for each in comparisons if each["arm"] in weighty] or comparisons
 
 
 def _of(count: Number, share: Number | None) -> str:
@@ -229,12 +255,19 @@ def _told(value: Any) -> str:
     return readable.plain(value) if isinstance(value, int | float | Decimal) else str(value)
 
 
-def _moment(at: Number) -> str:
+def _moment(at: str | Number) -> str:
     return f"{readable.instant(at):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _answers(told: dict[str, Any], output: Path) -> list[str]:
-    return [*map(answer, told["comparisons"]), f"The report is in {output}"]
+def _answers(told: dict[str, Any], output: Path | None) -> list[str]:
+    judged = _judged(told)
+    lines = [
+        answer(each) + ("" if each in judged else ". It stands by at weight 0, and is not asked for a go.")
+        for each in told["comparisons"]
+    ]
+    if not lines:
+        lines = [f"{told['name']}: there is nothing to compare, so no go. It has one arm, or none but the canary."]
+    return lines if output is None else [*lines, f"The report is in {output}"]
 
 
 def _said(given: argparse.Namespace, told: dict[str, Any], made: Callable[..., list[str]], *of: Any) -> list[str]:

@@ -154,12 +154,12 @@ def _shown(
 
 
 def baseline(arms: Sequence[Arm], canary: str | None) -> str | None:
-    """The target that the others are compared with: of those that are no canary the one with the most weight.
+    """The target that the others are compared with: the first in the file that is no canary, whatever their weights.
 
-    None where there is nothing to compare.
+    So it stays the same while calls move from one arm to the other. None where there is nothing to compare.
     """
-    able = [arm for arm in arms if arm.target.name != canary]
-    return max(able, key=lambda arm: arm.weight).target.name if len(arms) > 1 and able else None
+    able = [arm.target.name for arm in arms if arm.target.name != canary]
+    return able[0] if len(arms) > 1 and able else None
 
 
 def _amounts(now: _Standing, window: float | None) -> tuple[float, dict[str, Figures]]:

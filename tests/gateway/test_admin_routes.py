@@ -163,13 +163,13 @@ async def test_a_mirror_is_told_once_it_had_a_call(room: Room) -> None:
     assert told["saving_per_call"] == 0.5
 
 
-def test_the_baseline_is_the_heaviest_arm_that_is_no_canary() -> None:
+def test_the_baseline_is_the_first_arm_that_is_no_canary_whatever_it_weighs() -> None:
     weighed = routes(
         arms=[{"target": "openai", "weight": 20}, {"target": "claude", "weight": 30}, {"target": "parallax"}]
     )
     arms = weighed.table.routes[0].arms
-    assert baseline(arms, "parallax") == "claude"
-    assert baseline(arms, None) == "parallax"
+    assert baseline(arms, "parallax") == baseline(arms, "claude") == baseline(arms, None) == "openai"
+    assert baseline(arms, "openai") == "claude"
     assert baseline(arms[:1], None) is None
     assert baseline(arms[2:], "parallax") is None
 

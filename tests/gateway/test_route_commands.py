@@ -45,7 +45,7 @@ async def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 async def test_list_shows_every_arm_of_every_route_with_its_figures(shell: Shell) -> None:
     assert await shell.run("list") == OK
-    head, openai, parallax, drafts, _ = shell.said.splitlines()
+    head, openai, parallax, drafts, _, empty, *times = shell.said.splitlines()
     assert head.split()[:5] == ["route", "target", "weight", "model", "health"]
     calls = [f"{arm['calls']:,}" for arm in shell.desk.routes[0]["arms"]]
     assert openai.split()[:8] == ["chat", "openai", "100", "%", "as", "asked", "ok", calls[0]]
@@ -53,6 +53,11 @@ async def test_list_shows_every_arm_of_every_route_with_its_figures(shell: Shell
     assert drafts.startswith("drafts  openai")
     assert len(openai) == len(parallax) == len(head), "numbers end below each other"
     assert openai.count("$") == parallax.count("$") == 2
+    assert [empty, *times] == [
+        "",
+        "Figures of chat are of 2025-11-19T00:00:00Z to 2025-11-28T00:00:00Z.",
+        "Figures of drafts are of 2025-11-19T00:00:00Z to 2025-11-25T00:00:00Z.",
+    ]
 
 
 async def test_list_names_the_nodes_that_get_no_calls_once_each(shell: Shell) -> None:
@@ -78,6 +83,7 @@ async def test_list_without_a_call_or_a_route_says_so(shell: Shell) -> None:
     shell.desk.routes[:] = [told(days=0.0)]
     assert await shell.run("list") == OK
     assert shell.said.splitlines()[1].split()[-6:] == ["-"] * 6
+    assert shell.said.splitlines()[-1] == "Figures are of 2025-11-19T00:00:00Z to 2025-11-19T00:00:00Z."
     shell.desk.answer = 200, {"items": [], "next": None}
     assert await shell.run("list") == OK
     assert shell.said == "No routes are configured.\n"
@@ -102,7 +108,7 @@ async def test_weights_are_put_and_what_holds_now_is_shown(shell: Shell) -> None
     assert await shell.run("weights", "drafts", "openai=67.5", "parallax=32.5", "--comment", "the launch") == OK
     body = {"weights": {"openai": 67.5, "parallax": 32.5}, "comment": "the launch"}
     assert shell.desk.asked == [("PUT", "/routes/drafts/weights", body)]
-    assert ["67.5", "32.5"] == [line.split("%")[0].split()[-1] for line in shell.said.splitlines()[1:]]
+    assert ["67.5", "32.5"] == [line.split("%")[0].split()[-1] for line in shell.said.splitlines()[1:3]]
     assert await shell.run("weights", "chat", "openai=0", "parallax=100", "--json") == OK
     assert [arm["weight"] for arm in json.loads(shell.said)["arms"]] == [0, 100]
 
@@ -151,9 +157,22 @@ async def test_a_rollout_shows_where_it_stands_why_and_what_happened(shell: Shel
     assert await shell.run("rollout", "chat", "status", "--exit-code") == OK
 
 
+async def test_a_rollout_that_has_not_begun_says_that_nobody_judges_its_canary(shell: Shell) -> None:
+    shell.desk.routes[0]["rollout"] |= {"state": "DRAFT", "step": 0, "weight": None, "history": []}
+    assert await shell.run("rollout", "chat", "status") == OK
+    first = shell.said.splitlines()[0]
+    assert first == "chat: canary parallax, draft: it has its configured weight, and nobody judges it before `start`"
+
+
 async def test_a_rollout_that_has_stopped_can_be_told_by_a_script(shell: Shell) -> None:
     assert await shell.run("rollout", "chat", "status", "--exit-code") == MISTAKEN
-    assert "rolled back" in shell.said
+    assert "canary parallax, rolled back by weighbridge, step 2 of 4" in shell.said
+    aborted = {**shell.desk.routes[0]["rollout"]["history"][0], "what": "abort", "by": "dana"}
+    edited = {**aborted, "what": "plan", "by": "weighbridge"}
+    shell.desk.answer = 200, {**shell.desk.routes[0]["rollout"], "history": [edited, aborted]}
+    assert await shell.run("rollout", "chat", "status") == OK
+    assert "canary parallax, rolled back by dana, step 2 of 4" in shell.said
+    shell.desk.answer = None
     assert await shell.run("rollout", "chat", "status", "--json") == OK
     assert json.loads(shell.said, parse_float=Decimal) == shell.desk.routes[0]["rollout"]
 
@@ -189,7 +208,8 @@ async def test_a_report_is_written_and_its_answers_told(shell: Shell, tmp_path: 
     assert await shell.run("report", "chat", "-o", str(file)) == OK
     assert file.read_text().startswith("<!doctype html>")
     assert shell.said.splitlines() == [
-        "parallax in place of openai: not enough data (added p95 go, saving go, availability not enough data)",
+        "parallax in place of openai: not enough data (added p95 go, saving go, availability not enough data: about "
+        "5,300 more calls to parallax)",
         f"The report is in {file}",
     ]
     assert os.listdir(tmp_path) == ["chat.html"]
@@ -212,12 +232,36 @@ async def test_a_report_can_tell_a_script_whether_it_is_a_go(shell: Shell, tmp_p
     shell.desk.routes[0]["comparisons"][0]["answer"] = "go"
     assert await shell.run(*words) == OK
     shell.desk.routes[0]["comparisons"] = []
-    assert await shell.run(*words) == MISTAKEN
+    assert await shell.run("report", "chat", "--exit-code") == MISTAKEN
+    assert shell.said == "chat: there is nothing to compare, so no go. It has one arm, or none but the canary.\n"
 
 
-async def test_a_report_without_a_file_is_for_scripts_only(shell: Shell) -> None:
-    assert await shell.run("report", "chat") == UNUSABLE
-    assert "-o" in shell.complained
+async def test_an_arm_that_stands_by_without_a_weight_is_not_asked_for_a_go(shell: Shell) -> None:
+    route = shell.desk.routes[0]
+    [comparison] = route["comparisons"]
+    route["arms"].append({**route["arms"][0], "target": "claude", "weight": 0})
+    route["comparisons"] = [{**comparison, "answer": "go"}, {**comparison, "arm": "claude", "answer": "no_go"}]
+    assert await shell.run("report", "chat", "--exit-code") == OK, "the canary is asked, whatever its weight"
+    first, second = shell.said.splitlines()
+    assert first.startswith("parallax in place of openai: go (")
+    assert second.endswith("It stands by at weight 0, and is not asked for a go.")
+    route["arms"][2]["weight"] = 5
+    assert await shell.run("report", "chat", "--exit-code") == MISTAKEN
+    route["rollout"], route["comparisons"][:1], route["arms"][2]["weight"] = None, [], 0
+    assert await shell.run("report", "chat", "--exit-code") == MISTAKEN, "it is the only one there is to ask"
+
+
+async def test_a_price_that_is_not_known_is_named_with_its_target(shell: Shell) -> None:
+    saving = shell.desk.routes[0]["comparisons"][0]["findings"][1]
+    saving |= {"answer": "not_enough_data", "missing": None, "unpriced": ["parallax", "openai"]}
+    assert await shell.run("report", "chat") == OK
+    assert "saving not enough data: the price of parallax and openai is not known, see targets[].price," in shell.said
+
+
+async def test_a_report_without_a_file_tells_the_answers_alone(shell: Shell) -> None:
+    assert await shell.run("report", "chat") == OK
+    [line] = shell.said.splitlines()
+    assert line.startswith("parallax in place of openai: not enough data (added p95 go, ")
     assert await shell.run("report", "chat", "--json") == OK
     assert json.loads(shell.said, parse_float=Decimal) == shell.desk.routes[0]
 
