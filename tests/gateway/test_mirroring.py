@@ -178,7 +178,7 @@ async def test_a_second_target_that_is_silent_delays_nobody_and_is_given_up() ->
         ("cut", True, "stream_cut"),
         ("end-early", True, "stream_cut"),
         ("not-a-stream", True, "protocol"),
-        ("named-hop", False, "protocol"),
+        ("nothing-said", False, "protocol"),
     ],
 )
 async def test_whatever_becomes_of_a_copy_is_told_and_the_agent_has_its_answer(

@@ -103,6 +103,8 @@ class Target:
                 key = dict(self.received[-1].headers)[b"authorization"]
                 body = b'{"headers":{"authorization":"%s"},"choices":[{"finish_reason":"stop"}]}' % key
                 say(ok + b"x-echo: " + key + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            case "nothing-said":
+                say(ok + b"content-length: 2\r\n\r\n{}")
             case "named-hop":
                 say(ok + b"connection: x-secret\r\nx-secret: 1\r\nx-open: 2\r\n")
                 say(b"content-length: %d\r\n\r\n" % len(self.answer) + self.answer)
