@@ -200,8 +200,8 @@ class ArmFigures:
     ) -> None:
         """Counts one call that has ended at `at`. Durations are in seconds, `cost` in nano-dollars; None is not known.
 
-                `seconds` is None, too, where it says nothing of how quick the arm is: the call was refused, by no fault of it.
-                `rejected` is whether it was answered that the call is mistaken. `error` is its class, a word of the gateway's
+        `seconds` is None, too, where it says nothing of how quick the arm is: the call was refused, by no fault of it.
+        `rejected` is whether it was answered that the call is mistaken. `error` is its class, a word of the gateway's
         own: each is kept for as long as the gateway runs.
         """
         if at >= self._until:
