@@ -229,6 +229,17 @@ async def test_a_call_that_somebody_else_has_words_for_names_the_one_that_answer
     assert record["attempts"][0]["detail"] == "the protocol of t0 has no words for the call's `n`"
 
 
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_the_gateway_itself_never_waits_before_it_tries_again_or_says_no(status: int, others: int) -> None:
+    refuses = json_answer({"error": {"message": "later"}}, status, "application/json", "retry-after: 5")
+    async with places(*[refuses] * (others + 1)) as (found, upstream):
+        answered, headers, _ = await asked(found, chat())
+        record = await found.ledger.outcome()
+    assert (answered, headers[b"retry-after"], len(upstream.requests)) == (status, b"5", others + 1)
+    assert record["seconds"] < 2
+
+
 async def test_every_outcome_of_a_call_that_a_node_has_taken_names_the_node() -> None:
     async with places(ANSWERS) as (found, upstream):
         await asked(found, chat())
