@@ -168,11 +168,8 @@ async def answered(here: Place) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}], ids=["", "usage"])
-@pytest.mark.parametrize("pieces", [(CHATS,), (SAID, FINISHED, USAGE, DONE)], ids=["at once", "one by one"])
-async def test_a_stock_client_that_closes_at_done_has_got_its_answer(
-    pieces: Sequence[bytes], options: Any, gap: float
-) -> None:
-    async with place(streams(*pieces, gap=gap)) as here, gpt(here) as client:
+async def test_a_stock_client_that_closes_at_done_has_got_its_answer(options: Any, gap: float) -> None:
+    async with place(streams(SAID, FINISHED, USAGE, DONE, gap=gap)) as here, gpt(here) as client:
         stream = await client.chat.completions.create(model="m", messages=HELLO, stream=True, **options)
         said = [each async for each in stream]
         assert "".join(each.choices[0].delta.content or "" for each in said if each.choices) == "hello there"
