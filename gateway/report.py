@@ -85,6 +85,7 @@ _EVIDENCE: Final[Mapping[str, tuple[str, Callable[[Number], str]]]] = {
     "above_limit": ("Odds that it is above the limit", readable.odds),
     "others_above_limit": ("Odds that the others are, too", readable.odds),
     "worse_than_others": ("Odds that it is worse than the others", readable.odds),
+    "rejects_more_than_others": ("Odds that it rejects more than the others", readable.odds),
     "needed": ("Odds that are enough to act", readable.odds),
     "below_limit": ("Odds that it is below the limit", readable.odds),
     "needed_to_promote": ("Odds that are enough to promote", readable.odds),
@@ -731,7 +732,7 @@ def _arms(route: Facts, styles: Mapping[str, int]) -> Html:
             together(arm["health"].replace("_", " ")),
             _data(arm["weight"], readable.percent),
             _data(arm["calls"], readable.count),
-            _data(arm["errors"], readable.count),
+            together(_data(arm["errors"], readable.count), *_rejected(arm)),
             _data(arm["availability"], readable.share),
             _data(arm["overflow"], readable.count),
         )
@@ -746,6 +747,11 @@ def _arms(route: Facts, styles: Mapping[str, int]) -> Html:
             words=(0, 1, 2),
         ),
     )
+
+
+def _rejected(arm: Facts) -> Sequence[Html | str]:
+    """What stands beside its errors: the calls that it has answered with that they are mistaken."""
+    return (", ", _data(arm["rejected"], readable.count), " rejected") if arm.get("rejected") else ()
 
 
 def _mirror(mirror: Facts) -> Html:

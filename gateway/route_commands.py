@@ -20,6 +20,7 @@ from gateway.readable import Number
 from gateway.remote import Refused, as_json, ask, takes_admin
 from gateway.report import report_page
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain, whole
+from routing.phrases import odds
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
@@ -92,10 +93,13 @@ def weigh(given: argparse.Namespace) -> int:
         told = ask(given.admin, "PUT", f"{_place(given.route)}/weights", body, exact=True)
         with _understood(given.admin):
             said = _said(given, told, table, [told])
+            warning = told.get("warning")
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
     print(*said, sep="\n")
+    if warning:
+        complain(printable(warning))
     return OK
 
 
@@ -152,11 +156,11 @@ def table(routes: Sequence[dict[str, Any]]) -> list[str]:
                 (
                     route["name"] if place == 0 else "",
                     arm["target"],
-                    readable.percent(arm["weight"]),
+                    _weighs(arm),
                     arm["model"] if arm["model"] is not None else "as asked",
                     arm["health"],
                     readable.count(arm["calls"]),
-                    _of(arm["errors"], arm["error_rate"]),
+                    _failed(arm),
                     *(_known(arm[name], readable.milliseconds) for name in ("p50_ms", "p95_ms", "p99_ms")),
                     _known(arm["first_token_ms"]["p95"], readable.milliseconds),
                     _known(arm["cost_per_call_usd"], readable.dollars),
@@ -192,15 +196,13 @@ def rollout(route: str, told: dict[str, Any]) -> list[str]:
     weight = f", at {readable.percent(told['weight'])}" if told["weight"] is not None else ""
     if told["state"] == "DRAFT":
         weight = ": it has its configured weight, and nobody judges it before `start`"
-    facts: list[Sequence[str]] = [
-        ("verdict", told["verdict"]),
-        *(("missing", each["text"]) for each in told["missing"]),
-        *(
-            (name.replace("_", " "), _told(value))
-            for name, value in (told["evidence"] or {}).items()
-            if value is not None
-        ),
-    ]
+    facts: list[Sequence[str]] = [("verdict", told["verdict"])]
+    if told.get("unjudged_since") is not None:
+        facts.append(("judged", f"no more, since {_moment(told['unjudged_since'])}: `routes list` tells how it does"))
+    if told.get("health") not in (None, "ok"):
+        facts.append(("health", f"{told['health']}, at this gateway"))
+    facts += [("missing", each["text"]) for each in told["missing"]]
+    facts += _evidence(told["evidence"] or {})
     state = told["state"].replace("_", " ").lower()
     if told["state"] == "ROLLED_BACK":
         state += next((f" by {each['by']}" for each in told["history"] if each["what"] in ("rollback", "abort")), "")
@@ -210,6 +212,31 @@ def rollout(route: str, told: dict[str, Any]) -> list[str]:
         happened = [(_moment(each["at"]), each["by"], each["text"]) for each in reversed(told["history"])]
         lines += ["", *columns(happened, right=set())]
     return lines
+
+
+_ODDS: Final = {
+    "above_limit": ("fails above the limit", "needed", "is enough"),
+    "others_above_limit": ("the others fail, too", "needed", "is enough"),
+    "worse_than_others": ("fails more than the others", "needed", "pauses it"),
+    "rejects_more_than_others": ("rejects more than the others", "needed", "pauses it"),
+    "below_limit": ("is below the limit", "needed_to_promote", "is enough to promote"),
+}
+"""What each of the odds is for, which other number is enough, and for what."""
+
+
+def _evidence(evidence: dict[str, Any]) -> Iterator[Sequence[str]]:
+    """A line a piece; docs/rollouts.md says what each is."""
+    for name, value in evidence.items():
+        if value is None or name in ("needed", "needed_to_promote"):
+            continue
+        if name == "limit":
+            yield "limit", f"{readable.limit(value)} of its calls may fail"
+        elif name in _ODDS:
+            called, enough, for_what = _ODDS[name]
+            beyond = f"; {odds(float(evidence[enough]))} {for_what}" if enough in evidence else ""
+            yield called, f"{odds(float(value))}{beyond}"
+        else:
+            yield name.replace("_", " "), _told(value)
 
 
 def answer(comparison: dict[str, Any]) -> str:
@@ -236,6 +263,18 @@ def _judged(told: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in comparisons if each["arm"] in weighty] or comparisons
 
 
+def _weighs(arm: dict[str, Any]) -> str:
+    """An arm's weight, and what the file has in its place."""
+    written = arm.get("configured_weight")
+    return readable.percent(arm["weight"]) + (f" (file: {readable.percent(written)})" if written is not None else "")
+
+
+def _failed(arm: dict[str, Any]) -> str:
+    """An arm's errors, and the calls that it has rejected, which are none."""
+    rejected = arm.get("rejected")
+    return _of(arm["errors"], arm["error_rate"]) + (f", {readable.count(rejected)} rejected" if rejected else "")
+
+
 def _of(count: Number, share: Number | None) -> str:
     return readable.count(count) + (f" ({readable.share(share)})" if share is not None and count else "")
 
@@ -248,11 +287,30 @@ def _known(value: Number | None, shown: Any) -> str:
 def _told(value: Any) -> str:
     """A piece of evidence, whatever its shape."""
     if isinstance(value, dict):
+        if {"since", "errors", "calls"} <= value.keys():
+            return _counted(value)
         told = ((name.replace("_", " "), each) for name, each in value.items() if each not in (None, [], {}))
-        return ", ".join(f"{name} {_moment(each) if name == 'since' else _told(each)}" for name, each in told)
+        return ", ".join(f"{name} {_told(each)}" for name, each in told)
     if isinstance(value, list):
         return " ".join(map(_told, value))
     return readable.plain(value) if isinstance(value, int | float | Decimal) else str(value)
+
+
+def _counted(facts: dict[str, Any]) -> str:
+    """How many calls have failed since when, as a rollout's facts have it."""
+    rate = f" ({readable.share(facts['rate'])})" if facts["errors"] and facts.get("rate") is not None else ""
+    told = [
+        f"since {_moment(facts['since'])}, {readable.count(facts['errors'])} of {readable.count(facts['calls'])} calls "
+        f"failed{rate}"
+    ]
+    if facts.get("other_calls"):
+        others = f"{readable.count(facts['other_errors'])} of {readable.count(facts['other_calls'])}"
+        told.append(f"of the other arms' {others}")
+    if facts.get("classes"):
+        told.append(_told(facts["classes"]))
+    if facts.get("samples"):
+        told.append(f"for example {_told(facts['samples'])}")
+    return "; ".join(told)
 
 
 def _moment(at: str | Number) -> str:

@@ -64,6 +64,9 @@ class ArmView(View):
 
     target: str
     weight: float = Field(description="Its share of new sessions, from 0 to 100.")
+    configured_weight: float | None = Field(
+        default=None, description="What the file has in place of `weight`; null where it is the same."
+    )
     model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
     health: str = Field(description="`ok`, or what keeps its target from taking calls.")
     nodes_out: list[NodeView] = Field(description="Its target's nodes that get no calls now.")
@@ -98,11 +101,13 @@ class ArmView(View):
         health: str,
         figures: Figures,
         nodes_out: Sequence[NodeView] = (),
+        configured: float | None = None,
     ) -> ArmView:
         percentiles = _percentiles(figures.latency)
         return cls(
             target=target,
             weight=weight,
+            configured_weight=configured if configured != weight else None,
             model=model,
             health=health,
             nodes_out=list(nodes_out),
@@ -156,6 +161,9 @@ class EventView(View):
     verdict: str
     text: str = Field(description="What happened and why, in words.")
     facts: dict[str, Any] | None = Field(description="How many of how many calls failed, and which.")
+    without_evidence: list[str] = Field(
+        default_factory=list, description="What was missing when a person promoted nevertheless."
+    )
 
 
 class MissingView(View):
@@ -172,20 +180,26 @@ class RolloutView(View):
     weight: float | None = Field(description="The canary's share, from 0 to 100; null where it is as configured.")
     verdict: Literal["HOLD", "PROMOTE", "PAUSE", "ROLLBACK"]
     since: int = Field(description="When that came to be, in seconds since the epoch.")
+    unjudged_since: int | None = Field(
+        default=None, description="Since when nobody judges it, `watch_for` being over; null while it is, or may be."
+    )
+    health: str | None = Field(default=None, description="Of the canary's target at this gateway, as an arm's.")
     explanation: str
-    evidence: dict[str, Any] | None = Field(description="Odds to one, and the counts behind them.")
+    evidence: dict[str, Any] | None = Field(
+        description="Odds to one, a million at most, and the counts behind them: docs/rollouts.md."
+    )
     missing: list[MissingView] = Field(description="What a promotion still takes.")
     history: list[EventView] = Field(description="The latest first.")
     plan: list[StepView]
     promoted_weight: float = Field(description="The canary's share once the last step is passed.")
 
     @classmethod
-    def of(cls, standing: Mapping[str, Any], plan: RolloutSettings) -> RolloutView:
-        """From what `routing.rollout.standing` tells."""
+    def of(cls, standing: Mapping[str, Any], plan: RolloutSettings, health: str | None = None) -> RolloutView:
+        """From what `routing.rollout.standing` tells, and the health of the canary's target."""
         steps = [
             StepView(weight=each.weight, hold=each.hold, max_error_rate=each.max_error_rate) for each in plan.steps
         ]
-        return cls(**standing, plan=steps, promoted_weight=plan.promoted_weight)
+        return cls(**standing, health=health, plan=steps, promoted_weight=plan.promoted_weight)
 
 
 class AddedView(View):
@@ -378,6 +392,19 @@ class RouteView(RouteSummary):
     )
     mirror: MirrorView | None = Field(
         default=None, description="null where calls are not copied, and before the first one is."
+    )
+    warning: str | None = Field(
+        default=None, description="Whose calls no other arm takes when it fails, where there are several; else null."
+    )
+
+
+def stranded(alone: Sequence[str]) -> str | None:
+    """What is to be said of arms whose calls have nowhere else to go."""
+    if not alone:
+        return None
+    return (
+        f"When {' or '.join(alone)} fails, no other arm takes its calls. Give another one weight, or write "
+        "`fallback: true` at it."
     )
 
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from config.settings import RouteSettings, seconds
+from config.settings import RolloutSettings, RouteSettings, seconds
 from gateway.admin.operation import Operation, Parameter, Visit, shown_exactly
 from gateway.admin.route_views import (
     ArmView,
@@ -26,6 +26,7 @@ from gateway.admin.route_views import (
     RouteView,
     health,
     nodes_out,
+    stranded,
     timeline,
     utc,
 )
@@ -33,7 +34,7 @@ from gateway.app import App
 from routing.comparison import Criteria, compare
 from routing.errors import NoRoute, StoreUnavailable
 from routing.figures import ArmFigures, Figures
-from routing.rollout import standing
+from routing.rollout import Rollout, standing
 from routing.table import Arm, Route
 
 _THIS: Final = "Figures are those of the gateway that answers, since its start: of several, each has its own."
@@ -114,7 +115,14 @@ def _rollout(app: App, settings: RouteSettings) -> RolloutView | None:
         state, plan = app.steering.rollout(settings.name)
     except (NoRoute, StoreUnavailable):  # it has none, or nobody here can read how it stands
         return None
-    return RolloutView.of(standing(state, plan, app.steering.now()), plan)
+    return rollout_view(app, state, plan)
+
+
+def rollout_view(app: App, state: Rollout, plan: RolloutSettings) -> RolloutView:
+    """How a rollout stands, as this gateway sees it."""
+    pool = app.pipeline.attempts.fleet.pools.get(plan.canary)
+    well = health(pool, time.monotonic()) if pool is not None else None
+    return RolloutView.of(standing(state, plan, app.steering.now()), plan, well)
 
 
 def _listed(standings: Sequence[_Standing], window: float | None) -> Response:
@@ -149,6 +157,7 @@ def _shown(
         rollout=rollout,
         trouble=trouble,
         mirror=mirror,
+        warning=stranded(now.route.weights.alone) if len(now.arms) > 1 else None,
     )
     return shown_exactly(view)
 
@@ -174,14 +183,14 @@ def _amounts(now: _Standing, window: float | None) -> tuple[float, dict[str, Fig
 
 
 def _summary(now: _Standing, since: float, amounts: Mapping[str, Figures]) -> dict[str, Any]:
-    names = [(arm, arm.target.name) for arm in now.arms]
+    names, in_file = [(arm, arm.target.name) for arm in now.arms], now.route.configured
     return {
         "name": now.route.name,
         "models": list(now.route.models),
         "since": utc(since),
         "until": utc(now.now),
         "arms": [
-            ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name], now.nodes_out[name])
+            ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name], now.nodes_out[name], in_file[name])
             for arm, name in names
         ],
     }

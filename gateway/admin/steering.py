@@ -16,7 +16,7 @@ from gateway.admin.operation import Operation, View, Visit, body, shown
 from gateway.admin.route_views import RolloutView, RouteView
 from gateway.steering import CANNOT_WAIT
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.rollout import MoveRefused, Rollout, Step, standing
+from routing.rollout import MoveRefused, Rollout, Step
 
 _LONGEST_COMMENT: Final = 500
 _NOT_RECORDED: Final = "The ledger cannot be written, and a change that is not on record is not made."
@@ -105,7 +105,7 @@ def _found(visit: Visit) -> tuple[Rollout, RolloutSettings]:
 
 
 def _shown(visit: Visit, state: Rollout, plan: RolloutSettings) -> Response:
-    return shown(RolloutView.of(standing(state, plan, visit.app.steering.now()), plan))
+    return shown(routes.rollout_view(visit.app, state, plan))
 
 
 def _check_may(visit: Visit, what: Step, plan: RolloutSettings) -> None:
@@ -195,7 +195,8 @@ OPERATIONS = (
     Operation(
         "POST",
         f"{_PLACE}/promote",
-        "End a step now. For people with one of the roles of the plan's `approval`; else for `admin`.",
+        "End a step now, also without the evidence, which is then on record. For people with one of the roles of the "
+        "plan's `approval`; else for `admin`.",
         RolloutView,
         _move("promote"),
         takes=RolloutStep,

@@ -87,6 +87,29 @@ async def test_weights_act_on_the_next_call(gateway: Steered) -> None:
     assert second["old"] == first["new"]
 
 
+async def test_weights_that_are_not_the_files_are_marked_and_those_that_leave_an_arm_alone_warned_of(
+    gateway: Steered,
+) -> None:
+    told = (await gateway.weigh(70, 30)).json()
+    assert [(arm["weight"], arm["configured_weight"]) for arm in told["arms"]] == [(70, 90), (30, 10)]
+    assert told["warning"] is None
+    told = (await gateway.weigh(0, 100)).json()
+    assert told["warning"].startswith("When own fails, no other arm takes its calls.")
+    told = (await gateway.weigh(90, 10)).json()
+    assert [arm["configured_weight"] for arm in told["arms"]] == [None, None]
+
+
+async def test_who_promotes_without_evidence_is_told_what_was_missing(gateway: Steered) -> None:
+    await gateway.step("start")
+    told = (await gateway.step("promote")).json()
+    assert told["history"][0]["without_evidence"] == ["10 min more at this step", "needs ~380 more calls"]
+    assert told["explanation"].startswith("dana promoted step 1 of 2 without the evidence (10 min more at this step; ")
+    assert told["health"] == "ok"
+    told = (await gateway.step("promote")).json()
+    assert (told["state"], told["unjudged_since"]) == ("PROMOTED", None)
+    assert (await gateway.admin.get("/routes/chat", headers=SAM)).json()["warning"] is None, "the other arm stands by"
+
+
 async def test_an_arm_that_is_not_named_gets_nothing(gateway: Steered) -> None:
     answer = await gateway.admin.put("/routes/chat/weights", json={"weights": {"own": 100}}, headers=DANA)
     assert [(arm["target"], arm["weight"]) for arm in answer.json()["arms"]] == [("hosted", 0), ("own", 100)]

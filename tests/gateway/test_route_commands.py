@@ -139,22 +139,43 @@ async def test_a_rollout_shows_where_it_stands_why_and_what_happened(shell: Shel
     assert await shell.run("rollout", "chat", "status") == OK
     assert shell.said.splitlines() == [
         "chat: canary parallax, running, step 2 of 4, at 30 %",
-        "verdict            HOLD",
-        "missing            18 d more at this step",
-        "missing            needs ~1,310 more calls",
-        "limit              0.005",
-        "above limit        0.02",
-        "needed             100",
-        "below limit        3.4",
-        "needed to promote  20",
+        "verdict                HOLD",
+        "missing                18 d more at this step",
+        "missing                needs ~1,310 more calls",
+        "limit                  0.5 % of its calls may fail",
+        "fails above the limit  1:50; 100:1 is enough",
+        "is below the limit     3:1; 20:1 is enough to promote",
         "",
         "2025-11-19T00:01:00Z  dana         dana started the rollout.",
         "2025-11-22T00:00:00Z  weighbridge  Step 1 of 4 is passed: 1 of 600 calls failed, 0.167 %.",
     ]
     shell.desk.routes[0]["rollout"]["evidence"] = {"so_far": shell.desk.routes[0]["rollout"]["history"][0]["facts"]}
     assert await shell.run("rollout", "chat", "status") == OK
-    assert "so far   since 2025-11-19T00:01:00Z, errors 1, calls 600, rate 0.001667, limit 0.01" in shell.said
+    said = "so far   since 2025-11-19T00:01:00Z, 1 of 600 calls failed (0.17 %); of the other arms' 4 of 5,400"
+    assert said in shell.said
     assert await shell.run("rollout", "chat", "status", "--exit-code") == OK
+
+
+async def test_a_rollout_that_nobody_judges_any_more_and_a_canary_that_is_out_are_told_as_that(shell: Shell) -> None:
+    shell.desk.routes[0]["rollout"] |= {"state": "PROMOTED", "unjudged_since": 1_763_511_000, "evidence": None}
+    shell.desk.routes[0]["rollout"]["health"] = "ejected"
+    assert await shell.run("rollout", "chat", "status") == OK
+    said = shell.said.splitlines()
+    assert said[2] == "judged   no more, since 2025-11-19T00:10:00Z: `routes list` tells how it does"
+    assert said[3] == "health   ejected, at this gateway"
+
+
+async def test_weights_that_leave_an_arm_alone_are_warned_of(shell: Shell) -> None:
+    shell.desk.routes[0]["warning"] = "When parallax fails, no other arm takes its calls."
+    assert await shell.run("weights", "chat", "parallax=100") == OK
+    assert shell.complained == "When parallax fails, no other arm takes its calls.\n"
+
+
+async def test_weights_that_are_not_the_files_and_calls_that_were_rejected_are_marked(shell: Shell) -> None:
+    shell.desk.routes[0]["arms"][1] |= {"weight": 50, "configured_weight": 10, "rejected": 782, "errors": 0}
+    assert await shell.run("list") == OK
+    assert "50 % (file: 10 %)" in shell.said
+    assert "0, 782 rejected" in shell.said
 
 
 async def test_a_rollout_that_has_not_begun_says_that_nobody_judges_its_canary(shell: Shell) -> None:
