@@ -701,7 +701,7 @@ class RolloutStepSettings(Section):
     weight: Number = Field(gt=0, le=100, description="The canary's share during this step, in per cent.")
     hold: Seconds = Field(gt=0, description="How long the step lasts at least; time spent paused does not count.")
     max_error_rate: Number = Field(
-        gt=0, lt=1, description="The highest tolerable share of failed calls, between 0 and 1."
+        gt=0, lt=1, description="The highest tolerable share of failed calls: 0.01 is 1 per cent."
     )
 
 
