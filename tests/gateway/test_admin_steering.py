@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,32 @@ async def test_a_canary_that_is_down_is_taken_back_and_agents_see_nothing_of_it(
             before = len(model.received)
             assert await gateway.calls(40, "later") == {"hosted": 40}
             assert [each.path for each in model.received[before:] if each.path.startswith("/reset") and each.body] == []
+
+
+async def test_a_canary_that_answers_404_to_every_call_is_paused_and_looks_well_nowhere(
+    folder: Path, model: Target, clock: HeldClock
+) -> None:
+    path = written(folder, model.url, canary=f"{model.url}/status-404")
+    async with steered(path, clock) as gateway:
+        await gateway.step("start")
+        for minute in range(2):
+            for number in range(30):
+                await gateway.asked(f"s-{minute}-{number}")
+            await closed_bucket(gateway, clock)
+            clock.advance(60)
+        shown = await gateway.rollout()
+        assert (shown["state"], shown["verdict"]) == ("PAUSED", "PAUSE")
+        assert re.match(
+            r"own rejects what others take: (\d+) of \1 calls, where the other arms have rejected 0 of \d+; evidence ",
+            shown["explanation"],
+        )
+        assert "rejected" in [each["what"] for each in shown["missing"]]
+        route = (await gateway.admin.get("/routes/chat", headers=SAM)).json()
+        own = route["arms"][1]
+        assert (own["errors"], own["rejected"], own["availability"]) == (0, own["calls"], None)
+        findings = {each["question"]: each for each in route["comparisons"][0]["findings"]}
+        assert findings["availability"]["value"] in (None, 0.0)
+        assert findings["availability"]["answer"] != "go"
 
 
 async def test_a_rollout_goes_on_after_a_restart(folder: Path, model: Target, clock: HeldClock) -> None:

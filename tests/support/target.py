@@ -112,6 +112,10 @@ class Target:
                 body = b'{"error":{"message":"slow down"}}'
                 head = b"HTTP/1.1 429 Too Many\r\ncontent-type: application/json\r\nretry-after: 7\r\n"
                 say(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            case "status-404":
+                body = b'{"error":{"message":"Not Found"}}'
+                say(b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\n")
+                say(b"content-length: %d\r\n\r\n" % len(body) + body)
             case "large" | "large-cut":
                 usage = b',"usage":{"prompt_tokens":9,"total_tokens":9}}'
                 data = b'{"data":[' + b"1," * 2_999_999 + b"1]"
