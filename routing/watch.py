@@ -47,7 +47,8 @@ _TELLING: Final = math.log(30)
 _ABSENCES: Final = 3
 """Buckets with calls that fell to the canary, all taken by others, that pause a rollout."""
 _HARDLY_ANY: Final = 0.5
-"""The share of calls beyond which an arm that rejects them is of hardly any use."""
+"""The share of calls beyond which an arm that rejects them is of hardly any use, where it was at least so many:"""
+_REJECTIONS: Final = 5
 _MINUTE: Final = 60
 _SHOWN: Final = 5
 
@@ -349,7 +350,8 @@ def suspicion(watch: Watch, plan: RolloutSettings, share: float) -> tuple[bool, 
         failing = window.exceeded(counted.other_calls, counted.other_errors, limit, plan.min_calls)
         others = (Others.FAILING if failing else Others.WELL) if asked else Others.ABSENT
         above_limit = window.exceeded(counted.calls, counted.errors, limit, plan.min_calls)
-        return above_limit, False, others, _facts(seen.at, counted, limit, None, seen.classes)
+        since = max(seen.at, watch.began, watch.since)
+        return above_limit, False, others, _facts(since, counted, limit, None, seen.classes)
     onset, enough = likeliest(watch.onsets), watch.terms.enough
     evidence = watch.canary.evidence
     worse = has_control(share) and watch.ratio.evidence >= enough
@@ -378,7 +380,7 @@ def may_reject(watch: Watch, share: float, *, accepted: bool = False) -> bool:
 def _hardly_takes_any(watch: Watch) -> bool:
     """Whether most of the canary's calls were rejected, and not nearly as many of the other arms'."""
     counted = watch.rejected
-    most = counted.errors > _HARDLY_ANY * counted.calls
+    most = counted.errors >= _REJECTIONS and counted.errors > _HARDLY_ANY * counted.calls
     return most and 2 * counted.other_errors * counted.calls <= counted.errors * counted.other_calls
 
 

@@ -196,6 +196,8 @@ def test_calls_that_every_arm_rejects_are_the_callers_mistake() -> None:
 
 def test_a_canary_that_rejects_nearly_everything_may_not_grow_long_before_that_is_known() -> None:
     watch, finding = watched(plan(0.01), rejecting(20, (2, 2), (9, 0)))
+    assert not may_reject(watch, 10.0), "four calls may be anybody's mistake"
+    watch, finding = watched(plan(0.01), rejecting(30, (2, 2), (9, 0)))
     assert finding.verdict is Verdict.HOLD
     assert may_reject(watch, 10.0)
     watch, _ = watched(plan(0.01), rejecting(20, (20, 20), (0, 0)), share=100.0)
