@@ -271,8 +271,8 @@ A route can go to several places. Half of the calls to a cluster of your own, an
 
     curl -s {admin}/routes/chat {dana}
 
-A canary grows step by step, and is taken back when it fails. Begin one for the calls of Anthropic's API, which the cluster
-gets translated; make some; look how it stands and what its next step takes; and take it back yourself:
+A canary grows step by step, and is taken back when it fails. Begin one for the calls of Anthropic's API, which the
+cluster gets translated; make some; look how it stands and what its next step takes; and take it back yourself:
 
     curl -s -X POST {admin}/routes/claude/rollout/start {dana}
 
