@@ -141,9 +141,7 @@ def test_without_a_session_only_a_repetition_that_says_so_is_one(traffic: Traffi
     assert (counts["parallax|raw_errors"], counts["parallax|errors"]) == (5, 3)
 
 
-def test_a_rejected_call_is_no_error_and_counts_apart_once_a_session_and_hour(
-    traffic: Traffic, store: Counted
-) -> None:
+def test_a_rejected_call_is_no_error_and_counts_apart_once_a_session_and_hour(traffic: Traffic, store: Counted) -> None:
     under = routes()
     for session, minute in (("s-1", 0), ("s-1", 1), ("s-2", 2), ("s-1", 61)):
         traffic.observe(tried(under, Try("parallax", "rejected", 0.1), at=NOON + 60 * minute, session=session))
