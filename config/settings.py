@@ -720,7 +720,8 @@ class GateSettings(Section):
     max_cost_ratio: Number | None = Field(
         default=None,
         gt=0,
-        description="What a call that succeeds may cost at most, as a multiple of what it costs on the other arms.",
+        description="What a call that succeeds may cost at most, as a multiple of what it costs on the other arms. It "
+        "takes a known price of each.",
     )
     max_overflow: Number = Field(
         default=0.01,

@@ -36,6 +36,7 @@ from routing.course import (
     REJECTED,
     SAMPLE,
     SLOW,
+    UNPRICED,
     RouteStore,
     counted,
 )
@@ -92,6 +93,7 @@ class _Met:
         "target",
         "told",
         "told_in",
+        "unpriced",
     )
 
     def __init__(self, route: str, target: str, since: float, now: float) -> None:
@@ -112,6 +114,7 @@ class _Met:
         self.slow = counted(target, SLOW)
         self.overflow = counted(target, OVERFLOW)
         self.cost = counted(target, COST)
+        self.unpriced = counted(target, UNPRICED)
         self.output_tokens = counted(target, OUTPUT_TOKENS)
 
 
@@ -256,7 +259,11 @@ class Traffic:
             usage = x.usage
         tokens_in, tokens_out = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
         known: int | None = cost
-        if (usage is None and not cost) or (x.unpriced and _unpriced(x, last.arm)):
+        if x.unpriced and _unpriced(x, last.arm):
+            known = None
+            if outcome.name == "ok":
+                counts[met.unpriced] = counts.get(met.unpriced, 0) + 1
+        elif usage is None and not cost:
             known = None  # it is free of charge, nothing was made, or nobody can say
         elif cost:
             counts[met.cost] = counts.get(met.cost, 0) + cost

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from config.settings import RolloutSettings, RolloutStepSettings
-from routing.course import ABSENT, COST, OVERFLOW, SLOW
+from routing.course import ABSENT, COST, OVERFLOW, SLOW, UNPRICED
 from routing.evidence import BETA, below, trials_needed, units
 from routing.phrases import duration, listed, percent
 from routing.watch import calls_and_errors, has_control
@@ -101,13 +101,18 @@ def _gates(plan: RolloutSettings, mine: Mapping[str, int]) -> Iterator[Missing]:
 def _cost(most: float, mine: Mapping[str, int], theirs: Mapping[str, int]) -> Iterator[Missing]:
     each, other = _cost_each(mine), _cost_each(theirs)
     if each is None or other is None:
-        yield Missing("cost", "there are no successful calls yet whose cost could be compared")
+        whose = " and ".join(
+            name for name, counts in (("the canary", mine), ("the other arms", theirs)) if counts.get(UNPRICED)
+        )
+        unpriced = f": the price of {whose} is not known, see targets[].price" if whose else ""
+        yield Missing("cost", f"there are no successful calls yet whose cost could be compared{unpriced}")
     elif each > most * other:
         found = f"{each / other:.3g} times as much as" if other else "something, and nothing"
         yield Missing("cost", f"a successful call costs {found} on the other arms, where {most:g} times may be")
 
 
 def _cost_each(counts: Mapping[str, int]) -> float | None:
-    """Nano-dollars for a call that succeeded."""
+    """Nano-dollars for a call that succeeded, of those whose price is known; None where there is none."""
     calls, errors = calls_and_errors(counts)
-    return counts.get(COST, 0) / (calls - errors) if calls > errors else None
+    priced = calls - errors - counts.get(UNPRICED, 0)
+    return counts.get(COST, 0) / priced if priced > 0 else None

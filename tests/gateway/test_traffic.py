@@ -249,7 +249,7 @@ def test_a_call_that_nobody_had_room_for_was_not_answered_by_the_arm_it_was_mean
     assert traffic.figures("chat")["parallax"].total.overflow == 1
 
 
-def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic) -> None:
+def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic, store: Counted) -> None:
     under = routes(arms=[{"target": "claude", "model": "none-such"}, {"target": "openai"}])
     x = tried(under, Try("claude", "connect", usage=USAGE), Try("openai", cost=4, usage=USAGE))
     x.unpriced = True
@@ -260,6 +260,8 @@ def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic) -> None:
     traffic.observe(y)
     assert (traffic.figures("chat")["claude"].total.calls, traffic.figures("chat")["claude"].total.priced) == (2, 0)
     assert traffic.figures("chat")["openai"].total.cost_per_call == 4
+    assert store.sums["chat"]["claude|unpriced"] == 1, "of the calls that it has answered"
+    assert "openai|unpriced" not in store.sums["chat"]
 
 
 def test_the_canarys_last_failed_calls_are_remembered_the_latest_last(traffic: Traffic) -> None:

@@ -68,6 +68,17 @@ def test_cost_is_missing_where_nothing_can_be_compared() -> None:
     assert lacking(settings, {"calls": 5000}, {"calls": 10}) == []
 
 
+def test_a_canary_of_unknown_price_is_not_taken_for_one_that_costs_nothing() -> None:
+    settings = plan(0.01, gates=GateSettings(max_cost_ratio=1.0))
+    others = {"calls": 46_000, "cost": 46_000_000}
+    (found,) = lacking(settings, {"calls": 5000, "unpriced": 5000}, others)
+    assert found.what == "cost"
+    assert found.text.endswith("could be compared: the price of the canary is not known, see targets[].price")
+    assert lacking(settings, {"calls": 5000, "unpriced": 1000, "cost": 3_000_000}, others) == [], "4000 tell enough"
+    (found,) = lacking(settings, {"calls": 5000, "unpriced": 1000, "cost": 5_000_000}, others)
+    assert "1.25 times as much" in found.text
+
+
 @pytest.mark.parametrize(("overflow", "absent", "passes"), [(50, 0, True), (51, 0, False), (30, 21, False)])
 def test_few_calls_may_find_no_room_or_nobody_there(overflow: int, absent: int, passes: bool) -> None:
     found = lacking(plan(0.01), {"calls": 4950, "overflow": overflow, "absent": absent})
