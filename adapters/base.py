@@ -157,6 +157,11 @@ class StreamMeter(Protocol):
     """True after a `feed` that has stopped where `stop_beyond` says, until the next one."""
 
     @property
+    def ended(self) -> bool:
+        """True once the event has passed behind which clients read nothing: a finished answer may be without it."""
+        ...
+
+    @property
     def made(self) -> Sequence[str]:
         """As `Adapter.made`, of what has passed so far."""
         ...
@@ -169,7 +174,8 @@ class StreamMeter(Protocol):
     def feed(self, piece: bytes) -> bytes:
         """Takes the next bytes of the target, returns those that go to the agent now (maybe none).
 
-        Raises ValueError when one event grows beyond all reason.
+        Raises ValueError when one event grows beyond all reason, and GivenUp where the target ends what it has not
+        finished with an event that clients take for the end of a whole answer.
         """
         ...
 
@@ -177,7 +183,7 @@ class StreamMeter(Protocol):
         """What may still pass when the target's stream has ended; to be called once, after the last `feed`.
 
         A last event that is whole but for its blank line counts, and passes with that line added: clients drop it
-        otherwise. A torn one is dropped here, so that an error event can follow.
+        otherwise. A torn one is dropped here, so that an error event can follow. Raises GivenUp as `feed` does.
         """
         ...
 

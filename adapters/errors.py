@@ -1,8 +1,12 @@
-"""What can be wrong with a call before anybody decides about it."""
+"""What can be wrong with a call before anybody decides about it, and with an answer that looks like one."""
 
 
 class MalformedCall(Exception):
     """The call cannot be read as its protocol says. The message is for the agent: what is wrong, and where."""
+
+
+class GivenUp(ValueError):
+    """A target says, in the words of an end like any other, that it has given up an answer in the middle."""
 
 
 class BodyTooLarge(Exception):

@@ -17,6 +17,9 @@ from adapters.likeness import TEXT, Likeness, length
 from adapters.sse import Framing, data, events
 
 DONE: Final = b"[DONE]"
+GIVEN_UP: Final = frozenset({"abort", "error"})
+"""Finish reasons of completions that were not finished: vLLM's, and so Parallax's, when a node of a pipeline is gone;
+routers of other APIs say the second one. Source: GradientHQ/parallax, src/parallax/server/engine_core_protocol.py."""
 _BYTES_A_TOKEN: Final = 4
 """Of text, on average: English with most tokenizers. Other languages have more bytes a token, code has fewer."""
 _WITHOUT_BOUND: Final = 2**63
@@ -91,6 +94,10 @@ class Meter:
         self._may_cut = False
         self._most_pieces = self._most_said = _WITHOUT_BOUND
         self._waiting = b""
+
+    @property
+    def ended(self) -> bool:
+        return self.complete
 
     @property
     def made(self) -> Sequence[str]:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from adapters.base import AgentCall, Usage, member, whole
+from adapters.errors import GivenUp
 from adapters.handles import made
 from adapters.likeness import TEXT
-from adapters.meter import A_TEXT, DONE, Meter, before_value, json_object, tokens_of
+from adapters.meter import A_TEXT, DONE, GIVEN_UP, Meter, before_value, json_object, tokens_of
 from adapters.sse import data
 
 Reads = Callable[[Mapping[str, Any], Mapping[str, Any]], Usage | None]
@@ -91,20 +92,29 @@ class _Completions(Meter):
         self._base: dict[str, Any] = {}
         """What the chunks of this stream have in common."""
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
     def note(self, said: bytes) -> bool:
         if said.startswith(DONE):
             self.complete = self._ended = True
+        if self._ended:
             return False
         chunk = json_object(said)
         choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("finish_reason"):
-                self._finished.add(whole(choice.get("index")))
-        if len(self._finished) >= self._answers:
-            self.complete = True
         if chunk.get("error"):
             self.failed = True
             return False
+        if chunk.get("object") == "error":
+            raise GivenUp("an error that clients take for a chunk")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and (reason := choice.get("finish_reason")):
+                if isinstance(reason, str) and reason in GIVEN_UP:
+                    raise GivenUp("an answer that the target has given up")
+                self._finished.add(whole(choice.get("index")))
+        if len(self._finished) >= self._answers:
+            self.complete = True
         self.reported(self._reads(member(chunk, "usage"), chunk))
         if isinstance(chunk.get("usage"), dict) and not choices:
             self._usage_told = True

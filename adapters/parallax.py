@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 
 from adapters.base import member
-from adapters.meter import DONE, json_object
+from adapters.meter import DONE, GIVEN_UP, json_object
 from adapters.sse import Framing, events
 
 MOST_HELD: Final = 64 * 1024
@@ -64,9 +64,12 @@ _EDGE: Final = 2048
 """Bytes at either end of a long answer in which its own members stand."""
 _OTHER_TYPE: Final = "the stream has another content type than a stream's"
 _FIRST_ERROR: Final = "an error as the first event"
+_NO_ANSWER: Final = "the stream ended without an answer"
 _LONGEST_MESSAGE: Final = 300
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = b" \t\r\n"
+_CLOSED: Final = (b"}", b"}\n")
+"""How nearly all JSON objects end."""
 _BLANK: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+")
 _FIELD: Final = re.compile(rb"(?:\A|[\r\n])(?:data|event|id|retry)?:")
 _NAME: Final = re.compile(rb"(?:\A|[\r\n])event: ?([^\r\n]*)")
@@ -206,7 +209,7 @@ def hidden(operation: str, status: int, content_type: bytes, body: bytes) -> Fai
         return None
     is_json = content_type.endswith(b"json")
     ends = body if len(body) <= 2 * _EDGE else body[:_EDGE] + body[-_EDGE:]
-    if is_json and _finished(operation, body) and not _may_tell(ends):
+    if is_json and body.endswith(_CLOSED) and _finished(operation, body) and not _may_tell(ends):
         return None
     document = _document(body)
     if document is None:
@@ -216,15 +219,17 @@ def hidden(operation: str, status: int, content_type: bytes, body: bytes) -> Fai
     if document.get("error") or ENVELOPE in document or "error" in (document.get("type"), document.get("object")):
         return _failure(document, body, "protocol", "an error in place of an answer")
     if (broken := _broken(document)) is not None:
-        return _failure(broken, b"", "protocol", "an error behind a part of an answer")
+        return _failure(broken, b"", "protocol", "an answer that was given up")
     if not is_json:
         return Failure(502, "protocol", "the answer has another content type than JSON")
+    if body.lstrip(_BLANKS).startswith(b"["):
+        return Failure(502, "protocol", "the answer is not a JSON object")
     return None if _says_something(operation, document) else _failure(document, b"", "protocol", "the answer is empty")
 
 
 _FINISHED: Final[Mapping[str, tuple[bytes, re.Pattern[bytes]]]] = {
-    "chat": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error")[a-z]')),
-    "completions": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error")[a-z]')),
+    "chat": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error"|abort")[a-z]')),
+    "completions": (b'"finish_reason"', re.compile(rb'\s*:\s*"(?!error"|abort")[a-z]')),
     "responses": (b'"status"', re.compile(rb'\s*:\s*"(?:completed|incomplete|queued|in_progress)"')),
     "embeddings": (b'"data"', re.compile(rb"\s*:\s*\[")),
     "messages": (b'"stop_reason"', re.compile(rb'\s*:\s*"[a-z]')),
@@ -262,11 +267,13 @@ def _says_something(operation: str, document: Mapping[str, Any]) -> bool:
 
 
 def _broken(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The first of a completion's answers that ended in an error, as routers of other APIs tell it."""
+    """The first of a completion's answers that was given up."""
     choices = document.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and choice.get("finish_reason") == "error":
-            return choice
+        if isinstance(choice, dict):
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason in GIVEN_UP:
+                return choice
     return None
 
 
@@ -290,19 +297,29 @@ def _opened(protocol: str, name: bytes, data: bytes) -> Verdict:
     if not said:
         return UNDECIDED
     if said.startswith(DONE):
-        return Failure(502, "protocol", "the stream ended without an answer")
+        return Failure(502, "protocol", _NO_ANSWER)
     if not said.startswith(b"{"):
         return Failure(502, "stream_cut", "the first event is not a JSON object")
-    if protocol == "anthropic" and b'"ping"' in said and json_object(said).get("type") == "ping":
-        return UNDECIDED
+    if protocol == "anthropic":
+        if b'"ping"' in said and json_object(said).get("type") == "ping":
+            return UNDECIDED
+        if name == b"message_stop":
+            return Failure(502, "protocol", _NO_ANSWER)
     if not _may_tell(said):
-        return SOUND
+        return _named(protocol, name)
     event = json_object(said)
     kind = event.get("type")
     if kind == "response.failed":
         return _failure(member(event, "response"), b"", "stream_cut", "the response failed")
     if event.get("error") or "error" in (kind, event.get("object")):
         return _failure(event, said, "stream_cut", _FIRST_ERROR)
+    return _named(protocol, name)
+
+
+def _named(protocol: str, name: bytes) -> Verdict:
+    """Clients of Anthropic's pass over events without a name: all of a stream, where a server writes none."""
+    if protocol == "anthropic" and not name:
+        return Failure(502, "protocol", "the first event has no name, without which clients do not see it")
     return SOUND
 
 

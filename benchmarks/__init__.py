@@ -10,6 +10,7 @@ children     processes on one core, ended by their ids
 wrk          load as fast as it goes; pace: load at a fixed rate
 machine      cores, memory and versions, as the kernel tells them
 table        medians, ratios, slopes and the table: arithmetic only
+choosing     what a call's way costs: an arm, a node, what is counted of it
 lending      what a call's money costs, on its own and on a Redis server
 compare      the comparison; soak: memory over time; profile: where the time goes
 """

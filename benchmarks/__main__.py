@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), decisions, lending, reloads, soak, profile, peers."""
+"""`python -m benchmarks`: the comparison (without a command), decisions, choosing, lending, reloads, soak, and more."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, decisions, lending, peers, profile, reload, soak, wrk
+from benchmarks import choosing, compare, decisions, lending, peers, profile, reload, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -87,6 +87,13 @@ def _decisions(given: argparse.Namespace) -> int:
     lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
     cores = f"the engine or its client on core {LOAD_CORE}, OPA on core {CONTESTANT_CORE}"
     return _told("decisions", table, lost, cores, write=given.write)
+
+
+def _choosing(given: argparse.Namespace) -> int:
+    stolen, began = stolen_seconds(), time.monotonic()
+    table = choosing.run(given.rounds)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    return _told("choosing", table, lost, f"one process on core {LOAD_CORE}", write=given.write)
 
 
 def _lending(given: argparse.Namespace) -> int:
@@ -185,6 +192,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--count", type=int, default=20_000, help="decisions of each kind (default 20000)")
     command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
     command.set_defaults(run=_decisions)
+
+    command = commands.add_parser("choosing", help="what a call's way costs: an arm, a node, what is counted of it")
+    command.add_argument("--rounds", type=int, default=200, help="rounds of a thousand calls each (default 200)")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_choosing)
 
     command = commands.add_parser("lending", help="what a call's money costs: borrowed, settled, journalled")
     command.add_argument("--calls", type=int, default=100_000, help="calls of each row (default 100000)")

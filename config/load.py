@@ -60,12 +60,19 @@ MOST_WARNINGS: Final = 20
 class Loaded:
     """Settings that are fit to serve with.
 
-    `warnings` do not prevent serving; `files` are those whose change calls for loading again.
+    `warnings` do not prevent serving; `files` are those whose change calls for loading again. `lines` are where the
+    targets stand in the file at `path`.
     """
 
     settings: Settings
     warnings: list[Mistake]
     files: frozenset[Path]
+    path: Path
+    lines: Mapping[document.Path, int]
+
+    def warning(self, at: document.Path, message: str, remedy: str) -> Mistake:
+        """One that is found by whoever knows more than the file, about one of its targets."""
+        return Mistake(self.path, self.lines[at], 0, crosscheck.dotted(at), message, remedy)
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool = True) -> Loaded:
@@ -104,7 +111,10 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         warnings = [_fault(read, *each) for each in _warnings(read.data, secrets)]
     if faults or settings is None:
         raise ConfigError(_mistakes(path, faults), files)
-    return Loaded(settings, _mistakes(path, warnings), files)
+    lines: dict[document.Path, int] = {
+        ("targets", number): read.mark(("targets", number))[0] for number in range(len(settings.targets))
+    }
+    return Loaded(settings, _mistakes(path, warnings), files, path, lines)
 
 
 def _validate(read: Document, context: dict[str, Any]) -> tuple[Settings | None, list[Fault]]:
@@ -119,6 +129,8 @@ def _validate(read: Document, context: dict[str, Any]) -> tuple[Settings | None,
         if detail["type"] == "extra_forbidden":
             faults.append(_unknown_key(read, path))
             continue
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # what is written in the list is wrong, and told by itself
         message, remedy = _explained(detail, path, read.booleans.get(path))
         faults.append(Fault(read.mark(path), path, message, remedy))
     return None, faults
@@ -196,9 +208,9 @@ _WORD: Final = re.compile(r"[a-z]{1,16}(_[a-z]{1,16}){0,3}")
 """What keys look like, and secrets do not: a few lower-case words."""
 _NO_TEXT: Final = "is not text"
 _BOUNDS: Final = {
-    "greater_than": ("not more than", "gt"),
+    "greater_than": ("not above", "gt"),
     "greater_than_equal": ("less than", "ge"),
-    "less_than": ("not less than", "lt"),
+    "less_than": ("not below", "lt"),
     "less_than_equal": ("more than", "le"),
 }
 _EXPECTED: Final = {
@@ -226,7 +238,9 @@ def _range(path: document.Path) -> str:
     if "ge" in bounds and "le" in bounds:
         return f"Write a number from {_plain(bounds['ge'])} to {_plain(bounds['le'])}."
     if "gt" in bounds:
-        return f"Write a number above {_plain(bounds['gt'])}."
+        below = f" and below {_plain(bounds['lt'])}" if "lt" in bounds else ""
+        at_most = f", at most {_plain(bounds['le'])}" if "le" in bounds else ""
+        return f"Write a number above {_plain(bounds['gt'])}{below}{at_most}."
     return f"Write {_plain(bounds.get('ge', 0))} or more."
 
 
@@ -317,6 +331,8 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
         if len(weights) > 1 and all(isinstance(weight, int | float) for weight in weights) and sum(weights) != 100:
             message = f"the weights add up to {sum(weights):g}, not 100; each is a share of that sum"
             yield (*path, "arms"), message, "Make them add up to 100."
+    for path, target in crosscheck.each(data, ("targets",)):
+        yield from _misaddressed(path, target)
     roles = {role for _, person in crosscheck.each(data, ("admin", "people")) for role in _texts(person.get("roles"))}
     for path, wanted in _at(data, ("routes", "*", "rollout", "approval")):
         if isinstance(wanted, list) and roles.isdisjoint(_texts(wanted)):
@@ -326,6 +342,20 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
         if isinstance(share, int | float) and 0 < share < 1:
             message = f"{_plain(share)} is less than one per cent of the limit"
             yield (*path, "warn_at"), message, f"Write {_plain(share * 100)} for {_plain(share * 100)} per cent."
+
+
+def _misaddressed(path: document.Path, target: dict[str, Any]) -> Iterator[crosscheck.Complaint]:
+    """URLs of a target whose path is most likely not where its API begins."""
+    for key in ("url", "urls"):
+        for at, url in _at(target, (key,) if key == "url" else (key, "*")):
+            if not isinstance(url, str):
+                continue
+            below = re.sub(r"^\w+://[^/]*", "", url).rstrip("/")
+            if target.get("kind") in ("parallax", "anthropic") and below.endswith("/v1"):
+                yield (*path, *at), "ends in /v1, which is added to it, so calls go to /v1/v1/...", "Write it without."
+            elif target.get("kind") == "openai" and not below:
+                remedy = "Write it with the path, as https://api.openai.com/v1."
+                yield (*path, *at), "has no path, so calls go to /chat/completions, without a /v1", remedy
 
 
 def _texts(listed: Any) -> set[str]:

@@ -598,7 +598,9 @@ class HealthSettings(Section):
         description="How long the first time; then one call tries it. Twice as long each time that it fails again.",
     )
     ejected_at_most: Seconds = Field(
-        default=300.0, gt=0, description="The longest time for which it is ejected, or left alone because it says so."
+        default=300.0,
+        gt=0,
+        description="The longest time for which it is ejected, or left alone because it has asked for that.",
     )
     probe_every: Seconds = Field(
         default=10.0, ge=0, description="How often each node is asked whether it is well; 0 never asks."
@@ -620,7 +622,9 @@ class TargetSettings(Section):
     name: Name = Field(description="The target's name in routes, records and metrics.")
     kind: Literal["openai", "anthropic", "parallax"] = Field(description="Which API it speaks.")
     url: Url | None = Field(
-        default=None, description="Base URL, as its own clients take it; no credentials, query or fragment."
+        default=None,
+        description="Base URL, without credentials, query or fragment. For `kind: openai` with its path, most often "
+        "`/v1`; for `anthropic` and `parallax` without one: `/v1` is added.",
     )
     urls: Several[Url] = Field(
         default=(),
@@ -683,14 +687,14 @@ class ArmSettings(Section):
     """One weighted side of a route."""
 
     target: Name = Field(description="The target's name.")
-    weight: Number = Field(default=100.0, ge=0, le=100, description="Its share, from 0 to 100.")
+    weight: Number = Field(default=100.0, ge=0, le=100, description="Its share of the route's calls, in per cent.")
     model: Text | None = Field(
         default=None, description="The name this target knows the model by; the caller's when absent."
     )
     fallback: bool | None = Field(
         default=None,
-        description="Whether it takes calls that the chosen arm could not: `true` even at weight 0, `false` never; "
-        "when absent, while its weight is above 0.",
+        description="Whether it takes calls of other arms that could not: `true` always, at weight 0 too; `false` "
+        "never; when absent, while its weight is above 0.",
     )
 
 
@@ -700,7 +704,7 @@ class RolloutStepSettings(Section):
     weight: Number = Field(gt=0, le=100, description="The canary's share during this step, in per cent.")
     hold: Seconds = Field(gt=0, description="How long the step lasts at least; time spent paused does not count.")
     max_error_rate: Number = Field(
-        gt=0, lt=1, description="The highest tolerable share of failed calls, between 0 and 1."
+        gt=0, lt=1, description="The highest tolerable share of failed calls: 0.01 is 1 per cent."
     )
 
 
@@ -719,7 +723,8 @@ class GateSettings(Section):
     max_cost_ratio: Number | None = Field(
         default=None,
         gt=0,
-        description="What a call that succeeds may cost at most, as a multiple of what it costs on the other arms.",
+        description="What a call that succeeds may cost at most, as a multiple of what it costs on the other arms. It "
+        "takes a known price of each.",
     )
     max_overflow: Number = Field(
         default=0.01,
@@ -748,7 +753,10 @@ class WebhookSettings(Section):
 class RolloutSettings(Section):
     """How a canary grows, and what takes it back."""
 
-    canary: Name = Field(description="The arm (its target's name) that is on trial.")
+    canary: Name = Field(
+        description="The arm (its target's name) that is on trial. Until somebody starts the rollout it has its own "
+        "weight, and nobody judges it: give it 0, unless it is to have calls."
+    )
     steps: Several[RolloutStepSettings] = Field(
         default=(
             RolloutStepSettings(weight=10.0, hold=14 * 86400.0, max_error_rate=0.01),
@@ -758,10 +766,10 @@ class RolloutSettings(Section):
         ),
         min_length=1,
         description="The steps, first to last, each with a larger weight; by default 10, 30, 50 and 80 per cent for "
-        "14, 21, 21 and 28 days, with 1, 0.5, 0.3 and 0.2 per cent of failed calls.",
+        "14, 21, 21 and 28 days (84 together), with 1, 0.5, 0.3 and 0.2 per cent of failed calls.",
     )
     promoted_weight: Number = Field(
-        default=100.0, gt=0, le=100, description="The canary's share once the last step is passed."
+        default=100.0, gt=0, le=100, description="The canary's share once the last step is passed, in per cent."
     )
     watch_for: Seconds = Field(
         default=14 * 86400.0,
@@ -833,8 +841,8 @@ class RetrySettings(Section):
         default=0.2,
         ge=0,
         le=1,
-        description="How many attempts may be made again, as a share of calls, from 0 to 1; besides, ten a second "
-        "always may, unless it is 0.",
+        description="How many second attempts there may be for each call, from 0 to 1, and besides them ten a second; "
+        "0 is none at all.",
     )
 
 
@@ -842,7 +850,7 @@ class MirrorSettings(Section):
     """A second place that some of the calls are sent to as well; nobody gets its answers."""
 
     target: Name = Field(description="The target's name.")
-    share: Number = Field(ge=0, le=1, description="The share of calls that are copied, from 0 to 1.")
+    share: Number = Field(ge=0, le=1, description="The share of calls that are copied: 0.05 is 5 per cent.")
     model: Text | None = Field(
         default=None, description="The name this target knows the model by; the caller's when absent."
     )

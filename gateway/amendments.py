@@ -13,6 +13,7 @@ from policies.limits import What
 from policies.money import nano, usd_text
 
 log = logging.getLogger("weighbridge.budgets")
+_of_routes = logging.getLogger("weighbridge.routes")
 
 _MOST_LOGGED: Final = 20
 """Of one edit; the ledger has all."""
@@ -34,7 +35,7 @@ def tell(ledger: Ledger, who: str, found: Sequence[Amendment]) -> None:
     for each in found:
         ledger.note(each.kind, {"event": "configured", "who": who, **each.facts})
     for each in found[:_MOST_LOGGED]:
-        log.warning("%s", each.text)
+        (_of_routes if each.kind == "weights" else log).warning("%s", each.text)
     if len(found) > _MOST_LOGGED:
         log.warning(
             "%d more budgets, limits, prices and weights have changed: the ledger has all", len(found) - _MOST_LOGGED

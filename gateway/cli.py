@@ -45,6 +45,10 @@ from policies.errors import PolicyError
 _GLANCE = 0.2
 """Seconds between two glances at a ledger that is followed."""
 
+_HEADS = ("time", "call", "agent", "operation", "model", "decision", "code", "target", "took", "in+out", "cost")
+_WIDTHS = (8, 26, 16, 12, 20, 14, 18, 16, 9, 10, 0)
+"""What `ledger tail` shows of a call, its tokens as those it sent and those it got, and how wide at least."""
+
 _REACH = 3.0
 """Seconds in which a target has to accept a connection to count as reachable."""
 
@@ -115,7 +119,7 @@ def check(given: argparse.Namespace) -> int:
                 mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
         warnings += asyncio.run(_state(loaded.settings.state))
-        warnings += [*foresight.unwritable(loaded.settings), *foresight.unpriced(loaded.settings)]
+        warnings += [*foresight.unwritable(loaded.settings), *map(str, foresight.unpriced(loaded))]
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
         return MISTAKEN if mistakes else OK
@@ -172,6 +176,8 @@ def tail(given: argparse.Namespace) -> int:
         return UNUSABLE
     with contextlib.ExitStack() as opened:
         opened.enter_context(reader)
+        if not given.json and sys.stdout.isatty():  # whoever counts lines in a pipe gets records alone
+            print(_aligned(_HEADS), flush=True)
         for record in deque(_wanted(reader, given), maxlen=given.lines):
             print(shown(record), flush=True)
         while given.follow:
@@ -202,20 +208,25 @@ def _row(record: dict[str, Any]) -> str:
     if isinstance(usage, dict):
         tokens = f"{_cell(usage.get('input_tokens', 0))}+{_cell(usage.get('output_tokens', 0))}"
     cost = "unpriced" if record.get("unpriced") is True else _dollars(record.get("cost_usd"))
-    columns = (
-        (at, 8),
-        (_cell(record.get("call")), 26),
-        (_cell(record.get("agent")), 16),
-        (_cell(record.get("operation") or record.get("path")), 12),
-        (_cell(record.get("model")), 20),
-        (_cell(record.get("decision")), 14),
-        (_cell(record.get("code", record.get("record"))), 18),
-        (_cell(record.get("target")), 16),
-        (f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "", 9),
-        (tokens, 10),
-        (cost, 0),
+    return _aligned(
+        (
+            at,
+            _cell(record.get("call")),
+            _cell(record.get("agent")),
+            _cell(record.get("operation") or record.get("path")),
+            _cell(record.get("model")),
+            _cell(record.get("decision")),
+            _cell(record.get("code", record.get("record"))),
+            _cell(record.get("target")),
+            f"{seconds * 1000:.1f}ms" if isinstance(seconds, float) else "",
+            tokens,
+            cost,
+        )
     )
-    return "  ".join(f"{printable(text):<{width}}" for text, width in columns).rstrip()
+
+
+def _aligned(cells: Sequence[str]) -> str:
+    return "  ".join(f"{printable(text):<{width}}" for text, width in zip(cells, _WIDTHS, strict=True)).rstrip()
 
 
 def _decided(event: dict[str, Any]) -> dict[str, Any]:

@@ -149,6 +149,7 @@ class Exchange:
     weights: Weights | None = None
     """Those of the route that this call goes by, from its reservation to its last attempt."""
     arm: Arm | None = None
+    """The one that has the call, or had it last; until then the one that it is meant for."""
     meant: Arm | None = None
     """The one that the call fell on, whichever took it."""
     order: Sequence[Arm] = ()
@@ -160,7 +161,7 @@ class Exchange:
     bills: list[Spent] = field(default_factory=list, repr=False)
     """What attempts have cost that were not the last one."""
     attempts: list[Attempt] = field(default_factory=list, repr=False)
-    """Every try, in order; the last one is what the agent was answered with."""
+    """Every try, in order; the last that its arm's protocol had words for is what the agent was answered with."""
 
     status: int = 0
     """The HTTP status the agent was sent; 0 while there is none."""

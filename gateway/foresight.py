@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from config.errors import Mistake
+from config.load import Loaded
 from config.settings import Settings
 from gateway.ledger import FILE_NAME
 from gateway.state import file_of
@@ -39,17 +41,31 @@ def _against(what: str, path: Path) -> Iterator[str]:
         yield f"{what}: {path} cannot be made, for this user may not write into {place}."
 
 
-def unpriced(settings: Settings) -> Iterator[str]:
-    """Models, routed by name, that budgets cannot pay for because nobody knows what they cost."""
-    if not Plan(settings.budgets).hard:
-        return
-    prices = Prices(settings.targets, settings.tools)
-    for route in settings.routes:
-        for arm in route.arms:
-            for model in route.models if arm.model is None else (arm.model,):
-                named = arm.model is not None or not _PATTERN & set(model)
-                if named and prices.of(arm.target, model) is None:
-                    yield (
-                        f"route {route.name}: nobody knows what target {arm.target} charges for {model!r}, so calls "
-                        "that a strict or adaptive budget has to pay for are refused. Write targets[].price."
-                    )
+def unpriced(loaded: Loaded) -> Iterator[Mistake]:
+    """Targets with a model of which nobody knows what it costs, where budgets pay for it or its arm is compared."""
+    settings = loaded.settings
+    hard, prices = bool(Plan(settings.budgets).hard), Prices(settings.targets, settings.tools)
+    for number, target in enumerate(settings.targets):
+        models: list[str] = []
+        paid = compared = False
+        for route in settings.routes:
+            arms = [(arm.target, arm.model) for arm in route.arms]
+            mirror = [(route.mirror.target, route.mirror.model)] if route.mirror is not None else []
+            asked = {
+                model
+                for name, own in (*arms, *mirror)
+                if name == target.name
+                for model in (route.models if own is None else (own,))
+                # Nothing is published of nodes of our own, whatever a pattern stands for.
+                if own is not None or not _PATTERN & set(model) or target.kind == "parallax"
+            }
+            unknown = sorted(model for model in asked if prices.of(target.name, model) is None)
+            if unknown:
+                models += unknown
+                paid |= hard and any(name == target.name for name, _ in arms)
+                compared |= len(arms) + len(mirror) > 1
+        follows = ["what it saves is not known"] if compared else []
+        follows += ["calls that a strict or adaptive budget has to pay for are refused"] if paid else []
+        if follows:
+            charge = f"nobody knows what {target.name} charges for {models[0]!r}"
+            yield loaded.warning(("targets", number), f"{charge}, so {', and '.join(follows)}", "Write its `price`.")

@@ -3,13 +3,17 @@
 import asyncio
 import dataclasses
 import functools
+import re
 import time
+from collections.abc import Mapping
 from typing import Final, Protocol
 
+from adapters import anthropic, openai
 from adapters.base import AgentCall, Headers, StreamMeter, Usage
-from adapters.errors import MalformedCall
+from adapters.errors import GivenUp, MalformedCall
 from adapters.meter import bytes_of, tokens_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
+from adapters.registry import ADAPTERS
 from adapters.translation import Translation, translation
 from gateway import carrier
 from gateway.attempts import Attempts
@@ -19,11 +23,15 @@ from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, refusal_for
 from gateway.reply import Reply
 from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
+from routing.retry import retry_after
 from routing.target import Target
 
 _HELD_BACK: Final = 1024 * 1024
 """Bytes of an unstreamed answer that are awaited before its status is sent on: nearly all answers are shorter, and a
 target that breaks off can then still be told as what it is."""
+
+_READ_ON: Final = 4 * _HELD_BACK
+"""Bytes of one that is too long to be translated, and is read on all the same: what it has cost stands at its end."""
 
 _REFUSED: Final = OUTCOMES["refused"]
 _EVENTS: Final = b"text/event-stream"
@@ -31,11 +39,24 @@ _USUAL_LONGEST: Final = 4096
 """Tokens that an answer may have where a target wants to be told and nobody has said."""
 _JSON_TYPE: Final = b"application/json"
 _JSON: Final[Headers] = [(b"content-type", _JSON_TYPE)]
+_HIDDEN: Final[Mapping[str, str]] = {
+    "status": "a refusal",
+    "stream_cut": "no stream, or one that tells of an error",
+    "protocol": "something that is no answer",
+}
 _TRANSLATED: Final = {"openai": "chat", "anthropic": "messages"}
 """What a target is asked in its own protocol where calls of another one are translated for it."""
+_READERS: Final = {each.protocol: each for each in ADAPTERS}
+_MEMBERS: Final = {"openai": openai.MEMBERS, "anthropic": anthropic.MEMBERS}
+_NAMED: Final = re.compile(r"`([a-z_]+)")
+"""How a MalformedCall of a translation begins."""
 _FOREIGN: Final = frozenset({b"request-id", b"x-request-id"})
 _FOREIGN_PREFIXES: Final = (b"anthropic-", b"openai-", b"x-ratelimit-")
 """Headers that mean something in the protocol of an answer that is translated into another one."""
+_WHEN: Final = frozenset({b"retry-after", b"retry-after-ms"})
+_A_DAY: Final = 86_400.0
+_LINGERS: Final = 0.25
+"""Seconds in which the body of a stream may end behind the last event: its connection then serves another call."""
 _TAIL: Final = 4096
 """Bytes of a longer answer that are kept: token counts stand at its end."""
 
@@ -111,14 +132,15 @@ async def _attempt(
         path, query = way.root + crossing.suffix, b""
         try:
             body = crossing.request(call, arm.model, _longest(x, target))
-        except MalformedCall:
+        except MalformedCall as error:
+            x.detail = f"the protocol of {target.name} has no words for {_untold(call, error)}"
             attempts.ended(x, attempt, refused=True)
             other = await attempts.elsewhere(x, attempt)
             if other is not None:
                 return other
-            if any(each.outcome is not _REFUSED for each in x.attempts):
-                # It is not the call's fault: the target that it was made for has failed.
-                x.detail = "another target has failed, and this one's protocol has no words for the call"
+            failed = next((each for each in reversed(x.attempts) if each.outcome is not _REFUSED), None)
+            if failed is not None:  # it is not the call's fault, nor that of a target which has got no byte of it
+                x.arm, x.target_status = failed.arm, failed.status
                 raise TargetFailed("The target failed on this call, and no other one can take it.") from None
             raise
         told = [line for line in x.headers if line[0] not in crossing.withheld]
@@ -172,12 +194,12 @@ async def _answered(
             if other is not None:
                 return other
     elif call.stream and kind != _EVENTS and not encoded:
-        found = await _hidden(x, call, attempt, answer, kind)
+        found = await _hidden(x, call, attempt, answer, kind, crossing)
         if found is not None:
             return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
     x.detail = _unacceptable(call, answer.status, kind, encoded)
     if x.detail:
-        if _succeeded(answer.status) and not call.endpoint.free:
+        if _succeeded(answer.status) and not call.endpoint.free and x.usage is None:
             x.usage = Usage(estimated=True)  # of what nobody reads the target has made something
         attempt.error = "ReplyMalformed"
         return await _instead(x, attempt, attempts, TargetFailed("The target's answer cannot be understood."))
@@ -187,13 +209,18 @@ async def _answered(
         headers = [line for line in headers if line[0] not in _FOREIGN and not line[0].startswith(_FOREIGN_PREFIXES)]
     if secret in b"\n".join([value for _, value in headers]):
         headers = [(name, _concealed(value, secret)) for name, value in headers]
+    if not _succeeded(answer.status):
+        headers = [line for line in headers if line[0] not in _WHEN or _within_a_day(*line)]
     if kind == _EVENTS and _succeeded(answer.status):
-        return await _stream(x, call, attempt, answer, headers, crossing, reply, secret, attempts)
+        return await _stream(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
     return await _body(x, call, attempt, answer, headers, crossing, reply, lifeline, secret, attempts)
 
 
 async def _instead(x: Exchange, attempt: Attempt, attempts: Attempts, failure: Exception) -> Attempt:
-    """Another attempt in place of one that has failed before the agent got a byte. Raises `failure` where none is."""
+    """Another attempt in place of one that has failed before the agent got a byte. Raises `failure` where none is, or
+    where one that has ended already found none."""
+    if attempt.outcome is not None:
+        raise failure
     attempts.ended(x, attempt)
     detail = x.detail
     other = await attempts.next(x, attempt, begun=False)
@@ -216,15 +243,15 @@ async def _unhidden(
     attempt.hidden = found.kind
     if found.kind == "status":
         attempt.status = found.status
-    x.detail = f"a failure behind status {x.target_status}: {found.kind} {found.status}"
-    if not call.endpoint.free:
+    x.detail = f"behind status {x.target_status} stood {_HIDDEN[found.kind]}, worth a status {found.status}"
+    if not call.endpoint.free and x.usage is None:
         x.usage = Usage(estimated=True)
+    x.whole = x.whole or (bool(found.body) and found.kind == "status")
     attempts.ended(x, attempt)
     other = await attempts.next(x, attempt, begun=False)
     if other is not None:
         return other
     if found.body and found.kind == "status":
-        x.whole = True
         body = found.body if crossing is None else crossing.answer(call, found.status, found.body)
         told = _concealed(body, attempt.arm.target.secret)
         await reply.whole(found.status, _JSON, told)
@@ -236,6 +263,12 @@ def _worth_another(attempt: Attempt) -> bool:
     """Whether somebody else may say something better than this answer's status."""
     facts = Facts(attempt.arm.target.settings.kind, "headed", attempt.status)
     return classify(facts).retry != "no"
+
+
+def _untold(call: AgentCall, why: MalformedCall) -> str:
+    """The member that a call cannot be translated for, unless its agent has made up the name: that is not recorded."""
+    found = _NAMED.match(str(why))
+    return f"the call's `{found[1]}`" if found and found[1] in _MEMBERS[call.protocol] else "a member of the call"
 
 
 @functools.cache
@@ -253,6 +286,14 @@ def _longest(x: Exchange, target: Target) -> int:
 def _succeeded(status: int) -> bool:
     """Whether the target has done what it was asked for: some say so in other words than 200."""
     return 200 <= status <= 299
+
+
+def _within_a_day(name: bytes, value: bytes) -> bool:
+    """Whether a target has said when to come again, and meant it: some clients sleep for as long as they are told."""
+    said = value.decode("latin-1")
+    in_ms = name == b"retry-after-ms"
+    seconds = retry_after(said if in_ms else None, None if in_ms else said, time.time())
+    return seconds is not None and seconds < _A_DAY
 
 
 def _described(headers: Headers) -> tuple[bytes, bool]:
@@ -276,6 +317,8 @@ def _unacceptable(call: AgentCall, status: int, kind: bytes, encoded: bool) -> s
         return "the target encoded its answer although it was asked not to"
     if call.stream and _succeeded(status) and kind != _EVENTS:
         return "a streamed call was answered without a stream, which clients take for an empty one"
+    if kind == _EVENTS and _succeeded(status) and not call.stream:
+        return "a call that wanted no stream was answered with one, which clients take for a text"
     return ""
 
 
@@ -287,6 +330,7 @@ async def _stream(
     headers: Headers,
     crossing: Translation | None,
     reply: Reply,
+    lifeline: Lifeline,
     secret: bytes,
     attempts: Attempts,
 ) -> Attempt | None:
@@ -298,6 +342,7 @@ async def _stream(
     if loan is not None:
         meter.stop_beyond(*_bounds(loan))
     headers = [line for line in headers if line[0] != b"content-length"]
+    until = 0.0
     try:
         found = await _sniffed(answer, sniffer, _patience(x, attempt))
         if isinstance(found, Failure):
@@ -317,10 +362,22 @@ async def _stream(
                 answer.close()
                 await reply.end(_concealed(meter.cut(), secret))
                 return None
-            piece = await answer.read()
+            if meter.ended or meter.failed:  # many clients close here: what they have got is theirs
+                if not until:
+                    until = time.monotonic() + _LINGERS
+                    lifeline.release()
+                    if not meter.failed:
+                        x.usage = meter.spent()
+                        attempts.ended(x, attempt)
+                piece = await _last_words(answer, until)
+            else:
+                piece = await answer.read()
         last = meter.feed(converter.rest()) if converter is not None else b""
         rest = _concealed(last + meter.rest(), secret)
     except (carrier.CarrierError, ValueError, TimeoutError) as error:
+        if attempt.outcome is not None:  # what is wrong behind its last event harms no answer
+            await reply.end()
+            return None
         failure = _failure(x, error, attempt)
         if not reply.started:
             x.usage = meter.spent()
@@ -328,7 +385,7 @@ async def _stream(
         await _break_off(x, failure, reply)
     else:
         if not reply.started:
-            x.detail = "the stream had no event"
+            x.detail, x.usage = "the stream had no event", meter.spent()
             attempt.complete = False
             return await _instead(x, attempt, attempts, TargetFailed("The target's stream ended before it began."))
         if not meter.complete and not meter.failed:
@@ -344,9 +401,11 @@ async def _stream(
             attempt.complete = meter.complete and not meter.failed
             if call.endpoint.keeps:
                 attempts.keep(x, attempt, meter.made)
+            if attempt.outcome is not None:
+                attempt.usage = x.usage
             if loan is not None:
                 loan.passed = meter.produced
-    if meter.failed and x.code == "ok":
+    if meter.failed and x.code == "ok" and attempt.outcome is None:
         x.code, x.detail = "target_failed", "the target reported an error inside its stream"
     return None
 
@@ -365,6 +424,17 @@ async def _sniffed(answer: carrier.Reply, sniffer: Sniffer, patience: float) -> 
             piece = await answer.read()
             found = sniffer.feed(piece) if piece else sniffer.end()
     return found
+
+
+async def _last_words(answer: carrier.Reply, until: float) -> bytes:
+    """What comes behind the last event of a stream; empty where its body ends, breaks or goes on for too long."""
+    if answer.complete:
+        return b""
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            return await answer.read()
+    except (carrier.CarrierError, TimeoutError):
+        return b""
 
 
 async def _goes_on(x: Exchange, loan: StreamLoan, meter: StreamMeter, reply: Reply, secret: bytes) -> bool:
@@ -426,6 +496,9 @@ async def _body(
                 if found is None:
                     body = crossing.answer(call, answer.status, body)
         elif crossing is not None:
+            while succeeded and size <= _READ_ON and not ended:
+                piece = await answer.read()
+                size, body, ended = size + len(piece), (body + piece)[-_TAIL:], not piece
             raise ValueError("an answer of more than a megabyte cannot be translated")
         else:
             attempt.stage = "begun"
@@ -440,14 +513,16 @@ async def _body(
     except (carrier.CarrierError, ValueError) as error:
         failure = _failure(x, error, attempt)
         attempt.complete = False
+        x.whole = ended
         if succeeded and not call.endpoint.free:
-            x.usage = _used(x, call, b"", size)
+            untranslated = attempt.arm.target if crossing is not None else None
+            x.usage = _used(x, call, body if ended else b"", size, untranslated)
         if not reply.started:
             return await _instead(x, attempt, attempts, failure)
         x.code = refusal_for(failure, x.id).code
         lifeline.abort()
         return None
-    except asyncio.CancelledError:
+    except BaseException:  # the agent has left, or what goes wrong is ours: the target has answered all the same
         if succeeded and not call.endpoint.free:
             x.usage = _used(x, call, b"", size)
         raise
@@ -455,10 +530,12 @@ async def _body(
         if attempt is x.attempts[-1]:
             x.whole = ended
     if succeeded and not call.endpoint.free:
-        x.usage = usage = _used(x, call, body, size if crossing is None else len(body))
-        # Who has counted what it says has said something, and nearly all do. Hosted APIs may have words of their own.
-        doubtful = usage.estimated and attempt.arm.target.settings.kind in SELF_HOSTED
-        if (doubtful or b'"error"' in body) and ended and size <= _HELD_BACK and crossing is None:
+        untranslated = attempt.arm.target if crossing is not None and found is not None else None
+        x.usage = usage = _used(x, call, body, size if crossing is None else len(body), untranslated)
+        # Who has counted what it says has said something, and nearly all do; our own nodes are not believed that.
+        own = attempt.arm.target.settings.kind in SELF_HOSTED
+        doubtful = own or usage.estimated or b'"error"' in body or b'"abort"' in body
+        if doubtful and ended and size <= _HELD_BACK and crossing is None:
             found = hidden(call.operation, answer.status, _described(answer.headers)[0], body)
         if found is not None:
             return await _unhidden(x, call, attempt, found, crossing, reply, attempts)
@@ -476,28 +553,47 @@ async def _body(
     return None
 
 
-async def _hidden(x: Exchange, call: AgentCall, attempt: Attempt, answer: carrier.Reply, kind: bytes) -> Failure | None:
+async def _hidden(
+    x: Exchange, call: AgentCall, attempt: Attempt, answer: carrier.Reply, kind: bytes, crossing: Translation | None
+) -> Failure | None:
     """What stands behind a success that is no stream where one was asked for."""
+    target = attempt.arm.target
     pieces: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(_patience(x, attempt)):
-            while sum(map(len, pieces)) <= _TAIL * 16 and (piece := await answer.read()):
+            while size <= _TAIL * 16 and not x.whole:
+                piece = await answer.read()
                 pieces.append(piece)
+                size, x.whole = size + len(piece), not piece
     except (carrier.CarrierError, TimeoutError) as error:
         x.detail = f"{type(error).__name__}: {error}"
-    return hidden(call.operation, answer.status, kind, b"".join(pieces))
+    finally:
+        body = b"".join(pieces)
+        if not call.endpoint.free:
+            untranslated = target if crossing is not None else None
+            x.usage = _used(x, call, body, size, untranslated) if x.whole else Usage(estimated=True)
+            if x.lending is not None:
+                x.lending.passed = x.usage.output_tokens  # it is not for its being unseen that none has passed
+    operation = call.operation if crossing is None else _TRANSLATED[target.kind.protocol]
+    return hidden(operation, answer.status, kind, body)
 
 
-def _used(x: Exchange, call: AgentCall, body: bytes, size: int) -> Usage:
+def _used(x: Exchange, call: AgentCall, body: bytes, size: int, untranslated: Target | None = None) -> Usage:
     """Tokens of an unstreamed answer of `size` bytes: all of it in `body`, its end, or nothing where it broke off.
 
-    A target that reports none for what it has said has not counted.
+    A target that reports none for what it has said has not counted. `untranslated` is the target whose protocol the
+    answer is in, where that is not the agent's.
     """
-    usage = x.adapter.usage(call, body) if body else None
+    reader, asked = x.adapter, call
+    if untranslated is not None:
+        protocol = untranslated.kind.protocol
+        reader, asked = _READERS[protocol], dataclasses.replace(call, operation=_TRANSLATED[protocol])
+    usage = reader.usage(asked, body) if body else None
     if usage is not None and usage.output_tokens:
         return usage
     if len(body) == size:
-        counted = x.adapter.counted(call, body)
+        counted = reader.counted(asked, body)
     else:
         counted = tokens_of(size) if x.adapter.token_caps(call) else 0
     if usage is None:
@@ -519,14 +615,17 @@ async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes 
 def _failure(x: Exchange, error: Exception, attempt: Attempt) -> Exception:
     """The agent's word for a carrier's error, whose own text names addresses and is for the record."""
     if isinstance(error, TimeoutError) and not isinstance(error, carrier.CarrierError):
-        attempt.error = x.detail = FIRST_TOKEN_LATE
+        attempt.error = FIRST_TOKEN_LATE
+        x.detail = f"nothing of an answer came within {attempt.arm.target.settings.timeouts.first_token:g} s"
         return TargetTimeout("The target did not begin its answer in time.")
     attempt.error = type(error).__name__ if isinstance(error, carrier.CarrierError) else "ReplyMalformed"
+    if isinstance(error, GivenUp):
+        attempt.error = carrier.ReplyBroken.__name__
     secret = attempt.arm.target.secret.decode("latin-1")
-    x.detail = f"{type(error).__name__}: {error}".replace(secret, "*" * len(secret))
+    x.detail = str(error).replace(secret, "*" * len(secret))
     if isinstance(error, carrier.CarrierTimeout):
         return TargetTimeout("The target did not answer in time.")
-    if isinstance(error, carrier.ReplyBroken):
+    if isinstance(error, carrier.ReplyBroken | GivenUp):
         return TargetFailed("The target broke off its answer.")
     if isinstance(error, carrier.ReplyMalformed | ValueError):
         return TargetFailed("The target's answer cannot be understood.")

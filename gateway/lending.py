@@ -299,7 +299,8 @@ class Lender:
     async def again(self, x: Exchange) -> bool:
         """Bills an attempt that has failed, and borrows as much for another one; False where nobody lends that.
 
-        Then nothing has changed, and the attempt is the call's last one.
+        Then nothing has changed, and the attempt is billed when the call is settled. What is billed here is not billed
+        again there, whether or not another attempt follows.
         """
         if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
             reported = dataclasses.replace(x.usage) if x.usage is not None else None
@@ -315,9 +316,8 @@ class Lender:
             x.attempts[-1].cost = bill.cost
             if x.lending is not None:
                 x.lending.beside += bill.cost
-        x.reached, x.target_status, x.whole, x.usage, x.cost = Reached.NO, None, False, None, None
-        x.sent_at = x.first_byte_at = None
-        x.detail = ""
+            x.reached = Reached.NO
+        x.cost = None
         return True
 
     def _lowered(self, paying: Account) -> Account | None:
@@ -343,10 +343,9 @@ class Lender:
         finally:
             if admitted is not None:
                 usage = x.usage
-                if usage is not None:
-                    tokens = usage.input_tokens + usage.output_tokens
-                else:
-                    tokens = 0 if x.reached is Reached.NO else admitted.tokens
+                tokens = sum(each.input_tokens + each.output_tokens for each in x.bills) if x.bills else 0
+                if x.reached is not Reached.NO:
+                    tokens += usage.input_tokens + usage.output_tokens if usage is not None else admitted.tokens
                 self._limits.leave(admitted, tokens)
 
     def _post(self, x: Exchange, loan: Loan | None) -> None:
@@ -356,7 +355,12 @@ class Lender:
         except Exception:
             log.exception("call %s: what it has cost cannot be worked out, so all that was lent counts", x.id)
             if loan is not None:
+                x.cost = loan.amount
+                if x.attempts:
+                    x.attempts[-1].cost = loan.amount - sum(each.cost for each in x.bills)
                 self.store.settle(loan, loan.amount, x.bills)
+            elif x.bills:
+                self._pay(x, None, x.bills)
         else:
             if x.attempts:
                 x.attempts[-1].cost = spent.cost

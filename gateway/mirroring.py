@@ -12,6 +12,7 @@ go on from something a target keeps, and that cost nothing.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import random
@@ -27,6 +28,7 @@ from adapters.base import AgentCall, Headers, Usage
 from adapters.errors import MalformedCall
 from adapters.meter import tokens_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
+from adapters.registry import ADAPTERS
 from adapters.translation import Translation, translation
 from config.errors import SecretMissing
 from config.settings import MirrorSettings
@@ -62,6 +64,7 @@ _USUAL_LONGEST: Final = 4096
 """Tokens of an answer's limit where a target wants one and nobody says it."""
 _TARGETS_OWN: Final[Mapping[str, str]] = {"openai": "chat", "anthropic": "messages"}
 """A target's protocol -> its operation that translated calls become."""
+_READERS: Final = {each.protocol: each for each in ADAPTERS}
 _KEPT_THERE: Final = ("previous_response_id", "conversation", "background")
 """Members of a call by which it is of use at one target only."""
 _ONCE: Final = b"idempotency-key"
@@ -249,7 +252,8 @@ class Mirrors:
             copy.error = "ReplyMalformed"
         finally:  # what was sent is paid for, also where the gateway ends
             copy.ended = time.monotonic()
-            if copy.stage == "sent":  # without an answer nobody knows what was made of it
+            begun = copy.stage == "headed" and copy.status is not None and 200 <= copy.status <= 299
+            if copy.usage is None and (begun or copy.stage == "sent"):  # nobody knows what was made of it
                 copy.usage = Usage(estimated=True)
             self._pay(x, call, copy, to, model)
         facts = Facts(to.settings.kind, copy.stage, copy.status, copy.error, copy.hidden, copy.complete)
@@ -425,34 +429,44 @@ async def _whole(
     crossing: Translation | None,
     to: Target,
 ) -> None:
-    body = b""
-    while piece := await answer.read():
-        if copy.first_byte_at is None:
-            copy.first_byte_at = time.monotonic()
-        copy.size += len(piece)
-        body += piece
-        if copy.size > _HELD:
-            body = body[-_TAIL:]
-    if not 200 <= answer.status <= 299:
+    body, ended = b"", False
+    try:
+        while piece := await answer.read():
+            if copy.first_byte_at is None:
+                copy.first_byte_at = time.monotonic()
+            copy.size += len(piece)
+            body += piece
+            if copy.size > _HELD:
+                body = body[-_TAIL:]
+        ended = True
+    finally:
+        if 200 <= answer.status <= 299:
+            copy.usage = _used(x, call, body if ended else b"", copy.size, crossing, to)
+    if not 200 <= answer.status <= 299 or copy.size > _HELD:
         return
-    copy.usage = Usage(estimated=True)
-    if copy.size <= _HELD:
-        operation = call.operation if crossing is None else _TARGETS_OWN[to.kind.protocol]
-        failure = hidden(operation, answer.status, kind, body)
-        if failure is not None:
-            copy.hidden = failure.kind
-            if failure.kind == "status":
-                copy.status = failure.status
-            return
-        if crossing is not None:
-            body = crossing.answer(call, answer.status, body)
-    usage = x.adapter.usage(call, body)
+    operation = call.operation if crossing is None else _TARGETS_OWN[to.kind.protocol]
+    failure = hidden(operation, answer.status, kind, body)
+    if failure is not None:
+        copy.hidden = failure.kind
+        if failure.kind == "status":
+            copy.status = failure.status
+    elif crossing is not None:
+        crossing.answer(call, answer.status, body)  # as it would have to be for the agent
+
+
+def _used(x: Exchange, call: AgentCall, body: bytes, size: int, crossing: Translation | None, to: Target) -> Usage:
+    """Of an answer of `size` bytes in its target's own words: all of it in `body`, its end, or nothing of one that
+    broke off."""
+    reader, asked = x.adapter, call
+    if crossing is not None:
+        protocol = to.kind.protocol
+        reader, asked = _READERS[protocol], dataclasses.replace(call, operation=_TARGETS_OWN[protocol])
+    usage = reader.usage(asked, body)
     if usage is not None and usage.output_tokens:
-        copy.usage = usage
-    else:
-        made = x.adapter.counted(call, body) if copy.size <= _HELD else tokens_of(copy.size)
-        read = usage.input_tokens if usage is not None else 0
-        copy.usage = Usage(input_tokens=read, output_tokens=made, estimated=bool(made) or usage is None)
+        return usage
+    made = reader.counted(asked, body) if len(body) == size else tokens_of(size)
+    read = usage.input_tokens if usage is not None else 0
+    return Usage(input_tokens=read, output_tokens=made, estimated=bool(made) or usage is None)
 
 
 def _count(

@@ -1,10 +1,11 @@
 """The journey of one call, from top to bottom. Every protocol takes this road; read `carry` first.
 
     identify -> read -> decide -> hold (decide again) -> reserve -> claim -> record the intent
-             -> choose -> forward -> settle -> record the outcome
+             -> choose -> forward (or answer what needs no target) -> settle -> record the outcome
 
 Nothing is reserved while a person thinks. A reservation can be given back and a used-up approval cannot, so money comes
-before the claim. The intent is recorded before a byte leaves. Settling and recording happen on every way out.
+before the claim. An arm is chosen last, so money is lent for the dearest that can get the call. The intent is recorded
+before a byte leaves. Settling and recording happen on every way out.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from adapters.base import OVERRIDES, AgentCall, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
 from gateway import obligations
 from gateway.assembly import Assembly
-from gateway.attempts import Attempts
+from gateway.attempts import Attempts, told_of_a_node
 from gateway.callids import CallIds
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange, Reached
@@ -99,7 +100,7 @@ class Pipeline:
     ) -> None:
         self.lender = lender
         self.standings = standings
-        self.attempts = Attempts(Fleet(), lender)
+        self.attempts = Attempts(Fleet(told_of_a_node), lender)
         self.assembly = assembly
         self.engine = engine
         self.trial: Trial | None = None
@@ -431,7 +432,12 @@ class Pipeline:
         return True
 
     def choose(self, x: Exchange) -> None:
-        """Route and arms, the one that is meant first. Raises NoRoute."""
+        """Sets the route, and `order`: its arms that may take the call, in the order to ask them. Raises NoRoute.
+
+        The first is the one `meant`: the session's point of the route falls on it, or else a random one. The others are
+        for when it is full, out of service or fails; `arm` is whichever has the call. A call that refers to what a
+        target keeps is `bound`: no other arm is of use to it than that of its `pin`.
+        """
         call, agent = x.call, x.agent
         assert call is not None, "a call is read before it is routed"
         assert agent is not None, "a call is identified before it is routed"
@@ -444,6 +450,7 @@ class Pipeline:
                 x.order = (weights.pinned(x.pin.target, call.protocol, call.operation),)
                 x.arm = x.meant = x.order[0]
                 return
+            # Made through another gateway, or before a restart: most likely where the session still goes.
         order = weights.settled(call.protocol, call.operation)
         if order is None:
             key = sticky_key(agent.tenant, agent.name, x.session)

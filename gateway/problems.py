@@ -58,7 +58,7 @@ _TELL_OPERATOR = "Tell the operator of this gateway; the call's id says which."
 
 PROBLEMS: Mapping[type[BaseException], Problem] = {
     Unauthenticated: Problem(401, "unauthenticated", ""),
-    UnknownEndpoint: Problem(404, "no_route", "GET /v1/models lists what is served; check the base URL."),
+    UnknownEndpoint: Problem(404, "no_route", "Check the base URL."),
     MethodNotAllowed: Problem(405, "malformed_call", ""),
     MalformedCall: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
     InputRefused: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
@@ -86,7 +86,9 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
         403, "unpriced_model", "Use another model, or ask the operator of this gateway to configure its price."
     ),
     RateLimited: Problem(429, "rate_limited", "", retry=True),
-    NoRoute: Problem(404, "no_route", "GET /v1/models lists what is served."),
+    NoRoute: Problem(
+        404, "no_route", "Ask the operator of this gateway; GET /v1/models names some of the models that are served."
+    ),
     NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
     Stopping: Problem(503, "no_healthy_target", "Repeat the call.", retry=True, retry_after=1),
     TargetTimeout: Problem(504, "target_timeout", "Repeat the call later.", retry=True),

@@ -113,8 +113,12 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["target"] = arm.target.name
         if arm.model is not None:
             record["target_model"] = arm.model
-    if len(x.attempts) > 1:
-        record["attempts"] = [_attempt(each) for each in x.attempts]
+    attempts = x.attempts
+    if len(attempts) == 1:
+        record["node"] = attempts[0].pick.node.url
+    elif attempts:
+        record["node"] = next(each.node for each in reversed(attempts) if each.arm is arm)
+        record["attempts"] = [_attempt(each) for each in attempts]
     if x.target_status is not None:
         record["target_status"] = x.target_status
     if x.sent_at is not None:

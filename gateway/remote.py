@@ -18,7 +18,13 @@ from gateway.approval_view import Number, json_text, parsed
 TOKEN: Final = "WEIGHBRIDGE_ADMIN_TOKEN"
 """The environment variable that holds the token: on a command line everybody on the machine could read it."""
 
+ADMIN: Final = "WEIGHBRIDGE_ADMIN"
+"""The environment variable that holds the address, where a command is not given one."""
+
+_USUAL: Final = "http://127.0.0.1:8081"
 _PATIENCE: Final = 30.0
+_MOST_DIGITS: Final = 400
+"""Before the point of a number, or behind it: a little more than any binary fraction has."""
 
 
 class Refused(Exception):
@@ -29,9 +35,9 @@ def takes_admin(command: argparse.ArgumentParser, forms: argparse._MutuallyExclu
     """`forms` are the other forms that an answer can be had in."""
     command.add_argument(
         "--admin",
-        default="http://127.0.0.1:8081",
+        default=os.environ.get(ADMIN) or _USUAL,
         metavar="URL",
-        help=f"the gateway's admin address (default http://127.0.0.1:8081); the token is taken from {TOKEN}",
+        help=f"the gateway's admin address (else {ADMIN}, else {_USUAL}); the token is taken from {TOKEN}",
     )
     (forms or command).add_argument("--json", action="store_true", help="for scripts")
 
@@ -59,7 +65,7 @@ def ask(
             if verbatim and answer.status_code == 200:
                 facts = parsed(answer.content)
             else:
-                facts = json.loads(answer.content, parse_float=Decimal if exact else None)
+                facts = json.loads(answer.content, parse_float=_decimal if exact else None)
     return _answered(admin, answer.status_code, facts)
 
 
@@ -107,17 +113,30 @@ def _reaching(admin: str) -> Iterator[None]:
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError):
         raise Refused(f"{admin!r} is no address. Write it as http://HOST:PORT.") from None
     except httpx2.HTTPError as error:
-        raise Refused(f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running?") from None
-    except ValueError:
+        raise Refused(
+            f"Nothing answers at {admin} ({type(error).__name__}). Is the gateway running? Another admin address is "
+            f"given with --admin URL, or in {ADMIN}."
+        ) from None
+    except (ValueError, RecursionError):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.") from None
 
 
 def _answered(admin: str, status: int, facts: Any) -> dict[str, Any]:
     if not isinstance(facts, dict) or (status != 200 and "detail" not in facts):
         raise Refused(f"What answers at {admin} is no gateway's admin API. Check the port.")
+    if status == 401:
+        raise Refused(f"The gateway at {admin} does not know the token in {TOKEN}: it takes those of `admin.people`.")
     if status != 200:
         raise Refused(str(facts["detail"]))
     return facts
+
+
+def _decimal(written: str) -> Decimal:
+    """Raises ValueError for one whose digits would fill the memory once they are written out."""
+    number = Decimal(written)
+    if abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError("a number is out of all proportion")
+    return number
 
 
 def as_json(facts: Any) -> str:

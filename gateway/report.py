@@ -85,6 +85,7 @@ _EVIDENCE: Final[Mapping[str, tuple[str, Callable[[Number], str]]]] = {
     "above_limit": ("Odds that it is above the limit", readable.odds),
     "others_above_limit": ("Odds that the others are, too", readable.odds),
     "worse_than_others": ("Odds that it is worse than the others", readable.odds),
+    "rejects_more_than_others": ("Odds that it rejects more than the others", readable.odds),
     "needed": ("Odds that are enough to act", readable.odds),
     "below_limit": ("Odds that it is below the limit", readable.odds),
     "needed_to_promote": ("Odds that are enough to promote", readable.odds),
@@ -165,12 +166,12 @@ def _comparison(comparison: Facts) -> Html:
         _tile(
             "Saving per call",
             _data(comparison["saving_per_call"], readable.share),
-            _dearer(comparison["saving_per_call"]),
+            _dearer(comparison, "saving_per_call"),
         ),
         _tile(
             "Saving per million tokens",
             _data(comparison["saving_per_mtok"], readable.share),
-            _dearer(comparison["saving_per_mtok"]),
+            _dearer(comparison, "saving_per_mtok"),
         ),
         _tile(
             "Saving in 30 days",
@@ -180,7 +181,7 @@ def _comparison(comparison: Facts) -> Html:
         _tile(
             "First token, 95th percentile",
             _data(first["p95"], readable.added_ms),
-            together("against ", _name(baseline)),
+            together("against ", _name(baseline)) if first["p95"] is not None else "no streamed answers of both yet",
         ),
         class_="tiles",
     )
@@ -199,7 +200,7 @@ def _comparison(comparison: Facts) -> Html:
                 _data(month["arm_usd"], readable.dollars),
             ),
             (
-                "as they are split now",
+                "as they were split",
                 _data(month["calls"], readable.count),
                 _data(month["present_usd"], readable.dollars),
             ),
@@ -243,6 +244,8 @@ def _finding(finding: Facts) -> tuple[str, ...]:
             ": about ", _data(finding["missing"], readable.roughly), " more calls to ", _name(finding["missing_of"])
         )
         answer.append(more)
+    if finding["unpriced"]:
+        answer.append(together(": ", _no_price(finding)))
     wanted = together(than, " ", _data(finding["limit"], limit))
     return called, together(*answer), _data(finding["value"], shown), wanted, between
 
@@ -272,10 +275,17 @@ def _in_words(comparison: Facts) -> Html:
     return together(arm, " ", _listed(told), ".")
 
 
-def _dearer(saving: Number | None) -> str:
-    if saving is None:
-        return "a price or a call is missing"
-    return "of what the baseline costs" if saving >= 0 else "it costs more than the baseline"
+def _dearer(comparison: Facts, saving: str) -> str:
+    value = comparison[saving]
+    if value is None:
+        finding = next((each for each in comparison["findings"] if each["unpriced"]), None)
+        return _no_price(finding) if finding is not None else "no priced calls of both yet"
+    return "of what the baseline costs" if value >= 0 else "it costs more than the baseline"
+
+
+def _no_price(finding: Facts) -> Html:
+    names = [_name(each) for each in finding["unpriced"]]
+    return together("the price of ", _listed(names), " is not known (", element("code", "targets[].price"), ")")
 
 
 def _nothing_compared(route: Facts) -> Html:
@@ -374,6 +384,7 @@ def _latency(route: Facts, styles: Mapping[str, int]) -> Html:
     arms = route["arms"]
     ends = [_durations(arm, styles, {each: arm[f"{each}_ms"] for each in ("p50", "p95", "p99")}) for arm in arms]
     firsts = [_durations(arm, styles, arm["first_token_ms"]) for arm in arms]
+    streamed = any(arm["first_token_ms"][each] is not None for arm in arms for each in ("p50", "p95", "p99"))
     told = [together(_spoken(arm["target"], [arm[f"{each}_ms"] for each in ("p50", "p95", "p99")])) for arm in arms]
     rows = [
         (
@@ -407,7 +418,9 @@ def _latency(route: Facts, styles: Mapping[str, int]) -> Html:
                 firsts,
                 readable.milliseconds,
             ),
-        ),
+        )
+        if streamed
+        else element("p", "No answer was streamed, so there is no time to a first token."),
         _table(
             "Percentiles",
             ("Arm", "p50", "p95", "p99", "First token p50", "First token p95", "First token p99", "Tokens per second"),
@@ -719,7 +732,7 @@ def _arms(route: Facts, styles: Mapping[str, int]) -> Html:
             together(arm["health"].replace("_", " ")),
             _data(arm["weight"], readable.percent),
             _data(arm["calls"], readable.count),
-            _data(arm["errors"], readable.count),
+            together(_data(arm["errors"], readable.count), *_rejected(arm)),
             _data(arm["availability"], readable.share),
             _data(arm["overflow"], readable.count),
         )
@@ -734,6 +747,11 @@ def _arms(route: Facts, styles: Mapping[str, int]) -> Html:
             words=(0, 1, 2),
         ),
     )
+
+
+def _rejected(arm: Facts) -> Sequence[Html | str]:
+    """What stands beside its errors: the calls that it has answered with that they are mistaken."""
+    return (", ", _data(arm["rejected"], readable.count), " rejected") if arm.get("rejected") else ()
 
 
 def _mirror(mirror: Facts) -> Html:
@@ -823,7 +841,8 @@ def _notes() -> Html:
         "because it was full or out of service, were not answered by it.",
         "A criterion is answered once the whole interval in which its value lies with 95\N{NO-BREAK SPACE}% confidence "
         "is on one side of the limit. Until then there is not enough data.",
-        "What 30 days cost is what calls have cost here, times the calls that 30 days like this would have.",
+        "What 30 days cost is what calls have cost here, times the calls that 30 days like this would have. Where the "
+        "price of an arm is not known, neither is a cost that it has part in.",
     )
     return _section("How these numbers are made", element("ul", *(element("li", each) for each in items)))
 

@@ -20,12 +20,22 @@ _OWN_DESCRIPTORS = 64
 """For files, listeners, the watch over edits and the child that proves a policy."""
 
 
+_TICK = 0.1
+"""Seconds after which uvicorn looks whether a second has passed."""
+_LOOK = 0.001
+"""Seconds after which it is looked first whether the last connection is gone; then after twice as many each time."""
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: there are two, and one signal has to end both."""
+    """uvicorn's server without its signal handlers: there are two, and one signal has to end both.
+
+    It ends as soon as it is told to and nothing is under way, where uvicorn's own sleeps for two tenths of a second.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -33,6 +43,36 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await self._nothing_is_under_way()
+        except TimeoutError:
+            log.error("%d calls are cut: the time to finish is over", len(self.server_state.tasks))
+            for task in self.server_state.tasks:
+                task.cancel("the time to finish is over")
+
+    async def _nothing_is_under_way(self) -> None:
+        pause = _LOOK
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _TICK)
+        for each in self.servers:
+            await each.wait_closed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

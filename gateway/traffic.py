@@ -4,10 +4,12 @@ a canary grows or is taken back, and for metrics.
 A call can meet several arms. What it was tried on one arm in a row is one call of that arm, and its last attempt says
 how that ended: another node of the same arm made good, or nobody did. What `routing.outcomes` does not count, as the
 call of an agent that left, counts nowhere. Failures of one session in one minute are one failure to the evidence, and
-failures still.
+failures still. A rejected call is nobody's failure, being mistaken perhaps: such calls are counted apart, one of a
+session and hour, since only an arm that rejects more of them than others says anything.
 
 An arm whose nodes have failed, and failed again when they were tried, meets with hardly any call: others take them. To
-the evidence those that were meant for it have failed there, or a canary that is down would never be found out.
+the evidence those that were meant for it have failed there, or a canary that is down would never be found out. Where
+it is probes that keep calls from it, none has failed: they are counted apart.
 """
 
 from __future__ import annotations
@@ -20,20 +22,42 @@ from typing import Final, NamedTuple
 
 from config.settings import RolloutSettings
 from gateway.exchange import Attempt, Exchange
-from routing.course import CALLS, COST, ERROR, ERRORS, OUTPUT_TOKENS, OVERFLOW, RAW_ERRORS, SLOW, RouteStore, counted
+from routing.course import (
+    ABSENT,
+    BUCKET,
+    CALLS,
+    COST,
+    ERROR,
+    ERRORS,
+    OUTPUT_TOKENS,
+    OVERFLOW,
+    RAW_ERRORS,
+    RAW_REJECTED,
+    REJECTED,
+    SAMPLE,
+    SLOW,
+    UNPRICED,
+    RouteStore,
+    counted,
+)
 from routing.evidence import Seen
 from routing.figures import ArmFigures
 from routing.health import Fleet, Pool, State
-from routing.outcomes import Outcome
+from routing.outcomes import QUOTA_EXCUSED, UNANSWERED, Outcome
 from routing.table import Arm, Route
 
 log = logging.getLogger("weighbridge.traffic")
 
 SAMPLES: Final = 5
 """Failed calls of an arm that are remembered, the last ones."""
+_TOLD: Final = 2
+"""Failed calls of a canary that the other gateways are told of in one bucket, the first ones."""
 FORGOTTEN: Final = 86_400.0
 """Seconds after its last call at which an arm is forgotten that is configured no more."""
 
+_REJECTED_AGAIN: Final = 3600.0
+"""Seconds in which a rejected call of the same session says nothing new: what is mistaken stays so."""
+_REJECTED: Final = "rejected"
 _NOBODY: Final = "no_healthy_target"
 _DOWN: Final = "ejected"
 """The class of errors that calls are which an arm did not get because it is down."""
@@ -62,10 +86,14 @@ class _Met:
         "overflow",
         "overflowed",
         "place",
+        "quota_since",
         "raw_errors",
         "samples",
         "slow",
         "target",
+        "told",
+        "told_in",
+        "unpriced",
     )
 
     def __init__(self, route: str, target: str, since: float, now: float) -> None:
@@ -75,6 +103,10 @@ class _Met:
         self.attempts: dict[str, int] = {}
         self.overflowed = 0
         self.samples: deque[str] = deque(maxlen=SAMPLES)
+        self.told_in = self.told = 0
+        """A bucket, and how many failed calls the other gateways were told of in it."""
+        self.quota_since = 0.0
+        """Since when its answers say that a quota is used up, and nothing else; 0.0 while they do not."""
         self.last = now
         self.calls = counted(target, CALLS)
         self.errors = counted(target, ERRORS)
@@ -82,6 +114,7 @@ class _Met:
         self.slow = counted(target, SLOW)
         self.overflow = counted(target, OVERFLOW)
         self.cost = counted(target, COST)
+        self.unpriced = counted(target, UNPRICED)
         self.output_tokens = counted(target, OUTPUT_TOKENS)
 
 
@@ -113,6 +146,7 @@ class Traffic:
         self._fleet = fleet
         self._routes: dict[str, _Watched] = {}
         self._seen = Seen()
+        self._seen_rejected = Seen(seconds=_REJECTED_AGAIN)
 
     def observe(self, x: Exchange) -> None:
         """Counts a call that is over and paid for, once. Never raises."""
@@ -166,7 +200,12 @@ class Traffic:
             self._not_taken(met, at)
             if first.overflow:
                 counts[met.overflow] = 1
-            elif self._down(met.target, last.ended):
+            elif (pool := self._out_of_service(met.target)) is None:
+                pass
+            elif not _is_down(pool, last.ended):
+                if any(node.by_probe for node in pool.nodes):
+                    counts[counted(met.target, ABSENT)] = 1
+            else:
                 counts[met.calls] = counts[counted(met.target, ERROR + _DOWN)] = counts[met.raw_errors] = 1
                 if self._first(x, met, at):
                     counts[met.errors] = 1
@@ -220,7 +259,11 @@ class Traffic:
             usage = x.usage
         tokens_in, tokens_out = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
         known: int | None = cost
-        if (usage is None and not cost) or (x.unpriced and _unpriced(x, last.arm)):
+        if x.unpriced and _unpriced(x, last.arm):
+            known = None
+            if outcome.name == "ok":
+                counts[met.unpriced] = counts.get(met.unpriced, 0) + 1
+        elif usage is None and not cost:
             known = None  # it is free of charge, nothing was made, or nobody can say
         elif cost:
             counts[met.cost] = counts.get(met.cost, 0) + cost
@@ -235,11 +278,14 @@ class Traffic:
         if outcome.name == "ok":
             # To count tokens is no work: arms that are asked to would seem to be quick.
             error, seconds = None, last.ended - first.began if call is None or not call.endpoint.free else None
-        elif outcome.error(last.arm.target.settings.kind):
+            met.quota_since = 0.0
+        elif _is_error(outcome, last.arm.target.settings.kind, met, at):
             error, seconds = outcome.name, 0.0
-            self._failed(x, met, error, counts, at)
+            self._failed(x, watched, met, error, counts, at)
         else:
             error, seconds = None, None
+            if outcome.name == _REJECTED:
+                self._rejected(x, met, counts, at)
         met.figures.observe(
             at,
             seconds,
@@ -248,15 +294,29 @@ class Traffic:
             input_tokens=tokens_in,
             output_tokens=tokens_out,
             cost=known,
+            rejected=outcome.name == _REJECTED,
         )
 
-    def _failed(self, x: Exchange, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
+    def _failed(self, x: Exchange, watched: _Watched, met: _Met, error: str, counts: dict[str, int], at: float) -> None:
         met.samples.append(x.id)
+        if met.target == watched.canary:
+            bucket = int(at) // BUCKET
+            met.told_in, met.told = bucket, (met.told + 1 if bucket == met.told_in else 1)
+            if met.told <= _TOLD:
+                counts[counted(met.target, SAMPLE + x.id)] = 1
         key = counted(met.target, ERROR + error)
         counts[key] = counts.get(key, 0) + 1
         counts[met.raw_errors] = counts.get(met.raw_errors, 0) + 1
         if self._first(x, met, at):
             counts[met.errors] = counts.get(met.errors, 0) + 1
+
+    def _rejected(self, x: Exchange, met: _Met, counts: dict[str, int], at: float) -> None:
+        every, one = counted(met.target, RAW_REJECTED), counted(met.target, REJECTED)
+        counts[every] = counts.get(every, 0) + 1
+        tenant, name = (x.agent.tenant, x.agent.name) if x.agent is not None else ("", "")
+        what = x.session if x.session is not None else f"\0{name}\0{hash(x.call.body) if x.call is not None else 0}"
+        if self._seen_rejected.first(met.place, f"{tenant}\0{what}", int(at)):
+            counts[one] = counts.get(one, 0) + 1
 
     def _first(self, x: Exchange, met: _Met, at: float) -> bool:
         """Whether a failure is no repetition of another one in the same minute.
@@ -271,9 +331,10 @@ class Traffic:
         new = self._seen.first(met.place, f"{tenant}\0\0{name}\0{said}", now)
         return new or not _repeated(x)
 
-    def _down(self, target: str, now: float) -> bool:
+    def _out_of_service(self, target: str) -> Pool | None:
+        """The target's nodes where none of them is used."""
         pool = self._fleet.pools.get(target) if self._fleet is not None else None
-        return pool is not None and _is_down(pool, now)
+        return None if pool is None or any(node.state is State.USED for node in pool.nodes) else pool
 
     def _not_taken(self, met: _Met, at: float) -> None:
         """A call was meant for this arm, and the arm was full or out of service."""
@@ -308,6 +369,17 @@ class Traffic:
             settings.rollout if settings is not None else None,
         )
         return watched
+
+
+def _is_error(outcome: Outcome, kind: str, met: _Met, at: float) -> bool:
+    """Whether a call that did not go well is an error of its arm: a used-up quota is one only after a while."""
+    if outcome.name != "quota":
+        if outcome.name not in UNANSWERED:
+            met.quota_since = 0.0
+        return outcome.error(kind)
+    if not met.quota_since:
+        met.quota_since = at
+    return at - met.quota_since > QUOTA_EXCUSED
 
 
 def _is_down(pool: Pool, now: float) -> bool:

@@ -85,10 +85,14 @@ class Webhooks:
         if len(self._tasks) >= _MOST_WAITING:
             self._give_up(what, f"{_MOST_WAITING} others are under way")
             return
-        if to.format == "slack":
-            body = orjson.dumps(slack.told(what, facts), default=str)
-        else:
-            body = orjson.dumps({"type": what, "timestamp": moment(self._clock()), "data": facts}, default=str)
+        try:
+            if to.format == "slack":
+                body = orjson.dumps(slack.told(what, facts), default=str)
+            else:
+                body = orjson.dumps({"type": what, "timestamp": moment(self._clock()), "data": facts}, default=str)
+        except TypeError as error:  # what was counted or written elsewhere may hold anything
+            self._give_up(what, f"it is no JSON ({error})")
+            return
         task = asyncio.get_running_loop().create_task(self._deliver(to, what, body), name=f"webhook {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -75,6 +75,10 @@ class Places:
     fetched: tuple[Fetched, ...] = ()
 
 
+_Seen = tuple[object, ...]
+"""What a file was when it was looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     file: Path
@@ -90,37 +94,45 @@ def read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key] = (), fetc
     Blocks on the disk. Raises PolicyError with every problem found.
     """
     for _ in range(_TRIES):
-        before = _look(paths)
+        before, opened = _look(paths), list[_Seen]()
         try:
-            sources = _read(paths, keys, fetched)
+            sources = _read(paths, keys, fetched, opened)
         except PolicyError:
-            if _look(paths) == before:
+            if _stayed(paths, before, opened):
                 raise
         else:
-            if _look(paths) == before:
+            if _stayed(paths, before, opened):
                 return sources
     raise PolicyError([Problem(str(paths[0]), None, "changes while it is read", "Move it into place as a whole.")])
 
 
-def _look(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[object, ...]]:
+def _stayed(paths: Sequence[str | os.PathLike[str]], before: list[_Seen], opened: Sequence[_Seen]) -> bool:
+    """Whether all files are as they were, and were so when they were opened: two swaps lead back to where one began."""
+    return set(before).issuperset(opened) and _look(paths) == before
+
+
+def _look(paths: Sequence[str | os.PathLike[str]]) -> list[_Seen]:
     """What tells a file that stayed from one that was replaced or rewritten, for each file there is."""
     found: list[_Found] = []
     for path in paths:
         if len(found) <= MOST_FILES:
-            _find(Path(path), [], found, None)
-    seen: list[tuple[object, ...]] = []
+            _find(Path(path), [], found, None, [])
+    seen: list[_Seen] = []
     for each in found:
         try:
-            status = each.file.stat()
+            seen.append(_seen(each.file, each.file.stat()))
         except OSError:
             seen.append((each.file,))
-        else:
-            times = (status.st_mtime_ns, status.st_ctime_ns)
-            seen.append((each.file, status.st_dev, status.st_ino, status.st_size, *times))
     return seen
 
 
-def _read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key], fetched: Sequence[Fetched]) -> Sources:
+def _seen(file: Path, status: os.stat_result) -> _Seen:
+    return file, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read(
+    paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key], fetched: Sequence[Fetched], opened: list[_Seen]
+) -> Sources:
     problems: list[Problem] = []
     found: list[_Found] = []
     packed: list[Fetched] = list(fetched)
@@ -129,14 +141,14 @@ def _read(paths: Sequence[str | os.PathLike[str]], keys: Sequence[Key], fetched:
             message = "is no bundle, and policy.keys asks for signed ones"
             problems.append(Problem(str(path), None, message, "Build and sign one, or remove policy.keys."))
             continue
-        _find(Path(path), problems, found, packed)
+        _find(Path(path), problems, found, packed, opened)
         if len(found) > MOST_FILES:
             raise PolicyError(
                 [*problems, Problem(str(path), None, f"holds more than {MOST_FILES} files", "Use fewer.")]
             )
     if not paths and not fetched:
         problems.append(Problem("policy", None, "has no paths", "Name folders or files under policy.paths."))
-    return _load(_once(found), _unpacked(packed, keys, problems), problems)
+    return _load(_once(found), _unpacked(packed, keys, problems), problems, opened)
 
 
 def _is_bundle(path: Path) -> bool:
@@ -153,7 +165,9 @@ def _unpacked(packed: Sequence[Fetched], keys: Sequence[Key], problems: list[Pro
     return bundles
 
 
-def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list[Fetched] | None) -> None:
+def _find(
+    path: Path, problems: list[Problem], found: list[_Found], packed: list[Fetched] | None, opened: list[_Seen]
+) -> None:
     """Adds what stands at `path`: bundles to `packed`, already read; without it, they count as found."""
     name = path.name.lower()
     try:
@@ -169,7 +183,7 @@ def _find(path: Path, problems: list[Problem], found: list[_Found], packed: list
                 Problem(str(path), None, "holds no policy and no data", "Put .rego files there, or remove it.")
             )
     elif _is_bundle(path) and packed is not None:
-        content = _content(path, archive.LARGEST_PACKED, problems)
+        content = _content(path, archive.LARGEST_PACKED, problems, opened)
         if content is not None and all(each.name != str(path) for each in packed):
             packed.append(Fetched(str(path), content))
     elif name.endswith((_REGO, *_DATA)) or _is_bundle(path):
@@ -222,7 +236,7 @@ def _once(found: list[_Found]) -> Iterator[_Found]:
             yield each
 
 
-def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Problem]) -> Sources:
+def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Problem], opened: list[_Seen]) -> Sources:
     modules: list[Module] = []
     tests: list[Module] = []
     mounted: dict[str, Any] = {}
@@ -234,7 +248,7 @@ def _load(found: Iterator[_Found], bundles: Sequence[Bundle], problems: list[Pro
         name = str(each.file)
         is_rego = each.name.lower().endswith(_REGO)
         limit = min(LARGEST_MODULE, rego_left) if is_rego else data_left
-        content = _content(each.file, limit, problems)
+        content = _content(each.file, limit, problems, opened)
         if content is None:
             continue
         shown = name.encode("utf-8", "backslashreplace").decode()
@@ -315,12 +329,14 @@ def _revisions(bundles: Sequence[Bundle]) -> dict[str, str]:
     return revisions
 
 
-def _content(file: Path, limit: int, problems: list[Problem]) -> bytes | None:
+def _content(file: Path, limit: int, problems: list[Problem], seen: list[_Seen]) -> bytes | None:
     try:
         # A named pipe in the folder must not make us wait for someone to write into it.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            seen.append(_seen(file, status))
+            if not stat.S_ISREG(status.st_mode):
                 problems.append(
                     Problem(str(file), None, "is not a regular file", "Remove it from the policy's folder.")
                 )

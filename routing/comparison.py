@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,7 @@ class Finding:
 
     `missing` is about how many more calls of `of` an answer takes if they are like those before; None where that cannot
     be told: nothing of the kind was measured, or it lies so close to the limit that no number of calls tells.
+    `unpriced` are sides of whose calls nobody knows what they cost: no number of them answers what is saved.
     """
 
     question: Question
@@ -78,6 +79,7 @@ class Finding:
     high: float | None = None
     missing: int | None = None
     of: Side = Side.ARM
+    unpriced: tuple[Side, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class Projection:
     """Were all of them the baseline's."""
     arm: int | None
     """Were all of them the arm's."""
-    present: int
-    """As they are split now."""
+    present: int | None
+    """As they were split among the arms."""
 
     @property
     def saving(self) -> int | None:
@@ -141,14 +143,21 @@ def compare(
         findings=(
             added_p95(arm, baseline, wanted.added_p95),
             saving(arm, baseline, wanted.saving),
-            availability(arm, wanted.availability),
+            availability(arm, wanted.availability, baseline),
         ),
     )
 
 
-def availability(arm: Figures, limit: float) -> Finding:
-    """By Wilson's score interval, E. B. Wilson 1927."""
-    question, calls, share = Question.AVAILABILITY, arm.calls + arm.overflow, arm.availability
+def availability(arm: Figures, limit: float, baseline: Figures | None = None) -> Finding:
+    """By Wilson's score interval, E. B. Wilson 1927.
+
+    A rejected call is its caller's mistake, and none of these, as far as the baseline rejects as many: what the arm
+    rejects beyond that it does not answer.
+    """
+    unanswered = round(_rejected_beyond(arm, baseline)) if baseline is not None else 0
+    calls = arm.calls - arm.rejected + unanswered + arm.overflow
+    share = (arm.answered - arm.rejected) / calls if calls else None
+    question = Question.AVAILABILITY
     if share is None:
         return Finding(question, limit, Answer.NOT_ENOUGH_DATA, missing=_told(_Z**2 * limit, 1 - limit, 0))
     square = _Z**2 / calls
@@ -159,6 +168,19 @@ def availability(arm: Figures, limit: float) -> Finding:
     # The interval leaves the limit behind as soon as the distance is _Z deviations, taken at the limit.
     missing = _told(_Z**2 * limit * (1 - limit), (share - limit) ** 2, calls)
     return Finding(question, limit, answer, share, low, high, _if_open(answer, missing))
+
+
+def _rejected_beyond(arm: Figures, baseline: Figures) -> float:
+    """How many calls the arm has rejected that the baseline would not have; 0.0 where that can be chance.
+
+    By the test of two proportions, K. Pearson 1900.
+    """
+    if min(arm.calls, baseline.calls) < _FEWEST:
+        return 0.0
+    mine, theirs = arm.rejected_share, baseline.rejected_share
+    alike = (arm.rejected + baseline.rejected) / (arm.calls + baseline.calls)
+    deviation = math.sqrt(alike * (1 - alike) * (1 / arm.calls + 1 / baseline.calls))
+    return (mine - theirs) * arm.calls if mine - theirs > _Z * deviation else 0.0
 
 
 def added_p95(arm: Figures, baseline: Figures, limit: float) -> Finding:
@@ -184,6 +206,9 @@ def added_p95(arm: Figures, baseline: Figures, limit: float) -> Finding:
 def saving(arm: Figures, baseline: Figures, limit: float) -> Finding:
     """By the delta method: the logarithm of a ratio of means has about the sum of their relative variances."""
     question = Question.SAVING
+    unpriced = tuple(name for name, each in ((Side.ARM, arm), (Side.BASELINE, baseline)) if each.unpriced)
+    if unpriced:
+        return Finding(question, limit, Answer.NOT_ENOUGH_DATA, unpriced=unpriced)
     of, side = min(((Side.ARM, arm), (Side.BASELINE, baseline)), key=lambda each: each[1].priced)
     share = _saving(arm.cost_per_call, baseline.cost_per_call)
     if side.priced < _FEWEST:
@@ -245,12 +270,25 @@ def _relative_variance(figures: Figures) -> float:
     return max(0.0, figures.squares / figures.priced / mean**2 - 1) / figures.priced
 
 
-def _month(arm: Figures, baseline: Figures, present: list[Figures], seconds: float) -> Projection:
+def _month(arm: Figures, baseline: Figures, present: Sequence[Figures], seconds: float) -> Projection:
     often = MONTH / seconds if seconds > 0 else 0.0
     calls = round(sum(each.calls for each in present) * often)
     costs = arm.cost_per_call, baseline.cost_per_call
     mine, theirs = (calls * each if each is not None else None for each in costs)
-    return Projection(calls, theirs, mine, round(sum(each.cost for each in present) * often))
+    return Projection(calls, theirs, mine, _together(present, often))
+
+
+def _together(arms: Sequence[Figures], often: float) -> int | None:
+    """What all calls of these cost, so many times; those of unknown price as much as the arm's others."""
+    if any(each.unpriced for each in arms):
+        return None
+    costs = (
+        each.cost * (each.input_tokens + each.output_tokens) / each.priced_tokens
+        if 0 < each.priced_tokens < each.input_tokens + each.output_tokens
+        else each.cost
+        for each in arms
+    )
+    return round(sum(costs) * often)
 
 
 def _answer(good: bool, bad: bool) -> Answer:

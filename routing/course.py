@@ -12,6 +12,7 @@ rollback. See docs/rollouts.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -22,15 +23,25 @@ ERRORS: Final = "errors"
 """Those that failed: one of a session and minute."""
 RAW_ERRORS: Final = "raw_errors"
 """Those that failed, every one."""
+REJECTED: Final = "rejected"
+"""Those that were answered with that the call is mistaken: one of a session and hour."""
+RAW_REJECTED: Final = "raw_rejected"
+"""Those that were answered so, every one."""
 SLOW: Final = "slow"
 """Those whose first token came too late."""
 OVERFLOW: Final = "overflow"
 """Those that were meant for this arm and went to another, because it had no room."""
+ABSENT: Final = "absent"
+"""Those that were meant for this arm and went to another, because probes find it out of service."""
 COST: Final = "cost"
 """What they have cost, in nano-dollars."""
+UNPRICED: Final = "unpriced"
+"""Those that were answered, and of which nobody knows what they have cost."""
 OUTPUT_TOKENS: Final = "output_tokens"
 ERROR: Final = "error:"
 """Before a class of errors: every one of that class."""
+SAMPLE: Final = "sample:"
+"""Before the id of a call that failed: a few of each arm that is on trial."""
 
 BUCKET: Final = 10
 """Seconds of a bucket; each begins at a multiple of it."""
@@ -43,8 +54,15 @@ LEASE: Final = 15.0
 KEPT: Final = 3 * 86_400
 """Seconds for which closed buckets are kept."""
 
+LAST_EPOCH: Final = 2**53 - 1
+"""The largest that every store can tell from the next."""
+
 SET_BACK: Final = 60
 """Seconds by which a clock may go back while what is counted still goes into the newest bucket."""
+
+
+_MOST: Final = 1e9
+"""The largest weight that is taken for one."""
 
 
 class Bucket(NamedTuple):
@@ -63,6 +81,9 @@ class Course:
     rollout, a JSON document that belongs to it. `by` is who has made the change, `at` when, in Unix nanoseconds.
 
     It is kept as JSON: texts, numbers, lists, mappings with texts as keys.
+
+    `trouble` says why what is kept cannot be used, and is not kept itself. There are no weights then, and a rollout
+    that cannot be used either is an empty one.
     """
 
     epoch: int
@@ -72,6 +93,7 @@ class Course:
     by: str = ""
     at: int = 0
     comment: str = ""
+    trouble: str = ""
 
 
 class RouteStore(Protocol):
@@ -147,7 +169,45 @@ def weights(course: Course | None, configured: Mapping[str, float]) -> Mapping[s
     """The weights that are in force, by target."""
     if course is None or course.weights is None or course.instead_of != configured:
         return configured
+    if course.weights.keys() != configured.keys():
+        return configured
     return course.weights
+
+
+def unusable(epoch: int, trouble: str) -> Course:
+    """What stands for a course of which nothing can be used."""
+    return Course(epoch, rollout={}, trouble=trouble)
+
+
+def checked(facts: Mapping[str, Any]) -> Course:
+    """A course of what was kept of it by name, whoever has written it. Raises ValueError where it has no epoch.
+
+    Whatever else is not as it has to be is the course's `trouble`.
+    """
+    epoch = facts.get("epoch")
+    if type(epoch) is not int or not 0 <= epoch <= LAST_EPOCH:
+        raise ValueError(f"its epoch is no number from 0 to {LAST_EPOCH:,}")
+    weights, rollout = facts.get("weights"), facts.get("rollout")
+    by, at, comment = facts.get("by", ""), facts.get("at", 0), facts.get("comment", "")
+    trouble = ""
+    if not (isinstance(by, str) and type(at) is int and isinstance(comment, str)):
+        trouble = "it does not say who has made it, and when"
+    if weights is not None and not _are_weights(weights):
+        trouble = "its weights are none"
+    if rollout is not None and not isinstance(rollout, Mapping):
+        trouble, rollout = "its rollout is none", {}
+    if trouble:
+        return Course(epoch, rollout=rollout, trouble=trouble)
+    return Course(epoch, weights, facts.get("instead_of"), rollout, by, at, comment)
+
+
+def _are_weights(found: object) -> bool:
+    """Whether these are numbers from 0, by target, and one is above it."""
+    if not isinstance(found, Mapping) or not all(
+        type(each) in (int, float) and 0 <= each <= _MOST for each in found.values()
+    ):
+        return False
+    return math.fsum(found.values()) > 0
 
 
 def lapsed(heard_ns: int, now_ns: int) -> bool:
@@ -159,12 +219,14 @@ def behind(known: Mapping[str, Course], told: Mapping[str, Course]) -> dict[str,
     """The courses that a store has lost: those `known` of which an earlier epoch is `told`, or none.
 
     A server that takes over from another lacks what that was told last. What is known stays in force, so that no
-    rollback un-happens, and has to be written again.
+    rollback un-happens, and has to be written again. One of which nothing can be used is no loss: who deletes it means
+    to be rid of it.
     """
     return {
         route: course
         for route, course in known.items()
-        if (other := told.get(route)) is None or other.epoch < course.epoch
+        if ((other := told.get(route)) is None or other.epoch < course.epoch)
+        and not (course.trouble and course == unusable(course.epoch, course.trouble))
     }
 
 

@@ -1,6 +1,6 @@
 """Is the new place good enough, by number: what counts of calls and errors say, at any moment that one cares to look.
 
-Three questions are asked of counts that come in buckets, and each is answered by betting. A bettor puts a unit of money
+Four questions are asked of counts that come in buckets, and each is answered by betting. A bettor puts a unit of money
 on the answer yes, and the stakes are such that nobody gains, on average, where it is no. By Ville's inequality the
 money then ever becomes 1/alpha with a probability of alpha at most, whatever the traffic, and however often one looks.
 What the money has become is the evidence: "12,000:1".
@@ -10,6 +10,7 @@ What the money has become is the evidence: "12,000:1".
 - Do the canary's calls fail more often than those of the other arms at the same time? The same detector, asked of each
   error whose it is (after Lindon, Malek, "Anytime-valid inference for multinomial count data", 2022). What hits all
   arms alike says nothing to it.
+- Do its calls meet with that they are mistaken more often than those of the other arms? The same again.
 - Is a rate below its limit, so that the canary may grow? `below`: money put down once, at the beginning.
 
 Nothing is assumed of the order of calls, nor that they are alike: only that a call fails with at most the limit's
@@ -24,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from routing.course import CALLS, ERRORS, RAW_ERRORS
+from routing.course import CALLS, ERRORS, RAW_ERRORS, RAW_REJECTED, REJECTED
 
 BETA: Final = 0.05
 """The largest probability that a rate which is not below its limit is taken for one that is."""
@@ -40,7 +41,7 @@ _GROWTH: Final = 8
 _LEAST, _MOST = -1000.0, 100.0
 """Between these a logarithm of money is kept. What is above it is not needed, and would take long to lose again."""
 
-_MINUTE: Final = 60
+_MINUTE: Final = 60.0
 
 
 class Bets(NamedTuple):
@@ -189,9 +190,18 @@ def units(counts: Mapping[str, int]) -> tuple[int, int]:
     A failure that repeats another one of its session and minute counts neither as an error nor as a success, or one
     agent that tries again and again could both convict an arm and hide that it is down.
     """
-    errors = counts.get(ERRORS, 0)
-    repeated = max(0, counts.get(RAW_ERRORS, errors) - errors)
-    return max(errors, counts.get(CALLS, 0) - repeated), errors
+    return _units(counts, ERRORS, RAW_ERRORS)
+
+
+def rejected_units(counts: Mapping[str, int]) -> tuple[int, int]:
+    """(calls, rejected ones) of one arm as the statistics take them, those that repeat another one left out."""
+    return _units(counts, REJECTED, RAW_REJECTED)
+
+
+def _units(counts: Mapping[str, int], what: str, every: str) -> tuple[int, int]:
+    found = counts.get(what, 0)
+    repeated = max(0, counts.get(every, found) - found)
+    return max(found, counts.get(CALLS, 0) - repeated), found
 
 
 def share_expected(counted: Units, ratio: float) -> float:
@@ -270,25 +280,27 @@ def added(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
 
 
 class Seen:
-    """Which sessions have failed in the minute that it is: one of a session's errors counts, the others repeat it.
+    """Which sessions have failed in the span of time that it is: one of a session's errors counts, the others repeat
+    it.
 
-    Beyond `most` sessions in one minute each error counts: by then nothing hangs on telling them apart.
+    Beyond `most` sessions in one span each error counts: by then nothing hangs on telling them apart.
     """
 
-    def __init__(self, most: int = 65_536) -> None:
+    def __init__(self, most: int = 65_536, seconds: float = _MINUTE) -> None:
         self._most = most
-        self._minute = 0
+        self._seconds = seconds
+        self._span = 0
         self._failed: set[int] = set()
         """Hashes: sessions are named by agents, at any length."""
 
     def first(self, arm: str, session: str, now: int) -> bool:
-        """Whether this is the first error of the session at this arm in this minute; `now` in Unix seconds.
+        """Whether this is the first error of the session at this arm in this span; `now` in Unix seconds.
 
-        A clock that goes back stays in the minute where it was.
+        A clock that goes back stays in the span where it was.
         """
-        minute = now // _MINUTE
-        if minute > self._minute:
-            self._minute = minute
+        span = int(now // self._seconds)
+        if span > self._span:
+            self._span = span
             self._failed.clear()
         failed = hash((arm, session))
         if failed in self._failed:

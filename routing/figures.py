@@ -35,6 +35,8 @@ class Figures:
     calls: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     """Calls that count as the arm's errors, by class."""
+    rejected: int = 0
+    """Calls answered with that they are mistaken; in `calls`, and no errors."""
     overflow: int = 0
     """Calls meant for this arm that another one took, because this one was full or out of service; not in `calls`."""
     latency: Histogram = field(default_factory=Histogram)
@@ -71,9 +73,18 @@ class Figures:
 
     @property
     def availability(self) -> float | None:
-        """The share of calls meant for the arm that it answered: neither failed nor overflowed; None without any."""
-        meant = self.calls + self.overflow
-        return self.answered / meant if meant else None
+        """The share of calls meant for the arm that it answered: neither failed nor overflowed; None without any.
+
+        Those that it rejected say nothing of that: who asks for what is not there has been answered, and so has who
+        asked an arm that takes nothing.
+        """
+        meant = self.calls - self.rejected + self.overflow
+        return (self.answered - self.rejected) / meant if meant else None
+
+    @property
+    def rejected_share(self) -> float:
+        """The share of calls that it rejected; 0.0 without any."""
+        return self.rejected / self.calls if self.calls else 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -88,6 +99,12 @@ class Figures:
     def cost_per_mtok(self) -> int | None:
         """What a million tokens cost, input and output together, in nano-dollars; None where it is not known."""
         return _divided(self.cost * _MILLION, self.priced_tokens)
+
+    @property
+    def unpriced(self) -> bool:
+        """Whether nobody can say what its calls have cost, though they were some work: of none there is a price."""
+        used = self.input_tokens or self.output_tokens or self.latency.total
+        return bool(used) and not (self.priced or self.priced_tokens or self.cost)
 
     def __add__(self, other: Figures) -> Figures:
         return merged((self, other))
@@ -115,7 +132,7 @@ class Figures:
 
 
 _SUMS: Final = (
-    *("calls", "overflow", "input_tokens", "output_tokens", "generated", "generating", "cost", "priced"),
+    *("calls", "rejected", "overflow", "input_tokens", "output_tokens", "generated", "generating", "cost", "priced"),
     "priced_tokens",
 )
 _HISTOGRAMS: Final = ("latency", "first_token")
@@ -165,7 +182,7 @@ class ArmFigures:
         self._latency: dict[int, int] = {}
         self._first_token: dict[int, int] = {}
         self._errors: dict[str, int] = {}
-        self._calls = self._overflow = 0
+        self._calls = self._rejected = self._overflow = 0
         self._input_tokens = self._output_tokens = self._generated = self._generating = 0
         self._cost = self._squares = self._priced = self._priced_tokens = 0
 
@@ -179,15 +196,18 @@ class ArmFigures:
         input_tokens: int = 0,
         output_tokens: int = 0,
         cost: int | None = None,
+        rejected: bool = False,
     ) -> None:
         """Counts one call that has ended at `at`. Durations are in seconds, `cost` in nano-dollars; None is not known.
 
         `seconds` is None, too, where it says nothing of how quick the arm is: the call was refused, by no fault of it.
-        `error` is its class, a word of the gateway's own: each is kept for as long as the gateway runs.
+        `rejected` is whether it was answered that the call is mistaken. `error` is its class, a word of the gateway's
+        own: each is kept for as long as the gateway runs.
         """
         if at >= self._until:
             self._turn(at)
         self._calls += 1
+        self._rejected += rejected
         self._input_tokens += input_tokens
         self._output_tokens += output_tokens
         if cost is not None:
@@ -289,6 +309,7 @@ class ArmFigures:
     def _running(self) -> Figures:
         return Figures(
             calls=self._calls,
+            rejected=self._rejected,
             errors=dict(self._errors),
             overflow=self._overflow,
             latency=Histogram.of(self._latency),

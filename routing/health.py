@@ -10,7 +10,7 @@ Times are seconds of a monotonic clock, given by whoever asks.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,6 +87,10 @@ class Node:
     """Whether the last probe has found it so."""
     by_probe: bool = False
     """Whether it was a probe that ejected it."""
+    why: str = ""
+    """What it was ejected for, in words; empty while it is used."""
+    out_since: float = 0.0
+    """When it was used last before it was ejected."""
     rests_until: float = 0.0
     """Until when it has asked to be left alone."""
 
@@ -164,9 +168,11 @@ class Pick:
 class Fleet:
     """The nodes of all targets of one process. They outlive a reload as long as target and URL stay."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[Node], None] | None = None) -> None:
+        """`changed` is told of a node when it is used no more, and when it is used again."""
         self.pools: dict[str, Pool] = {}
         self._routes: tuple[Route, ...] = ()
+        self._changed = changed
 
     def under(self, targets: Iterable[TargetSettings], routes: Iterable[Route]) -> None:
         """From now on these are the targets. `routes` are asked for their weights whenever a node may be ejected."""
@@ -238,8 +244,8 @@ class Fleet:
         if pick.trial:
             event = Event.FAILED if fails else Event.WORKED if outcome.counted else Event.SAID_NOTHING
             self._step(node, event, now)
-        elif fails and node.state is State.USED and self._tripped(node, pool.health, now):
-            self._eject(node, now, by_probe=False)
+        elif fails and node.state is State.USED and (why := _tripped(node, pool.health, outcome, now)):
+            self._eject(node, now, why)
 
     def asks_for_rest(self, pick: Pick, seconds: float, now: float) -> None:
         """A target that answered Retry-After is left alone for so long, but not longer than it could be ejected for."""
@@ -254,7 +260,7 @@ class Fleet:
             return
         node.unwell = not well
         if not well and node.state is not State.EJECTED:
-            self._eject(node, now, by_probe=True)
+            self._eject(node, now, "a probe has found it unwell", by_probe=True)
         elif not well:
             node.due = max(node.due, now + pool.health.ejected_for)
         elif node.by_probe:
@@ -282,14 +288,9 @@ class Fleet:
             self._step(node, Event.TRIED, now)
         return Pick(arm, node, index, overflow, trial, pool)
 
-    def _tripped(self, node: Node, health: HealthSettings, now: float) -> bool:
-        deaths = node.deaths
-        dying = len(deaths) >= health.dead_streams and now - deaths[-health.dead_streams] <= _DYING
-        return dying or node.failures >= health.failures
-
-    def _eject(self, node: Node, now: float, *, by_probe: bool) -> None:
+    def _eject(self, node: Node, now: float, why: str, *, by_probe: bool = False) -> None:
         if node.state is State.TRYING or self._can_do_without(node):
-            node.by_probe = by_probe
+            node.by_probe, node.why = by_probe, why
             self._step(node, Event.TRIPPED, now)
 
     def _can_do_without(self, node: Node) -> bool:
@@ -311,16 +312,30 @@ class Fleet:
         pool = self.pools.get(node.target)
         health = pool.health if pool is not None else HealthSettings()
         if after is State.EJECTED:
+            if before is State.USED:
+                node.out_since = now
             if before is State.USED or (event is not Event.SAID_NOTHING and now >= node.due):
                 if before is State.USED and now - node.since >= health.ejected_at_most:
                     node.ejections = 0
                 node.due = now + min(health.ejected_for * 2.0 ** min(node.ejections, 60), health.ejected_at_most)
                 node.ejections += 1
         elif after is State.USED:
-            node.by_probe = False
+            node.by_probe, node.why = False, ""
             node.failures = 0
             node.deaths = []
         node.state, node.since = after, now
+        if self._changed is not None and (before is State.USED or after is State.USED):
+            self._changed(node)
+
+
+def _tripped(node: Node, health: HealthSettings, outcome: Outcome, now: float) -> str:
+    """What it is to be ejected for after such a failure; empty where it is not."""
+    deaths = node.deaths
+    if len(deaths) >= health.dead_streams and now - deaths[-health.dead_streams] <= _DYING:
+        return f"{health.dead_streams} streams were broken off within {_DYING:g} s"
+    if node.failures >= health.failures:
+        return f"{node.failures} calls in a row failed, the last one as `{outcome.name}`"
+    return ""
 
 
 def _any(nodes: Sequence[Node]) -> Node:

@@ -46,8 +46,8 @@ class Facts(NamedTuple):
     `kind` is the target's. `status` is the one that it answered with, or the 4xx that it hid; `error` the name of the
     carrier's error that ended the exchange, or FIRST_TOKEN_LATE; `hidden` what was found behind a success: `status`,
     `stream_cut` or `protocol`. `complete` is whether the answer came to the end that its protocol has for it, and told
-    of no error inside. `accepted_elsewhere` is whether another arm has taken what this one rejected; None where none
-    was asked. `refused` is whether the gateway itself ended the call: by policy, budget or approval, or in stopping.
+    of no error inside. `refused` is whether the gateway itself ended the call: by policy, budget or approval, or in
+    stopping.
     """
 
     kind: str
@@ -56,7 +56,6 @@ class Facts(NamedTuple):
     error: str = ""
     hidden: str = ""
     complete: bool = True
-    accepted_elsewhere: bool | None = None
     client_gone: bool = False
     refused: bool = False
 
@@ -79,11 +78,10 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         # The answer is a refusal.
         Outcome("upstream_5xx", True, True, retry="node"),
         Outcome("capacity", True, True, retry="node"),
-        # After ten minutes of nothing else it is an error, which one call cannot tell.
+        # After QUOTA_EXCUSED of nothing else it is an error, which one call cannot tell.
         Outcome("quota", False, False, retry="arm"),
         Outcome("config", True, True, retry="arm"),
         Outcome("rejected", False, False),
-        Outcome("compat", True, False),
         # The answer is none.
         Outcome("protocol", True, True, retry="node"),
         Outcome("stream_cut", True, True, retry="node", ejects="dead_stream"),
@@ -96,6 +94,11 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
     )
 }
 """Every class by its name."""
+
+QUOTA_EXCUSED: Final = 600.0
+"""Seconds in which a hosted arm may answer nothing but that a quota is used up: after them that is an error."""
+UNANSWERED: Final = frozenset({"connect", "reset", "first_token"})
+"""Classes of calls that nobody has answered anything to."""
 
 _ERRORS: Final[Mapping[str, Mapping[Stage, str] | str]] = {
     "ConnectFailed": "connect",
@@ -156,4 +159,4 @@ def _refusal(facts: Facts, status: int) -> str:
         return "config"
     if status > 599:
         return "protocol"
-    return "compat" if facts.accepted_elsewhere else "rejected"
+    return "rejected"

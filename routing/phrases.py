@@ -17,9 +17,16 @@ def percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
+_MOST_ODDS = 1e6
+
+
 def odds(evidence: float) -> str:
-    """12000.4 -> `12,000:1`."""
-    return "more than 1,000,000:1" if evidence > 1e6 else f"{evidence:,.0f}:1"
+    """12000.4 -> `12,000:1`, and 0.0329 -> `1:30`; nothing beyond a million."""
+    if evidence > _MOST_ODDS:
+        return "more than 1,000,000:1"
+    if evidence >= 1:
+        return f"{evidence:,.0f}:1"
+    return f"1:{1 / evidence:,.0f}" if evidence * _MOST_ODDS >= 1 else "less than 1:1,000,000"
 
 
 def moment(at: int) -> str:

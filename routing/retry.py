@@ -55,6 +55,10 @@ class RetryBudget:
         self._balance -= 1
         return True
 
+    def returned(self) -> None:
+        """A retry that was taken, maybe by other settings, has not been made."""
+        self._balance += 1 if self.share > 0 else 0
+
     def _pass(self, now: float) -> None:
         elapsed = now - self._at
         if elapsed > 0:

@@ -31,10 +31,12 @@ from routing.watch import (
     begun_again,
     failed,
     found,
+    may_reject,
     sides,
     so_far,
     suspicion,
     taken,
+    told_of_rejected,
 )
 
 ITSELF: Final = "weighbridge"
@@ -44,6 +46,7 @@ _MEMORY: Final = 7 * 86_400
 """Seconds over which traffic is averaged."""
 _HISTORY: Final = 50
 _TOLD_AT_MOST: Final = 100.0
+_MOST_ODDS: Final = 1e6
 _MOST_HALVED: Final = 10
 
 
@@ -110,7 +113,8 @@ class Event:
     """Something that happened to a rollout, for the ledger, the webhook and the history; `at` is in Unix seconds.
 
     `what` is a move, `ready` (only a person's promotion is missing) or `plan` (it was edited). `by` is a person's name,
-    or ITSELF. State, step and verdict are those afterwards.
+    or ITSELF. State, step and verdict are those afterwards. `without_evidence` says what was missing when a person has
+    promoted nevertheless.
     """
 
     at: int
@@ -121,6 +125,7 @@ class Event:
     verdict: Verdict
     text: str
     facts: Facts | None = None
+    without_evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,9 @@ class Rollout:
     `step` counts from 1 to `steps`, 0 before the first start; `tries` counts the starts. `began` is when the step
     began, `moved` when the last move was made, `paused` for how many seconds of the step it was paused before. `cursor`
     is the last bucket that was taken in; `calls` in `seconds` are the route's lately. `reason` says what has paused
-    it; `ratio_accepted` that a person resumed it though the canary is the worse arm; `told` that `ready` was told.
+    it; `ratio_accepted` that a person resumed it though the canary is the worse arm, `rejections_accepted` that one did
+    though it rejects more calls than the others; `told` that `ready` was told.
+    `plan` is the one that it is judged by, in the words of `_words`; empty where that was not noted.
     """
 
     canary: str
@@ -150,6 +157,8 @@ class Rollout:
     told: bool = False
     watch: Watch | None = None
     history: tuple[Event, ...] = ()
+    plan: str = ""
+    rejections_accepted: bool = False
 
     @property
     def pace(self) -> float:
@@ -159,7 +168,13 @@ class Rollout:
 
 def draft(plan: RolloutSettings) -> Rollout:
     """A rollout that has not begun."""
-    return Rollout(plan.canary, len(plan.steps))
+    return Rollout(plan.canary, len(plan.steps), plan=_words(plan))
+
+
+def _words(plan: RolloutSettings) -> str:
+    """What decides on a state by a plan: two that differ in it cannot both judge a rollout."""
+    limits = ", ".join(f"{each.max_error_rate!r}" for each in plan.steps)
+    return f"{plan.canary}: {limits}; alpha {plan.alpha!r}, ratio {plan.max_ratio!r}"
 
 
 @functools.cache
@@ -202,10 +217,13 @@ def weights(rollout: Rollout, plan: RolloutSettings, configured: Mapping[str, fl
     return {arm: mine if arm == plan.canary else (100.0 - mine) * (others[arm] / together) for arm in configured}
 
 
-def step(rollout: Rollout, what: Step, by: str, now: int, comment: str = "") -> Rollout:
+def step(
+    rollout: Rollout, what: Step, by: str, now: int, comment: str = "", lacking: Sequence[Missing] = ()
+) -> Rollout:
     """The state after a person's step; what happened is the last of its history. Raises MoveRefused.
 
-    Who promotes is not asked for evidence: whether the person may is for the caller to know.
+    Who promotes has the last word, whatever is `lacking` (`missing`): that is told. Whether the person may is for the
+    caller to know.
     """
     last = what == "promote" and rollout.step >= rollout.steps
     move: Move = "complete" if last else what
@@ -214,17 +232,28 @@ def step(rollout: Rollout, what: Step, by: str, now: int, comment: str = "") -> 
         may = [each for each in dict.fromkeys(may) if each != _DONE["rollback"]]
         raise MoveRefused(f"The rollout is {rollout.state}: it cannot be {_DONE[move]} now, only {listed(may)}.")
     text, facts = f"{by} {_DONE[move]} the rollout.", None
+    overridden: tuple[str, ...] = ()
     if what == "promote":
         passed = f"{by} promoted step {rollout.step} of {rollout.steps}"
+        overridden = tuple(each.text for each in lacking if each.what != "approval")
+        if overridden:
+            passed = f"{passed} without the evidence ({'; '.join(overridden)})"
         text = f"{passed}." if rollout.verdict is Verdict.PROMOTE else f"{passed}; the verdict was {rollout.verdict}."
         facts = so_far(rollout.watch) if rollout.watch else None
     if comment:
         text = f"{text.removesuffix('.')}: {comment}"
-    return _moved(rollout, move, by, now, text, facts)
+    return _moved(rollout, move, by, now, text, facts, overridden=overridden)
 
 
 def _moved(
-    rollout: Rollout, move: Move, by: str, now: int, text: str, facts: Facts | None, reason: str = ""
+    rollout: Rollout,
+    move: Move,
+    by: str,
+    now: int,
+    text: str,
+    facts: Facts | None,
+    reason: str = "",
+    overridden: tuple[str, ...] = (),
 ) -> Rollout:
     """After a move that the table allows."""
     state = TRANSITIONS[rollout.state, move]
@@ -240,15 +269,17 @@ def _moved(
             moved,
             paused=rollout.paused + max(0, now - rollout.moved),
             ratio_accepted=rollout.ratio_accepted or rollout.reason == "ratio",
+            rejections_accepted=rollout.rejections_accepted or rollout.reason == "rejected",
             watch=begun_again(rollout.watch, now) if rollout.watch else None,
         )
     elif state is State.ROLLED_BACK:
         moved = replace(moved, watch=None)
-    return _recorded(moved, Event(now, move, by, state, moved.step, moved.verdict, text, facts))
+    return _recorded(moved, Event(now, move, by, state, moved.step, moved.verdict, text, facts, overridden))
 
 
 def _at_step(rollout: Rollout, number: int, now: int) -> Rollout:
-    return replace(rollout, step=number, began=now, paused=0, ratio_accepted=False, watch=None)
+    fresh = replace(rollout, step=number, began=now, paused=0, watch=None)
+    return replace(fresh, ratio_accepted=False, rejections_accepted=False)
 
 
 def _recorded(rollout: Rollout, event: Event) -> Rollout:
@@ -283,7 +314,7 @@ def set_back(rollout: Rollout, now: int) -> Rollout:
     watch = rollout.watch
     if watch is not None:
         cells = tuple(cell for cell in watch.cells if cell.at <= at)
-        watch = replace(watch, began=min(watch.began, at), cells=cells)
+        watch = replace(watch, began=min(watch.began, at), since=min(watch.since, at), cells=cells)
     return replace(
         rollout,
         cursor=min(rollout.cursor, at),
@@ -293,6 +324,13 @@ def set_back(rollout: Rollout, now: int) -> Rollout:
     )
 
 
+def is_of(rollout: Rollout, plan: RolloutSettings) -> bool:
+    """Whether a rollout is of this plan, so that judging it by the plan would begin nothing anew."""
+    if rollout.canary != plan.canary or rollout.steps != len(plan.steps) or rollout.plan not in ("", _words(plan)):
+        return False
+    return rollout.watch is None or rollout.watch.terms == _terms(rollout, plan)
+
+
 def _replanned(rollout: Rollout, plan: RolloutSettings, now: int) -> Rollout:
     """What an edit of the plan means: another canary has everything to show yet, another limit has its own evidence."""
     if rollout.canary != plan.canary:
@@ -300,7 +338,9 @@ def _replanned(rollout: Rollout, plan: RolloutSettings, now: int) -> Rollout:
         fresh = replace(draft(plan), moved=now, cursor=rollout.cursor, calls=rollout.calls, seconds=rollout.seconds)
         event = Event(now, "plan", ITSELF, fresh.state, fresh.step, fresh.verdict, text)
         return _recorded(replace(fresh, history=rollout.history), event)
-    steps = len(plan.steps)
+    steps, words = len(plan.steps), _words(plan)
+    if rollout.plan != words:
+        rollout = replace(rollout, plan=words)
     if rollout.steps != steps:
         rollout = replace(rollout, steps=steps, step=min(rollout.step, steps))
     if rollout.watch is None or rollout.watch.terms == _terms(rollout, plan):
@@ -336,7 +376,8 @@ def _taken(rollout: Rollout, plan: RolloutSettings, bucket: Bucket) -> Rollout:
     if watch is None:
         promoted = rollout.state is State.PROMOTED
         planned = rollout.pace * (plan.watch_for if promoted else _planned(rollout, plan).hold)
-        watch = begun(bucket.at, _terms(rollout, plan), share(rollout, plan) or 0.0, planned)
+        since = max(bucket.at, rollout.began)
+        watch = begun(bucket.at, _terms(rollout, plan), share(rollout, plan) or 0.0, planned, since)
     if bucket.at < watch.began:
         return fresh
     return replace(fresh, watch=taken(watch, plan, bucket, paused=rollout.state is State.PAUSED))
@@ -363,6 +404,7 @@ def _judged(rollout: Rollout, plan: RolloutSettings, at: int, samples: Sequence[
         tuple(samples),
         paused_for=rollout.reason,
         ratio_accepted=rollout.ratio_accepted,
+        rejections_accepted=rollout.rejections_accepted,
     )
     if finding.verdict is Verdict.ROLLBACK:
         moved = _moved(rollout, "rollback", ITSELF, at, finding.text, finding.facts, finding.reason)
@@ -404,11 +446,19 @@ def missing(rollout: Rollout, plan: RolloutSettings, now: int) -> tuple[Missing,
     mine = rollout.watch.mine if rollout.watch else {}
     theirs = rollout.watch.theirs if rollout.watch else {}
     pace = rollout.pace * planned.weight / 100
-    return tuple(promotion.missing(plan, planned, lasted, mine, theirs, pace))
+    rejected = ""
+    if rollout.watch and may_reject(rollout.watch, planned.weight, accepted=rollout.rejections_accepted):
+        rejected = told_of_rejected(rollout.watch)
+    return tuple(promotion.missing(plan, planned, lasted, mine, theirs, pace, rejected))
 
 
 def standing(rollout: Rollout, plan: RolloutSettings, now: int) -> dict[str, Any]:
-    """How a rollout stands, as JSON for people and scripts. `weight` is in per cent, evidence in odds to one."""
+    """How a rollout stands, as JSON for people and scripts. `weight` is in per cent, evidence in odds to one.
+
+    `unjudged_since` is when the time was over for which a promoted canary is watched; its evidence is history then.
+    """
+    unjudged = _unjudged_since(rollout, plan, now)
+    watch = rollout.watch if unjudged is None else None
     return {
         "canary": plan.canary,
         "state": rollout.state.value,
@@ -417,26 +467,40 @@ def standing(rollout: Rollout, plan: RolloutSettings, now: int) -> dict[str, Any
         "weight": share(rollout, plan),
         "verdict": rollout.verdict.value,
         "since": rollout.moved,
+        "unjudged_since": unjudged,
         "explanation": rollout.history[-1].text if rollout.history else "",
-        "evidence": _evidence(rollout, plan, rollout.watch) if rollout.watch else None,
+        "evidence": _evidence(rollout, plan, watch) if watch else None,
         "missing": [each._asdict() for each in missing(rollout, plan, now)],
         "history": [event_json(each) for each in reversed(rollout.history)],
     }
+
+
+def _unjudged_since(rollout: Rollout, plan: RolloutSettings, now: int) -> int | None:
+    """Since when, in Unix seconds, nobody judges a canary that was promoted; None while somebody does."""
+    until = math.ceil(rollout.began + plan.watch_for)
+    return until if rollout.state is State.PROMOTED and now >= until else None
 
 
 def _evidence(rollout: Rollout, plan: RolloutSettings, watch: Watch) -> dict[str, Any]:
     suspected = suspicion(watch, plan, share(rollout, plan) or 0.0)[-1]
     return {
         "limit": watch.terms.limit,
-        "above_limit": math.exp(watch.canary.evidence),
-        "others_above_limit": math.exp(watch.others.evidence),
-        "worse_than_others": math.exp(watch.ratio.evidence),
+        "above_limit": _odds(watch.canary.evidence),
+        "others_above_limit": _odds(watch.others.evidence),
+        "worse_than_others": _odds(watch.ratio.evidence),
+        "rejects_more_than_others": _odds(watch.rejecting.evidence),
         "needed": 1 / watch.terms.alpha,
-        "below_limit": math.exp(min(_TOLD_AT_MOST, below(*units(watch.mine), watch.terms.limit))),
+        "below_limit": _odds(below(*units(watch.mine), watch.terms.limit)),
         "needed_to_promote": 1 / BETA,
         "so_far": facts_json(so_far(watch)),
         "suspected": facts_json(suspected) if suspected.errors else None,
     }
+
+
+def _odds(evidence: float) -> float:
+    """What is too much to be told apart is a million to one, and what is next to nothing is nothing."""
+    told = math.exp(min(evidence, _TOLD_AT_MOST))
+    return float(f"{min(told, _MOST_ODDS):.3g}") if told * _MOST_ODDS >= 1 else 0.0
 
 
 def facts_json(facts: Facts) -> dict[str, Any]:
@@ -455,4 +519,5 @@ def event_json(event: Event) -> dict[str, Any]:
         "verdict": event.verdict.value,
         "text": event.text,
         "facts": facts_json(event.facts) if event.facts else None,
+        "without_evidence": list(event.without_evidence),
     }

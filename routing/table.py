@@ -103,15 +103,23 @@ class Weights:
 
     `barred` are targets that take no call whatever, those pinned to them included: a canary that was taken back. Those
     that stand `aside` take none that was meant for others, whatever their arms say: a canary of which nobody here knows
-    how it stands.
+    how it stands. `standing_by` are targets that take such calls though they have no weight: a canary has all of it.
     """
 
-    __slots__ = ("_fields", "_route", "arms", "aside", "barred")
+    __slots__ = ("_fields", "_route", "arms", "aside", "barred", "standing_by")
 
-    def __init__(self, route: str, arms: Sequence[Arm], barred: Iterable[str] = (), aside: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        route: str,
+        arms: Sequence[Arm],
+        barred: Iterable[str] = (),
+        aside: Iterable[str] = (),
+        standing_by: Iterable[str] = (),
+    ) -> None:
         self.arms = tuple(arms)
         self.barred = frozenset(barred)
         self.aside = frozenset(aside)
+        self.standing_by = frozenset(standing_by)
         self._route = route
         self._fields: dict[tuple[str, str], _Field] = {}
 
@@ -119,6 +127,13 @@ class Weights:
     def takers(self) -> Sequence[str]:
         """The targets that can get calls which are not pinned, whatever these ask for."""
         return [arm.target.name for arm in self.arms if arm.takes_part and arm.target.name not in self.barred]
+
+    @property
+    def alone(self) -> Sequence[str]:
+        """The targets with weight whose calls no other arm takes where they cannot, whatever these ask for."""
+        there = [arm for arm in self.arms if arm.takes_part and arm.target.name not in self.barred]
+        takers = [arm for arm in there if arm.fallback is not False]
+        return [arm.target.name for arm in there if arm.weight > 0 and not any(each is not arm for each in takers)]
 
     def able(self, protocol: str, operation: str) -> Sequence[Arm]:
         """The arms that can get such a call that is not pinned, in the operator's order."""
@@ -239,21 +254,26 @@ class Route:
             raise WeightsRefused(f"The weights add up to {total:g}, not to 100.")
         return asked
 
-    def weigh(self, shares: Mapping[str, float], barred: Iterable[str] = (), aside: Iterable[str] = ()) -> None:
+    def weigh(
+        self,
+        shares: Mapping[str, float],
+        barred: Iterable[str] = (),
+        aside: Iterable[str] = (),
+        standing_by: Iterable[str] = (),
+    ) -> None:
         """Puts other weights in force, by target: arms that are not named have 0, names that are no arms are nothing.
 
-        `barred` and `aside` are as of `Weights`, and every time anew.
+        `barred`, `aside` and `standing_by` are as of `Weights`, and every time anew.
         """
-        aside = frozenset(aside)
-        arms = [
-            replace(
-                arm,
-                weight=shares.get(arm.target.name, 0.0),
-                fallback=False if arm.target.name in aside else arm.fallback,
-            )
-            for arm in self._arms
-        ]
-        self.weights = Weights(self.name, arms, barred, aside)
+        aside, standing_by = frozenset(aside), frozenset(standing_by)
+
+        def fallback(arm: Arm) -> bool | None:
+            if arm.target.name in aside:
+                return False
+            return True if arm.fallback is None and arm.target.name in standing_by else arm.fallback
+
+        arms = [replace(arm, weight=shares.get(arm.target.name, 0.0), fallback=fallback(arm)) for arm in self._arms]
+        self.weights = Weights(self.name, arms, barred, aside, standing_by)
 
 
 def _seed(arm: Arm) -> int:

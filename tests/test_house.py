@@ -79,6 +79,7 @@ NEVER_TOLD = {
     "gateway.obligations.Unfulfilled": "makes the policy's yes a no, which has a row",
     "routing.errors.StoreUnavailable": "is caught where routes are steered and counts flushed; calls ask no store",
     "routing.errors.WeightsRefused": "is told to a person, by the admin API",
+    "adapters.errors.GivenUp": "is caught where answers are carried: its target has failed",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""

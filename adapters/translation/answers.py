@@ -8,7 +8,8 @@ import jiter
 
 from adapters.anthropic import Anthropic
 from adapters.base import AgentCall, Usage, member
-from adapters.meter import json_object
+from adapters.errors import GivenUp
+from adapters.meter import GIVEN_UP, json_object
 from adapters.openai import OpenAI
 from adapters.translation.reading import Json, arguments_of, written
 from adapters.translation.words import FINISH_REASONS, OPENAI_ERRORS, STOP_REASONS, error_type
@@ -75,7 +76,7 @@ def message_answer(call: AgentCall, status: int, body: bytes) -> bytes:
     if not isinstance(message, dict):
         raise ValueError("a choice without a message")
     answer_id = _string(completion.get("id"), "")
-    finish = choice.get("finish_reason")
+    finish = ended(choice)
     blocks: list[Json] = []
     if thought := message.get("reasoning_content") or message.get("reasoning"):
         blocks.append({"type": "thinking", "thinking": _text(thought), "signature": ""})
@@ -140,6 +141,14 @@ def declined(message: Mapping[str, Any]) -> str | None:
     """Why the target refused, where it says so."""
     why = member(message, "stop_details").get("explanation")
     return why if message.get("stop_reason") == "refusal" and type(why) is str and why else None
+
+
+def ended(choice: Mapping[str, Any]) -> object:
+    """The finish reason of a choice. Raises GivenUp."""
+    reason = choice.get("finish_reason")
+    if type(reason) is str and reason in GIVEN_UP:
+        raise GivenUp("an answer that the target has given up")
+    return reason
 
 
 def stop_reason(call: AgentCall, choice: Mapping[str, Any], called: bool, refused: bool) -> tuple[str, str | None]:

@@ -7,6 +7,7 @@ import orjson
 
 from adapters.anthropic import Anthropic
 from adapters.base import AgentCall, Usage, member
+from adapters.errors import GivenUp
 from adapters.meter import DONE, json_object
 from adapters.openai import OpenAI
 from adapters.sse import Framing, data, events
@@ -15,6 +16,7 @@ from adapters.translation.answers import (
     chat_counts,
     chat_error,
     declined,
+    ended,
     finish_reason,
     message_counts,
     stop_reason,
@@ -175,7 +177,9 @@ class ChatConverter(_Converter):
             case {"type": "redacted_thinking"}:
                 return b""
             case {"type": "tool_use", "id": str(call_id), "name": str(name), **more} if type(index) is int:
-                number = self._tools.setdefault(index, len(self._tools))
+                if index in self._tools:
+                    raise ValueError("two blocks of the same number")
+                number = self._tools[index] = len(self._tools)
                 given = more.get("input")
                 arguments = written(given).decode() if isinstance(given, dict) and given else ""
                 if not arguments:
@@ -247,6 +251,8 @@ class MessagesConverter(_Converter):
 
     def convert(self, said: bytes) -> bytes:
         if said.startswith(DONE):
+            if self._started and self._index < 0 and not self._finish:
+                raise GivenUp("an end without an answer")
             return self._end() if self._started else b""
         chunk = orjson.loads(said)
         if type(chunk) is not dict:
@@ -254,6 +260,8 @@ class MessagesConverter(_Converter):
         if error := chunk.get("error"):
             self._over = True
             return _event("error", _error(said, error))
+        if chunk.get("object") == "error":
+            raise GivenUp("an error that is written like a chunk")
         if chunk.get("usage"):
             self._usage = _OPENAI.usage(self.call, said) or self._usage
         choices = chunk.get("choices")
@@ -270,7 +278,7 @@ class MessagesConverter(_Converter):
             begun += self._delta(delta)
         elif delta is not None:
             raise ValueError("a delta that is no object")
-        if choice.get("finish_reason"):
+        if ended(choice):
             self._finish = choice
         return begun
 

@@ -271,6 +271,17 @@ A route can go to several places. Half of the calls to a cluster of your own, an
 
     curl -s {admin}/routes/chat {dana}
 
+A canary grows step by step, and is taken back when it fails. Begin one for the calls of Anthropic's API, which the
+cluster gets translated; make some; look how it stands and what its next step takes; and take it back yourself:
+
+    curl -s -X POST {admin}/routes/claude/rollout/start {dana}
+
+    for n in 1 2 3 4 5 6 7 8 9; do {arm} {agents}/v1/messages {support} {as_json} -d '{message}'; done
+
+    curl -s {admin}/routes/claude/rollout {dana}
+
+    curl -s -X POST {admin}/routes/claude/rollout/abort {dana}
+
 The policy in force, its revision and its last error; the numbers:
 
     curl -s {admin}/policy {dana}

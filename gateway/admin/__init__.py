@@ -94,7 +94,7 @@ def _endpoint(desk: Desk, operations: Mapping[str, Operation]) -> Callable[[Requ
                     {"www-authenticate": "Bearer"},
                 )
             if operation.role is not None and operation.role not in person.roles:
-                raise HTTPException(403, f"{operation.method} {operation.path} needs the role `{operation.role}`.")
+                raise HTTPException(403, f"This needs the role `{operation.role}`, which {person.name} does not have.")
             operation.check(request)
         return await operation.handle(Visit(desk, request, person))
 

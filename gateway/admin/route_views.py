@@ -16,7 +16,7 @@ from gateway.admin.operation import Usd, View
 from gateway.mirroring import Compared
 from routing.comparison import Added, Answer, Comparison, Finding, Question, Side, compare
 from routing.figures import ArmFigures, Figures
-from routing.health import Pool, State
+from routing.health import Node, Pool, State
 from routing.histogram import LONGEST, Histogram
 
 _BINS_TO_TEN: Final = 20
@@ -48,16 +48,35 @@ class Bin(View):
     calls: int
 
 
+class NodeView(View):
+    """A node that gets no calls as a matter of course."""
+
+    url: str
+    state: Literal["ejected", "trying", "resting"] = Field(
+        description="`trying`: one call is there to find out. `resting`: it answered with Retry-After."
+    )
+    why: str = Field(description="What it was ejected for, in words.")
+    until: str | None = Field(description="When it is tried next, or has rested, UTC; null while it is tried.")
+
+
 class ArmView(View):
     """One arm. Its figures are of the answer's window; those that nothing is known for are null."""
 
     target: str
     weight: float = Field(description="Its share of new sessions, from 0 to 100.")
+    configured_weight: float | None = Field(
+        default=None, description="What the file has in place of `weight`; null where it is the same."
+    )
     model: str | None = Field(description="The name this target knows the model by; null for the caller's.")
     health: str = Field(description="`ok`, or what keeps its target from taking calls.")
+    nodes_out: list[NodeView] = Field(description="Its target's nodes that get no calls now.")
     calls: int
     errors: int = Field(description="Calls that count as its errors.")
     errors_by_class: dict[str, int]
+    rejected: int = Field(
+        default=0,
+        description="Calls it answered with that they are mistaken: 400, 404, 413, 422 and the like; no errors.",
+    )
     error_rate: float | None = Field(description="The share of its calls, from 0 to 1.")
     availability: float | None = Field(description="The share of calls meant for it that it answered, from 0 to 1.")
     overflow: int = Field(description="Calls meant for it that another arm took: it was full or out of service.")
@@ -69,21 +88,33 @@ class ArmView(View):
     tokens_per_second: float | None
     input_tokens: int
     output_tokens: int
-    cost_usd: Usd
+    cost_usd: Usd | None = Field(description="Of all its calls whose price is known; null where none is.")
     cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
     cost_per_mtok_usd: Usd | None = Field(description="Of a million tokens, input and output together.")
 
     @classmethod
-    def of(cls, target: str, weight: float, model: str | None, health: str, figures: Figures) -> ArmView:
+    def of(
+        cls,
+        target: str,
+        weight: float,
+        model: str | None,
+        health: str,
+        figures: Figures,
+        nodes_out: Sequence[NodeView] = (),
+        configured: float | None = None,
+    ) -> ArmView:
         percentiles = _percentiles(figures.latency)
         return cls(
             target=target,
             weight=weight,
+            configured_weight=configured if configured != weight else None,
             model=model,
             health=health,
+            nodes_out=list(nodes_out),
             calls=figures.calls,
             errors=figures.failed,
             errors_by_class=_by_frequency(figures.errors),
+            rejected=figures.rejected,
             error_rate=figures.error_rate,
             availability=figures.availability,
             overflow=figures.overflow,
@@ -95,7 +126,7 @@ class ArmView(View):
             tokens_per_second=_rounded(figures.tokens_per_second, 1),
             input_tokens=figures.input_tokens,
             output_tokens=figures.output_tokens,
-            cost_usd=figures.cost,
+            cost_usd=None if figures.unpriced else figures.cost,
             cost_per_call_usd=figures.cost_per_call,
             cost_per_mtok_usd=figures.cost_per_mtok,
         )
@@ -130,6 +161,9 @@ class EventView(View):
     verdict: str
     text: str = Field(description="What happened and why, in words.")
     facts: dict[str, Any] | None = Field(description="How many of how many calls failed, and which.")
+    without_evidence: list[str] = Field(
+        default_factory=list, description="What was missing when a person promoted nevertheless."
+    )
 
 
 class MissingView(View):
@@ -146,20 +180,26 @@ class RolloutView(View):
     weight: float | None = Field(description="The canary's share, from 0 to 100; null where it is as configured.")
     verdict: Literal["HOLD", "PROMOTE", "PAUSE", "ROLLBACK"]
     since: int = Field(description="When that came to be, in seconds since the epoch.")
+    unjudged_since: int | None = Field(
+        default=None, description="Since when nobody judges it, `watch_for` being over; null while it is, or may be."
+    )
+    health: str | None = Field(default=None, description="Of the canary's target at this gateway, as an arm's.")
     explanation: str
-    evidence: dict[str, Any] | None = Field(description="Odds to one, and the counts behind them.")
+    evidence: dict[str, Any] | None = Field(
+        description="Odds to one, a million at most, and the counts behind them: docs/rollouts.md."
+    )
     missing: list[MissingView] = Field(description="What a promotion still takes.")
     history: list[EventView] = Field(description="The latest first.")
     plan: list[StepView]
     promoted_weight: float = Field(description="The canary's share once the last step is passed.")
 
     @classmethod
-    def of(cls, standing: Mapping[str, Any], plan: RolloutSettings) -> RolloutView:
-        """From what `routing.rollout.standing` tells."""
+    def of(cls, standing: Mapping[str, Any], plan: RolloutSettings, health: str | None = None) -> RolloutView:
+        """From what `routing.rollout.standing` tells, and the health of the canary's target."""
         steps = [
             StepView(weight=each.weight, hold=each.hold, max_error_rate=each.max_error_rate) for each in plan.steps
         ]
-        return cls(**standing, plan=steps, promoted_weight=plan.promoted_weight)
+        return cls(**standing, health=health, plan=steps, promoted_weight=plan.promoted_weight)
 
 
 class AddedView(View):
@@ -185,6 +225,7 @@ class FindingView(View):
     high: float | None
     missing: int | None = Field(description="About how many more calls an answer takes; null where that is not known.")
     missing_of: str | None = Field(description="The target that they are missing of.")
+    unpriced: list[str] = Field(description="Targets of unknown price: no number of calls answers, `price` does.")
 
     @classmethod
     def of(cls, finding: Finding, names: Mapping[Side, str]) -> FindingView:
@@ -201,6 +242,7 @@ class FindingView(View):
             high=shown(finding.high),
             missing=finding.missing,
             missing_of=names[finding.of] if finding.missing is not None else None,
+            unpriced=[names[each] for each in finding.unpriced],
         )
 
 
@@ -211,7 +253,7 @@ class MonthView(View):
     baseline_usd: Usd | None = Field(description="Were all of them the baseline's.")
     arm_usd: Usd | None = Field(description="Were all of them the arm's.")
     saving_usd: Usd | None = Field(description="Between the two.")
-    present_usd: Usd = Field(description="As they are split now.")
+    present_usd: Usd | None = Field(description="As they were split among the arms.")
 
 
 class ComparisonView(View):
@@ -263,7 +305,7 @@ class MirrorSideView(View):
     tokens_per_second: float | None
     input_tokens: int
     output_tokens: int
-    cost_usd: Usd
+    cost_usd: Usd | None = Field(description="Of all its calls whose price is known; null where none is.")
     cost_per_call_usd: Usd | None = Field(description="Of an answered call, with what failed ones have cost.")
 
     @classmethod
@@ -280,7 +322,7 @@ class MirrorSideView(View):
             tokens_per_second=_rounded(figures.tokens_per_second, 1),
             input_tokens=figures.input_tokens,
             output_tokens=figures.output_tokens,
-            cost_usd=figures.cost,
+            cost_usd=None if figures.unpriced else figures.cost,
             cost_per_call_usd=figures.cost_per_call,
         )
 
@@ -345,8 +387,24 @@ class RouteView(RouteSummary):
     comparisons: list[ComparisonView]
     timeline: list[SlotView] = Field(description="The oldest first; slots without a call are left out.")
     rollout: RolloutView | None
+    trouble: str | None = Field(
+        default=None, description="Why it does not go by what people or its rollout have set; null where it does."
+    )
     mirror: MirrorView | None = Field(
         default=None, description="null where calls are not copied, and before the first one is."
+    )
+    warning: str | None = Field(
+        default=None, description="Whose calls no other arm takes when it fails, where there are several; else null."
+    )
+
+
+def stranded(alone: Sequence[str]) -> str | None:
+    """What is to be said of arms whose calls have nowhere else to go."""
+    if not alone:
+        return None
+    return (
+        f"When {' or '.join(alone)} fails, no other arm takes its calls. Give another one weight, or write "
+        "`fallback: true` at it."
     )
 
 
@@ -364,6 +422,20 @@ def health(pool: Pool, now: float) -> str:
     if all(node.state is State.USED for node in nodes):
         return "resting"
     return "trying" if any(node.state is State.TRYING for node in nodes) else "ejected"
+
+
+def nodes_out(pool: Pool, now: float, at: float) -> list[NodeView]:
+    """A target's nodes that get no calls at a time of the monotonic clock; `at` is the same since the epoch."""
+    return [_out(node, now, at) for node in pool.nodes if not node.takes(now)]
+
+
+def _out(node: Node, now: float, at: float) -> NodeView:
+    if node.state is State.USED:
+        rested = utc(at + node.rests_until - now)
+        return NodeView(url=node.url, state="resting", why="it asked to be left alone", until=rested)
+    if node.state is State.TRYING:
+        return NodeView(url=node.url, state="trying", why=node.why, until=None)
+    return NodeView(url=node.url, state="ejected", why=node.why, until=utc(at + max(node.due - now, 0.0)))
 
 
 def _of_nodes(some: int, number: int, how: str) -> str:

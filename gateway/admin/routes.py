@@ -13,17 +13,20 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from config.settings import RouteSettings, seconds
+from config.settings import RolloutSettings, RouteSettings, seconds
 from gateway.admin.operation import Operation, Parameter, Visit, shown_exactly
 from gateway.admin.route_views import (
     ArmView,
     ComparisonView,
     MirrorView,
+    NodeView,
     RolloutView,
     RouteSummaries,
     RouteSummary,
     RouteView,
     health,
+    nodes_out,
+    stranded,
     timeline,
     utc,
 )
@@ -31,11 +34,12 @@ from gateway.app import App
 from routing.comparison import Criteria, compare
 from routing.errors import NoRoute, StoreUnavailable
 from routing.figures import ArmFigures, Figures
-from routing.rollout import standing
+from routing.rollout import Rollout, standing
 from routing.table import Arm, Route
 
 _THIS: Final = "Figures are those of the gateway that answers, since its start: of several, each has its own."
 _WINDOW: Final = Parameter("window", "How far back figures go, as 1h or 7d; to the gateway's start when absent.")
+_MOST_NAMED: Final = 20
 _NUMBER: Final = re.compile(r"[0-9]{1,8}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -49,6 +53,7 @@ class _Standing:
     route: Route
     arms: Sequence[Arm]
     health: Mapping[str, str]
+    nodes_out: Mapping[str, Sequence[NodeView]]
     figures: Mapping[str, ArmFigures]
     since: float
     now: float
@@ -65,27 +70,43 @@ async def route(visit: Visit) -> Response:
     window, criteria = _window(visit.query), _criteria(visit.query)
     found = app.pipeline.assembly.table.named(name)
     if found is None:
-        raise HTTPException(404, "There is no such route; GET /routes lists them.")
+        raise unknown_route(app)
     settings = next(each for each in app.settings.routes if each.name == name)
     canary = settings.rollout.canary if settings.rollout is not None else None
     compared = app.mirrors.compared(name, settings.mirror) if settings.mirror is not None else None
     mirror = MirrorView.of(compared) if compared is not None else None
     return await asyncio.to_thread(
-        _shown, _standing(app, found), window, criteria, canary, _rollout(app, settings), mirror
+        _shown,
+        _standing(app, found),
+        window,
+        criteria,
+        canary,
+        _rollout(app, settings),
+        app.steering.trouble(name),
+        mirror,
     )
+
+
+def unknown_route(app: App) -> HTTPException:
+    """What is answered about a route that there is not, with the names of those that there are."""
+    names = [each.name for each in app.settings.routes]
+    more = [f"and {len(names) - _MOST_NAMED:,} more"] if len(names) > _MOST_NAMED else []
+    known = f"There are: {', '.join([*names[:_MOST_NAMED], *more])}." if names else "None is configured."
+    return HTTPException(404, f"There is no such route. {known}")
 
 
 def _standing(app: App, found: Route) -> _Standing:
     arms, since = found.arms, app.traffic.since
     known, pools, now = app.traffic.figures(found.name), app.pipeline.attempts.fleet.pools, time.monotonic()
-    names = [arm.target.name for arm in arms]
+    names, at = [arm.target.name for arm in arms], time.time()
     return _Standing(
         found,
         arms,
         {name: health(pools[name], now) for name in names},
+        {name: nodes_out(pools[name], now, at) for name in names},
         {name: known[name].copied() if name in known else ArmFigures(since) for name in names},
         since,
-        time.time(),
+        at,
     )
 
 
@@ -94,7 +115,14 @@ def _rollout(app: App, settings: RouteSettings) -> RolloutView | None:
         state, plan = app.steering.rollout(settings.name)
     except (NoRoute, StoreUnavailable):  # it has none, or nobody here can read how it stands
         return None
-    return RolloutView.of(standing(state, plan, app.steering.now()), plan)
+    return rollout_view(app, state, plan)
+
+
+def rollout_view(app: App, state: Rollout, plan: RolloutSettings) -> RolloutView:
+    """How a rollout stands, as this gateway sees it."""
+    pool = app.pipeline.attempts.fleet.pools.get(plan.canary)
+    well = health(pool, time.monotonic()) if pool is not None else None
+    return RolloutView.of(standing(state, plan, app.steering.now()), plan, well)
 
 
 def _listed(standings: Sequence[_Standing], window: float | None) -> Response:
@@ -108,6 +136,7 @@ def _shown(
     criteria: Criteria,
     canary: str | None,
     rollout: RolloutView | None,
+    trouble: str | None,
     mirror: MirrorView | None,
 ) -> Response:
     since, amounts = _amounts(now, window)
@@ -126,18 +155,20 @@ def _shown(
         comparisons=comparisons,
         timeline=timeline(now.figures, since, now.now),
         rollout=rollout,
+        trouble=trouble,
         mirror=mirror,
+        warning=stranded(now.route.weights.alone) if len(now.arms) > 1 else None,
     )
     return shown_exactly(view)
 
 
 def baseline(arms: Sequence[Arm], canary: str | None) -> str | None:
-    """The target that the others are compared with: of those that are no canary the one with the most weight.
+    """The target that the others are compared with: the first in the file that is no canary, whatever their weights.
 
-    None where there is nothing to compare.
+    So it stays the same while calls move from one arm to the other. None where there is nothing to compare.
     """
-    able = [arm for arm in arms if arm.target.name != canary]
-    return max(able, key=lambda arm: arm.weight).target.name if len(arms) > 1 and able else None
+    able = [arm.target.name for arm in arms if arm.target.name != canary]
+    return able[0] if len(arms) > 1 and able else None
 
 
 def _amounts(now: _Standing, window: float | None) -> tuple[float, dict[str, Figures]]:
@@ -152,13 +183,16 @@ def _amounts(now: _Standing, window: float | None) -> tuple[float, dict[str, Fig
 
 
 def _summary(now: _Standing, since: float, amounts: Mapping[str, Figures]) -> dict[str, Any]:
-    names = [(arm, arm.target.name) for arm in now.arms]
+    names, in_file = [(arm, arm.target.name) for arm in now.arms], now.route.configured
     return {
         "name": now.route.name,
         "models": list(now.route.models),
         "since": utc(since),
         "until": utc(now.now),
-        "arms": [ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name]) for arm, name in names],
+        "arms": [
+            ArmView.of(name, arm.weight, arm.model, now.health[name], amounts[name], now.nodes_out[name], in_file[name])
+            for arm, name in names
+        ],
     }
 
 
@@ -189,7 +223,8 @@ def _number(query: Mapping[str, str], name: str, usual: float, most: int) -> flo
     if written is None:
         return usual
     if not _NUMBER.fullmatch(written) or float(written) > most:
-        raise HTTPException(400, f"`{name}` is no number from 0 to {most:,}.")
+        wanted = "a share from 0 to 1: 20 per cent is 0.2" if most == 1 else f"a number from 0 to {most:,}"
+        raise HTTPException(400, f"`{name}` is {wanted}.")
     return float(written)
 
 

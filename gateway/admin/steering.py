@@ -16,8 +16,7 @@ from gateway.admin.operation import Operation, View, Visit, body, shown
 from gateway.admin.route_views import RolloutView, RouteView
 from gateway.steering import CANNOT_WAIT
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.phrases import listed
-from routing.rollout import MoveRefused, Rollout, Step, standing
+from routing.rollout import MoveRefused, Rollout, Step
 
 _LONGEST_COMMENT: Final = 500
 _NOT_RECORDED: Final = "The ledger cannot be written, and a change that is not on record is not made."
@@ -92,7 +91,7 @@ def _named(visit: Visit) -> str:
     """The route that a path names. Raises HTTPException."""
     name: str = visit.request.path_params["route"]
     if visit.app.pipeline.assembly.table.named(name) is None:
-        raise HTTPException(404, "There is no such route; GET /routes lists them.")
+        raise routes.unknown_route(visit.app)
     return name
 
 
@@ -106,7 +105,7 @@ def _found(visit: Visit) -> tuple[Rollout, RolloutSettings]:
 
 
 def _shown(visit: Visit, state: Rollout, plan: RolloutSettings) -> Response:
-    return shown(RolloutView.of(standing(state, plan, visit.app.steering.now()), plan))
+    return shown(routes.rollout_view(visit.app, state, plan))
 
 
 def _check_may(visit: Visit, what: Step, plan: RolloutSettings) -> None:
@@ -115,7 +114,8 @@ def _check_may(visit: Visit, what: Step, plan: RolloutSettings) -> None:
         return
     roles = plan.approval or ("admin",)
     if visit.person.roles.isdisjoint(roles):
-        raise HTTPException(403, f"To promote this rollout needs the role {listed([f'`{each}`' for each in roles])}.")
+        needed = " or ".join(f"`{each}`" for each in roles)
+        raise HTTPException(403, f"To promote this rollout needs the role {needed}, which {visit.person.name} lacks.")
 
 
 def _check_ledger(visit: Visit) -> None:
@@ -195,7 +195,8 @@ OPERATIONS = (
     Operation(
         "POST",
         f"{_PLACE}/promote",
-        "End a step now. For people with one of the roles of the plan's `approval`; else for `admin`.",
+        "End a step now, also without the evidence, which is then on record. For people with one of the roles of the "
+        "plan's `approval`; else for `admin`.",
         RolloutView,
         _move("promote"),
         takes=RolloutStep,

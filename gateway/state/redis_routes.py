@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from typing import Any, Final
 from gateway.state.redis_servers import NotAsked, RedisServers, tag
 from gateway.state.routes import Counts, read, written
 from policies import budgets
-from routing.course import BUCKET, KEPT, LEASE, SET_BACK, Bucket, Course, behind
+from routing.course import BUCKET, KEPT, LAST_EPOCH, LEASE, SET_BACK, Bucket, Course, behind, unusable
 from routing.errors import StoreUnavailable
 
 log = logging.getLogger("weighbridge.state")
@@ -38,6 +39,9 @@ CLOSING: Final = 1.0
 """Seconds at the end in which what was counted is to be flushed."""
 
 _COURSES: Final = f"{tag('')}courses"
+
+_EPOCH: Final = re.compile(rb"([0-9]{1,4000}):")
+"""As the script reads it, how a course begins."""
 
 _PAGE: Final = 360
 """Buckets that are read together, an hour's."""
@@ -103,12 +107,8 @@ class RedisRoutes:
         kept: dict[str, bytes] = {}
         for name, value in zip(found[::2], found[1::2], strict=True):
             route = name.decode(errors="replace")
-            try:
-                told[route] = self._courses[route] if self._kept.get(route) == value else _read(value)
-                kept[route] = value
-            except (ValueError, TypeError) as error:
-                if route not in self._courses:
-                    raise StoreUnavailable(f"the course of the route {route} cannot be read: {error}") from None
+            told[route] = self._courses[route] if self._kept.get(route) == value else _told(value)
+            kept[route] = value
         lost = behind(self._courses, told)
         self._kept = kept | {route: self._kept[route] for route in lost}
         self._courses = heard = told | lost
@@ -228,8 +228,18 @@ class RedisRoutes:
             await self._set(route, self._kept[route].decode(), epoch, None)
 
 
+def _told(value: bytes) -> Course:
+    """What anybody may have written: where it is no course, one that cannot be used, in its place."""
+    try:
+        return _read(value)
+    except ValueError as error:
+        told = _EPOCH.match(value)
+        epoch = min(int(told[1]), LAST_EPOCH) if told is not None else 0
+        return unusable(epoch, f"it cannot be read: {error}")
+
+
 def _read(value: bytes) -> Course:
-    """Raises ValueError, TypeError."""
+    """Raises ValueError."""
     epoch, _, text = value.split(b":", 2)
     course = read(text)
     if course.epoch != int(epoch):

@@ -23,7 +23,7 @@ import orjson
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
 from policies.money import MOST
-from routing.course import BUCKET, KEPT, Bucket, Course, bucket_at
+from routing.course import BUCKET, KEPT, Bucket, Course, bucket_at, checked
 from routing.errors import StoreUnavailable
 
 log = logging.getLogger("weighbridge.state")
@@ -35,7 +35,7 @@ _COURSE: Final = "INSERT OR REPLACE INTO courses VALUES (?, ?)"
 _BUCKET: Final = "INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)"
 _FORGET: Final = "DELETE FROM buckets WHERE at < min(?, (SELECT min(at) FROM buckets) + ?)"
 
-_FIELDS: Final = tuple(field.name for field in fields(Course))
+_FIELDS: Final = tuple(field.name for field in fields(Course) if field.name != "trouble")
 
 
 class Counts:
@@ -205,8 +205,17 @@ def written(course: Course, expected_epoch: int) -> str:
 
 
 def read(text: str | bytes) -> Course:
-    """A course as it was kept; what a newer version has added is left out. Raises ValueError, TypeError."""
-    return Course(**{name: value for name, value in json.loads(text).items() if name in _FIELDS})
+    """A course as it was kept; what a newer version has added is left out. Raises ValueError for what is none.
+
+    One that is, and cannot be used, says so.
+    """
+    try:
+        facts = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(facts, dict):
+        raise ValueError("it is no object")
+    return checked(facts)
 
 
 def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from adapters import registry
-from adapters.handles import made, referred
+from adapters.handles import MOST, made, referred
 from adapters.openai_streams import ResponsesMeter
 
 RESPONSE = {
@@ -48,3 +48,12 @@ def test_what_a_streamed_response_hands_out_is_in_its_last_event() -> None:
     assert list(meter.made) == []
     meter.feed(b"data: " + orjson.dumps({"type": "response.completed", "response": RESPONSE}) + b"\n\n")
     assert list(meter.made) == list(made(RESPONSE))
+
+
+def test_who_writes_countless_handles_is_heard_of_some() -> None:
+    """Each takes time to look up, and they are kept beside those of all other agents."""
+    items = [{"type": "item_reference", "id": f"msg_{number}"} for number in range(2 * MOST)]
+    found = list(referred({"previous_response_id": "resp_1", "input": items}))
+    assert (len(found), found[0], found[-1]) == (MOST + 1, "resp_1", f"msg_{2 * MOST - 1}")
+    given = list(made({"id": "resp_2", "output": items}))
+    assert (len(given), given[0]) == (MOST, "resp_2")

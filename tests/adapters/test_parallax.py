@@ -233,6 +233,16 @@ FAILED_STREAMS: dict[str, tuple[str, bytes, Failure]] = {
         Failure(429, "status", "slow"),
     ),
     "an error event in words": ("openai", b"event: error\ndata: sorry\n\n", Failure(502, "stream_cut", "sorry")),
+    "Anthropic's end without an answer": (
+        "anthropic",
+        event({"type": "message_stop"}, "message_stop"),
+        Failure(502, "protocol", "the stream ended without an answer"),
+    ),
+    "Anthropic's events without the names by which clients know them": (
+        "anthropic",
+        event({"type": "message_start", "message": {}}),
+        Failure(502, "protocol", "the first event has no name, without which clients do not see it"),
+    ),
     "Anthropic, overloaded": (
         "anthropic",
         event(OVERLOADED, "error"),

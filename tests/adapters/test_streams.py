@@ -236,6 +236,41 @@ def test_a_completion_is_finished_by_a_finish_reason_or_by_done(last: bytes, com
 
 
 @pytest.mark.parametrize(
+    ("path", "stream", "last"),
+    [
+        ("/v1/chat/completions", [chunk("hi"), chunk(finish="stop"), USAGE_CHUNK], DONE),
+        (
+            "/v1/responses",
+            [{"type": "response.output_text.delta", "delta": "hi"}],
+            event({"type": "response.completed"}, "response.completed"),
+        ),
+        (
+            "/v1/messages",
+            [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}],
+            event({"type": "message_stop"}, "message_stop"),
+        ),
+    ],
+)
+def test_a_stream_has_ended_with_the_event_behind_which_clients_read_nothing(
+    path: str, stream: list[Any], last: bytes
+) -> None:
+    watching = meter(path)
+    for each in stream:
+        watching.feed(event(each))
+        assert not watching.ended
+    watching.feed(last)
+    assert watching.ended
+    assert watching.complete
+
+
+def test_nothing_behind_done_is_of_the_answer() -> None:
+    watching = meter()
+    behind = event(chunk(finish="abort")) + event({"error": {"message": "late"}})
+    assert watching.feed(event(chunk("hi")) + DONE + behind).endswith(behind)
+    assert (watching.complete, watching.failed) == (True, False)
+
+
+@pytest.mark.parametrize(
     ("path", "arguments", "answers"),
     [
         ("/v1/chat/completions", {"n": 3}, 3),

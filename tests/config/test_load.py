@@ -717,6 +717,45 @@ def test_weights_that_do_not_add_up_are_warned_of(tmp_path: Path) -> None:
     assert "90" in warning.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "url", "found"),
+    [
+        ("openai", "https://api.openai.com/v1", ""),
+        ("openai", "https://gateway.example.com/openai", ""),
+        ("openai", "http://127.0.0.1:9000", "has no path"),
+        ("openai", "http://127.0.0.1:9000/", "has no path"),
+        ("parallax", "http://127.0.0.1:3001", ""),
+        ("parallax", "http://127.0.0.1:3001/v1/", "ends in /v1"),
+        ("anthropic", "https://api.anthropic.com", ""),
+        ("anthropic", "https://gateway.example.com/anthropic", ""),
+        ("anthropic", "https://api.anthropic.com/v1", "ends in /v1"),
+    ],
+)
+def test_a_url_whose_path_is_most_likely_wrong_is_warned_of(tmp_path: Path, kind: str, url: str, found: str) -> None:
+    old = "{name: parallax, kind: parallax, url: http://127.0.0.1:3001}"
+    for key, new in (("url", f"url: '{url}'"), ("urls[1]", f"urls: ['{url}/a', '{url}']")):
+        text = edited(old, f"{{name: parallax, kind: {kind}, {new}}}")
+        told = [(each.path, each.line, each.message) for each in loaded(tmp_path, text).warnings]
+        if found:
+            [(path, line, message)] = told
+            assert (path, line) == (f"targets[1].{key}", line_of(text, "name: parallax"))
+            assert found in message
+        else:
+            assert told == []
+
+
+def test_a_step_with_a_mistake_does_not_make_its_list_empty(tmp_path: Path) -> None:
+    steps = "[{weight: 10, hold: 1h, max_error_rate: 5}, {weight: 20, hold: 1h, max_error_rate: 0.1}]"
+    for written in (steps, steps.replace("weight: 10", "wait: 10"), "[{weight: 10, hold: 1h, max_error_rate: 5}]"):
+        text = f"{GOOD}    rollout: {{canary: parallax, steps: {written}}}\n"
+        told = mistakes_of(tmp_path, text)
+        assert {each.path.rpartition("]")[0] for each in told} == {"routes[0].rollout.steps[0"}
+        limit = next(each for each in told if each.path.endswith("max_error_rate"))
+        assert (limit.message, limit.remedy) == ("5 is not below 1", "Write a number above 0 and below 1.")
+    [empty] = mistakes_of(tmp_path, f"{GOOD}    rollout: {{canary: parallax, steps: []}}\n")
+    assert (empty.path, empty.message) == ("routes[0].rollout.steps", "is empty")
+
+
 def test_a_warning_below_one_per_cent_of_a_limit_is_warned_of(tmp_path: Path) -> None:
     budgets = "budgets:\n  - {node: acme, window: day, limit_usd: 1, warn_at: 0.85}\n"
     [warning] = loaded(tmp_path, GOOD + budgets).warnings

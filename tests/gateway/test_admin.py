@@ -82,7 +82,7 @@ async def test_what_needs_a_role_is_refused_to_people_without_it(
 ) -> None:
     answer = await client.request(operation.method, somewhere(operation), headers=SAM)
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
-    assert answer.json()["detail"] == f"{named(operation)} needs the role `{operation.role}`."
+    assert answer.json()["detail"] == f"This needs the role `{operation.role}`, which sam does not have."
     assert (await client.request(operation.method, somewhere(operation), headers=DANA)).status_code != 403
 
 

@@ -14,7 +14,7 @@ from adapters.base import Usage
 from config.load import load
 from config.settings import TargetSettings
 from gateway.admin import admin_app
-from gateway.admin.route_views import health
+from gateway.admin.route_views import health, nodes_out, utc
 from gateway.admin.routes import baseline
 from gateway.app import App
 from routing.health import Fleet, Node, Pool, State
@@ -163,13 +163,13 @@ async def test_a_mirror_is_told_once_it_had_a_call(room: Room) -> None:
     assert told["saving_per_call"] == 0.5
 
 
-def test_the_baseline_is_the_heaviest_arm_that_is_no_canary() -> None:
+def test_the_baseline_is_the_first_arm_that_is_no_canary_whatever_it_weighs() -> None:
     weighed = routes(
         arms=[{"target": "openai", "weight": 20}, {"target": "claude", "weight": 30}, {"target": "parallax"}]
     )
     arms = weighed.table.routes[0].arms
-    assert baseline(arms, "parallax") == "claude"
-    assert baseline(arms, None) == "parallax"
+    assert baseline(arms, "parallax") == baseline(arms, "claude") == baseline(arms, None) == "openai"
+    assert baseline(arms, "openai") == "claude"
     assert baseline(arms[:1], None) is None
     assert baseline(arms[2:], "parallax") is None
 
@@ -200,6 +200,17 @@ def _node(state: State = State.USED, *, rests_until: float = 0.0, unwell: bool =
 )
 def test_health_says_ok_or_what_keeps_a_target_from_taking_calls(pool: Pool, word: str) -> None:
     assert health(pool, 5.0) == word
+
+
+def test_the_nodes_that_get_no_calls_are_named_with_why_and_until_when() -> None:
+    ejected, trying, resting = _node(State.EJECTED), _node(State.TRYING), _node(rests_until=9.0)
+    ejected.due, ejected.why, trying.why = 35.0, "5 calls in a row failed", "a probe has found it unwell"
+    out = nodes_out(_pool(ejected, trying, _node(), resting), 5.0, 1000)
+    assert [(each.state, each.why, each.until) for each in out] == [
+        ("ejected", "5 calls in a row failed", utc(1030)),
+        ("trying", "a probe has found it unwell", None),
+        ("resting", "it asked to be left alone", utc(1004)),
+    ]
 
 
 def test_a_target_that_rested_is_well_again() -> None:

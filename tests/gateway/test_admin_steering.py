@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.remote import TOKEN
-from routing.course import BUCKET
+from routing.course import BUCKET, Course
 from routing.errors import StoreUnavailable
 from tests.support.bridge import HeldClock
 from tests.support.listener import listening
@@ -50,6 +51,20 @@ async def closed_bucket(gateway: Steered, clock: HeldClock) -> None:
     await gateway.app.steering.judge()
 
 
+async def test_a_route_that_does_not_go_by_what_is_kept_says_why(gateway: Steered) -> None:
+    store = gateway.app.steering._store
+    assert (await gateway.admin.get("/routes/chat", headers=SAM)).json()["trouble"] is None
+    assert await store.steer("chat", Course(1, weights={"hosted": -1.0}, instead_of={"hosted": 90.0, "own": 10.0}), 0)
+    await gateway.app.steering.hear()
+    assert await gateway.calls(20) == {"hosted": 20}
+    shown = (await gateway.admin.get("/routes/chat", headers=SAM)).json()
+    assert "its weights are none" in shown["trouble"]
+    assert "own gets no new sessions" in shown["trouble"]
+    assert shown["rollout"] is None
+    refused = await gateway.admin.get("/routes/chat/rollout", headers=SAM)
+    assert (refused.status_code, "its weights are none" in refused.text) == (503, True)
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -71,6 +86,29 @@ async def test_weights_act_on_the_next_call(gateway: Steered) -> None:
         "ok",
     )
     assert second["old"] == first["new"]
+
+
+async def test_weights_that_are_not_the_files_are_marked_and_those_that_leave_an_arm_alone_warned_of(
+    gateway: Steered,
+) -> None:
+    told = (await gateway.weigh(70, 30)).json()
+    assert [(arm["weight"], arm["configured_weight"]) for arm in told["arms"]] == [(70, 90), (30, 10)]
+    assert told["warning"] is None
+    told = (await gateway.weigh(0, 100)).json()
+    assert told["warning"].startswith("When own fails, no other arm takes its calls.")
+    told = (await gateway.weigh(90, 10)).json()
+    assert [arm["configured_weight"] for arm in told["arms"]] == [None, None]
+
+
+async def test_who_promotes_without_evidence_is_told_what_was_missing(gateway: Steered) -> None:
+    await gateway.step("start")
+    told = (await gateway.step("promote")).json()
+    assert told["history"][0]["without_evidence"] == ["10 min more at this step", "needs ~380 more calls"]
+    assert told["explanation"].startswith("dana promoted step 1 of 2 without the evidence (10 min more at this step; ")
+    assert told["health"] == "ok"
+    told = (await gateway.step("promote")).json()
+    assert (told["state"], told["unjudged_since"]) == ("PROMOTED", None)
+    assert (await gateway.admin.get("/routes/chat", headers=SAM)).json()["warning"] is None, "the other arm stands by"
 
 
 async def test_an_arm_that_is_not_named_gets_nothing(gateway: Steered) -> None:
@@ -113,7 +151,7 @@ async def test_only_who_may_change_budgets_may_change_weights(gateway: Steered) 
         assert (await gateway.weigh(0, 100, who)).status_code == 403
     assert (await gateway.weigh(0, 100, {})).status_code == 401
     answer = await gateway.admin.put("/routes/none/weights", json={"weights": {"own": 100}}, headers=DANA)
-    assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such route; GET /routes lists them.")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such route. There are: chat.")
 
 
 async def test_weights_outlive_a_restart_and_end_with_other_configured_ones(folder: Path, model: Target) -> None:
@@ -196,9 +234,12 @@ async def test_weights_are_the_rollouts_while_it_is_under_way(gateway: Steered) 
     await gateway.step("start")
     answer = await gateway.weigh(90, 10)
     assert answer.status_code == 409
-    assert "Abort it first" in answer.json()["detail"]
+    out = "take `rollout` out of the route's configuration"
+    assert out in answer.json()["detail"]
     await gateway.step("abort")
-    assert (await gateway.weigh(90, 10)).status_code == 409
+    answer = await gateway.weigh(90, 10)
+    assert answer.status_code == 409
+    assert out in answer.json()["detail"]
     assert (await gateway.weigh(100, 0)).status_code == 200
 
 
@@ -208,7 +249,7 @@ async def test_promoting_is_for_those_whom_the_plan_names(folder: Path, model: T
         await gateway.step("start")
         answer = await gateway.step("promote")
         assert answer.status_code == 403
-        assert answer.json()["detail"] == "To promote this rollout needs the role `finance`."
+        assert answer.json()["detail"] == "To promote this rollout needs the role `finance`, which dana lacks."
         assert (await gateway.step("promote", SAM)).status_code == 403
         assert (await gateway.step("pause", FINN)).status_code == 403
         answer = await gateway.step("promote", FINN)
@@ -266,6 +307,32 @@ async def test_a_canary_that_is_down_is_taken_back_and_agents_see_nothing_of_it(
             assert [each.path for each in model.received[before:] if each.path.startswith("/reset") and each.body] == []
 
 
+async def test_a_canary_that_answers_404_to_every_call_is_paused_and_looks_well_nowhere(
+    folder: Path, model: Target, clock: HeldClock
+) -> None:
+    path = written(folder, model.url, canary=f"{model.url}/status-404")
+    async with steered(path, clock) as gateway:
+        await gateway.step("start")
+        for minute in range(2):
+            for number in range(30):
+                await gateway.asked(f"s-{minute}-{number}")
+            await closed_bucket(gateway, clock)
+            clock.advance(60)
+        shown = await gateway.rollout()
+        assert (shown["state"], shown["verdict"]) == ("PAUSED", "PAUSE")
+        assert re.match(
+            r"own rejects what others take: (\d+) of \1 calls, where the other arms have rejected 0 of \d+; evidence ",
+            shown["explanation"],
+        )
+        assert "rejected" in [each["what"] for each in shown["missing"]]
+        route = (await gateway.admin.get("/routes/chat", headers=SAM)).json()
+        own = route["arms"][1]
+        assert (own["errors"], own["rejected"], own["availability"]) == (0, own["calls"], None)
+        findings = {each["question"]: each for each in route["comparisons"][0]["findings"]}
+        assert findings["availability"]["value"] in (None, 0.0)
+        assert findings["availability"]["answer"] != "go"
+
+
 async def test_a_rollout_goes_on_after_a_restart(folder: Path, model: Target, clock: HeldClock) -> None:
     path = written(folder, model.url)
     async with steered(path, clock) as first:
@@ -304,7 +371,7 @@ async def test_the_commands_do_what_the_admin_api_does(
     assert (code, "running, step 1 of 2, at 50 %" in said) == (0, True)
     code, _, complained = await run("weights", "chat", "hosted=100")
     assert code == 2
-    assert "Abort it first" in complained
+    assert "take `rollout` out" in complained
     code, said, _ = await run("rollout", "chat", "abort", "--comment", "too slow", "--exit-code")
     assert (code, "rolled back" in said) == (1, True)
     assert said.splitlines()[-1].endswith("dana aborted the rollout: too slow")

@@ -10,8 +10,9 @@ import yaml
 
 from config.load import load
 from config.settings import Settings
-from gateway.amendments import Amendment, amendments
+from gateway.amendments import Amendment, amendments, tell
 from gateway.app import App
+from tests.support.gate import MemoryLedger
 
 BOT = {"node": "acme/bot", "window": "day", "limit_usd": 0.5}
 
@@ -110,3 +111,10 @@ def test_other_weights_of_a_route_are_told_with_those_before(tmp_path: Path) -> 
     assert found.facts["old"] == {"hosted": 90.0, "own": 10.0}
     assert changed(tmp_path, weighed(70, 30), weighed(70, 30)) == []
     assert changed(tmp_path, {}, weighed(70, 30)) == [], "a route that comes has no weights before"
+
+
+def test_other_weights_are_told_where_routes_are(caplog: pytest.LogCaptureFixture) -> None:
+    changed = [Amendment("weights", {"route": "chat"}, "the configured weights of route chat: own 30")]
+    with caplog.at_level(logging.WARNING):
+        tell(MemoryLedger(), "the configuration", changed)
+    assert [each.name for each in caplog.records] == ["weighbridge.routes"]

@@ -240,6 +240,20 @@ def test_ledger_tail_keeps_columns_apart_and_says_what_calls_have_cost(
     assert unpriced.split()[-1] == "unpriced"
 
 
+def test_ledger_tail_names_its_columns_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {"record": "outcome", "at": 1, "call": "c" * 26, "seconds": 0.5, "code": "ok"}
+    written(tmp_path, orjson.dumps(call | {"usage": {"input_tokens": 1, "output_tokens": 9}, "cost_usd": 1}))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["ledger", "tail", "--path", str(tmp_path)]) == OK
+    heads, line = capsys.readouterr().out.splitlines()
+    for head, cell in (("call", "cccc"), ("code", "ok"), ("took", "500.0ms"), ("in+out", "1+9"), ("cost", "$1.000000")):
+        assert heads.index(head) == line.index(cell)
+    assert main(["ledger", "tail", "--path", str(tmp_path), "--json"]) == OK
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_ledger_tail_keeps_what_people_write_in_its_own_fact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

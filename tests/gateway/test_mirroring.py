@@ -179,7 +179,7 @@ async def test_a_second_target_that_is_silent_delays_nobody_and_is_given_up() ->
         ("cut", True, "stream_cut"),
         ("end-early", True, "stream_cut"),
         ("not-a-stream", True, "protocol"),
-        ("named-hop", False, "protocol"),
+        ("nothing-said", False, "protocol"),
     ],
 )
 async def test_whatever_becomes_of_a_copy_is_told_and_the_agent_has_its_answer(
@@ -337,3 +337,23 @@ async def test_the_bodies_of_copies_under_way_have_a_bound_and_one_copy_may_alwa
             await its.mirrors.close()
             assert (await its.compared()).dropped == 1
             assert len(other.received) == 1
+
+
+async def test_a_copy_whose_answer_cannot_be_translated_costs_what_it_says_it_has_used() -> None:
+    async with target() as own, target() as other:
+        usage = {"input_tokens": 12, "output_tokens": 34}
+        other.answer = orjson.dumps({"type": "message", "content": [{"type": "picture"}], "usage": usage})
+        async with stage(own.url, other.url, second={"kind": "anthropic"}) as its:
+            assert await its.call() == 200
+            assert (await its.compared()).mirrored.total.errors == {"protocol": 1}
+            paid = its.gate.till.ledger[-1]
+            assert (paid.target, paid.input_tokens, paid.output_tokens) == ("second", 12, 34)
+
+
+@pytest.mark.parametrize(("behaviour", "stream"), [("short-body", False), ("cut-at-once", True)])
+async def test_a_copy_whose_answer_broke_off_has_cost_something(behaviour: str, stream: bool) -> None:
+    async with target() as own, target() as other, stage(own.url, f"{other.url}/{behaviour}") as its:
+        assert await its.call(stream=stream) == 200
+        await its.compared()
+        assert [each.target for each in its.gate.till.ledger] == ["primary", "second"]
+        assert its.gate.till.ledger[-1].cost > 0

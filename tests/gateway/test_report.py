@@ -306,6 +306,32 @@ def test_a_route_without_a_call_has_a_page() -> None:
     assert "nan" not in page.text.lower().replace("explanation", "")
 
 
+def test_a_price_that_is_not_known_is_named_and_no_cost_of_it_is_a_zero() -> None:
+    route = small()
+    (comparison,) = route["comparisons"]
+    saving = comparison["findings"][1]
+    saving |= {"answer": "not_enough_data", "value": None, "low": None, "high": None, "unpriced": ["parallax"]}
+    comparison |= {"saving_per_call": None, "saving_per_mtok": None}
+    comparison["month"] |= {"arm_usd": None, "saving_usd": None, "present_usd": None}
+    route["arms"][1] |= {"cost_usd": None, "cost_per_call_usd": None, "cost_per_mtok_usd": None}
+    text = Page(report_page(route, NOW)).text
+    assert "? Not enough data : the price of parallax is not known ( targets[].price )" in text
+    assert "Saving per call \N{EN DASH} the price of parallax is not known" in text
+    assert re.search("as they were split [0-9,]+ \N{EN DASH} ", text)
+    assert not re.search(r"\$0\.00(?![0-9])", text)
+
+
+def test_a_route_without_streamed_answers_has_no_chart_of_first_tokens() -> None:
+    route = small()
+    for arm in route["arms"]:
+        arm["first_token_ms"] = dict.fromkeys(("p50", "p95", "p99"))
+    route["comparisons"][0]["added_first_token_ms"] = dict.fromkeys(("p50", "p95", "p99"))
+    page = Page(report_page(route, NOW))
+    assert "No answer was streamed, so there is no time to a first token." in page.text
+    assert "First token, 95th percentile \N{EN DASH} no streamed answers of both yet" in page.text
+    assert "50th, 95th and 99th percentile." not in page.text
+
+
 def test_a_route_with_one_arm_and_no_rollout_has_a_page() -> None:
     route = small() | {"comparisons": [], "rollout": None, "baseline": None}
     route["arms"] = route["arms"][:1]

@@ -19,7 +19,7 @@ from config.settings import RolloutSettings
 from gateway.steering import in_force, shares
 from routing.course import BUCKET, HEAR, LEASE, Course
 from routing.errors import NoRoute, StoreUnavailable, WeightsRefused
-from routing.rollout import MoveRefused, State, Step, draft, from_json, step, to_json
+from routing.rollout import MoveRefused, State, Step, advance, draft, from_json, step, to_json
 from tests.routing.buckets import CANARY, DAY, OTHER, START, bucket
 from tests.support.bridge import PLAN, ROUTE, Bridge, Faulty, HeldClock, configured, kept
 from tests.support.listener import listening
@@ -31,6 +31,7 @@ PROMOTED: tuple[Step, ...] = ("start", "promote", "promote")
 TAKEN_BACK = frozenset({CANARY})
 WELL, ILL = ((50, 0), (450, 0)), ((50, 50), (450, 0))
 """(calls, errors) of the canary and of the other arm in a bucket."""
+_plan = RolloutSettings.model_validate(dict(PLAN))
 
 
 @pytest.fixture
@@ -124,6 +125,98 @@ async def test_a_reload_keeps_the_course_and_other_configured_weights_end_it(bri
     assert bridge.weights == {OTHER: 80.0, CANARY: 20.0}
     await bridge.steering.hear()
     assert bridge.weights == {OTHER: 80.0, CANARY: 20.0}
+
+
+async def test_weights_that_others_in_the_configuration_have_ended_do_not_come_back_with_it(bridge: Bridge) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+    bridge.under(configured(canary=20))
+    await bridge.beat()
+    (_, ended) = bridge.told("weights")
+    assert ended == {
+        "record": "weights",
+        "event": "ended",
+        "who": "weighbridge",
+        "route": ROUTE,
+        "old": {OTHER: 50.0, CANARY: 50.0},
+        "new": {OTHER: 80.0, CANARY: 20.0},
+        "comment": "",
+        "result": "ok",
+    }
+    bridge.under(configured())
+    await bridge.beat()
+    assert bridge.weights == AS_CONFIGURED
+    assert len(bridge.told("weights")) == 2
+
+
+async def test_weights_are_ended_by_a_gateway_that_starts_with_others_configured(
+    folder: Path, clock: HeldClock
+) -> None:
+    async with kept(folder, clock) as routes:
+        first = Bridge(Faulty(routes, clock), clock)
+        await first.beat()
+        await first.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+        second = Bridge(Faulty(routes, clock), clock, configured(canary=20))
+        await second.beat()
+        assert [each["event"] for each in second.told("weights")] == ["ended"]
+        await first.beat()
+        assert first.weights == AS_CONFIGURED
+
+
+async def test_gateways_whose_files_differ_do_not_end_in_turn_what_is_set_at_each_of_them(
+    folder: Path, clock: HeldClock
+) -> None:
+    async with kept(folder, clock) as routes:
+        old, new = (Bridge(Faulty(routes, clock), clock, configured(canary=share)) for share in (10, 20))
+        for each in (old, new, old, new):
+            await each.beat()
+        await old.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+        for each in (new, old, new, old):
+            await each.beat()
+        assert (old.weights[CANARY], new.weights[CANARY]) == (50, 20)
+        await new.steering.weigh(ROUTE, {OTHER: 40, CANARY: 60}, "sam")
+        for each in (old, new, old, new):
+            await each.beat()
+        assert (old.weights[CANARY], new.weights[CANARY]) == (10, 60)
+        assert [each["event"] for bridge in (old, new) for each in bridge.told("weights")] == ["set", "set"]
+
+
+async def test_weights_that_cannot_be_ended_now_are_ended_later(bridge: Bridge, faulty: Faulty) -> None:
+    await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "dana")
+    faulty.read_only = True
+    bridge.under(configured(canary=20))
+    await bridge.beat()
+    assert bridge.weights[CANARY] == 20
+    faulty.read_only = False
+    await bridge.beat()
+    bridge.under(configured())
+    await bridge.beat()
+    assert bridge.weights == AS_CONFIGURED
+
+
+async def test_the_arms_that_a_promoted_canary_has_left_no_weight_stand_by_for_it(bridge: Bridge) -> None:
+    def order() -> list[str]:
+        return [arm.target.name for arm in bridge.route.order("openai", "chat", 7)]
+
+    for what in PROMOTED:
+        await bridge.steering.move(ROUTE, what, "dana")
+    assert (bridge.weights, order()) == ({OTHER: 0.0, CANARY: 100.0}, [CANARY, OTHER])
+    bridge.clock.advance(365 * DAY)
+    await bridge.beat()
+    assert order() == [CANARY, OTHER], "and for as long as they are configured with weight"
+    await bridge.steering.weigh(ROUTE, {CANARY: 100}, "dana")
+    assert order() == [CANARY], "who gives an arm nothing by hand means it"
+    arms = [{"target": OTHER, "weight": 90, "fallback": False}, {"target": CANARY, "weight": 10}]
+    bridge.under(configured(arms=arms))
+    assert order() == [CANARY]
+
+
+async def test_who_promotes_without_evidence_is_on_record_with_what_was_missing(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+    await bridge.steering.move(ROUTE, "promote", "dana")
+    record = bridge.told()[-1]
+    assert [each.split(" ")[:2] for each in record["without_evidence"]] == [["9", "min"], ["needs", "~330"]]
+    assert "without the evidence (9 min more at this step; needs ~330 more calls" in record["text"]
 
 
 async def test_of_two_who_set_weights_at_once_both_do_one_after_the_other(bridge: Bridge) -> None:
@@ -240,6 +333,27 @@ async def test_an_outage_of_both_arms_pauses_and_takes_nobody_back(bridge: Bridg
     assert bridge.told()[-1]["event"] == "pause"
 
 
+async def test_a_canary_that_others_stand_in_for_is_paused_and_who_resumes_it_looks_anew(bridge: Bridge) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await bridge.traffic(*WELL)
+
+    async def away(buckets: int) -> str:
+        for _ in range(buckets):
+            bridge.store.count(ROUTE, bucket(0, (0, 0), (500, 0), absent=50).counts)
+            await bridge.traffic((0, 0), (0, 0))
+        return bridge.state
+
+    assert await away(2) == "RUNNING"
+    assert await away(1) == "PAUSED"
+    assert "150 calls that fell to it were taken by others" in bridge.told()[-1]["text"]
+    assert (bridge.told()[-1]["event"], bridge.weights) == ("pause", AS_CONFIGURED)
+    await bridge.steering.move(ROUTE, "resume", "dana")
+    await bridge.traffic((0, 0), (0, 0))
+    assert bridge.state == "RUNNING"
+    assert await away(2) == "RUNNING"
+    assert await away(1) == "PAUSED"
+
+
 async def test_a_good_canary_grows_by_itself(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
     await bridge.traffic(*WELL, buckets=61)
@@ -311,7 +425,7 @@ async def test_the_listener_is_told_of_what_happens(faulty: Faulty, clock: HeldC
 
 async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
-    with pytest.raises(MoveRefused, match=r"RUNNING.* Abort it first"):
+    with pytest.raises(MoveRefused, match=r"RUNNING.* take `rollout` out of the route"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.move(ROUTE, "pause", "dana")
     with pytest.raises(MoveRefused, match="PAUSED"):
@@ -322,7 +436,7 @@ async def test_a_rollout_under_way_decides_on_the_weights(bridge: Bridge) -> Non
 async def test_no_weight_brings_a_canary_back_that_was_taken_back(bridge: Bridge) -> None:
     await bridge.steering.move(ROUTE, "start", "dana")
     await bridge.steering.move(ROUTE, "abort", "dana")
-    with pytest.raises(MoveRefused, match="starts the rollout again"):
+    with pytest.raises(MoveRefused, match="`start` begins its rollout again"):
         await bridge.steering.weigh(ROUTE, {OTHER: 50, CANARY: 50}, "sam")
     await bridge.steering.weigh(ROUTE, {OTHER: 100}, "sam")
     assert (bridge.weights, bridge.barred) == ({OTHER: 100.0, CANARY: 0.0}, TAKEN_BACK)
@@ -384,6 +498,36 @@ async def test_a_canary_has_no_new_sessions_once_the_lease_is_over(
     assert bridge.weights == before
 
 
+async def test_a_canary_has_no_new_sessions_once_nothing_can_be_told_of_it_any_more(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    before = bridge.weights
+    faulty.read_only = True  # a full server, or the copy of one, answers what it is asked and takes nothing
+
+    async def told_in_vain(seconds: float) -> None:
+        bridge.clock.advance(seconds)
+        with pytest.raises(StoreUnavailable):
+            await bridge.steering.flush()
+        await bridge.steering.hear()
+
+    await told_in_vain(0.0)
+    await told_in_vain(LEASE)
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (before, None)
+    with caplog.at_level(logging.WARNING, "weighbridge.routes"):
+        await told_in_vain(1.0)
+        await told_in_vain(1.0)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert bridge.barred == frozenset(), "who is bound to it goes on"
+    assert len(caplog.messages) == 1
+    assert "no new sessions" in (bridge.steering.trouble(ROUTE) or "")
+    assert bridge.steering.trouble("plain") is None
+    faulty.read_only = False
+    await bridge.steering.flush()
+    await bridge.steering.hear()
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (before, None)
+
+
 async def test_a_canary_that_was_promoted_long_ago_needs_no_lease(bridge: Bridge, faulty: Faulty) -> None:
     for what in PROMOTED:
         await bridge.steering.move(ROUTE, what, "dana")
@@ -439,6 +583,173 @@ async def test_a_state_that_cannot_be_read_gives_a_canary_nothing(bridge: Bridge
         bridge.steering.rollout(ROUTE)
     assert list(bridge.steering.rollouts) == []
     await bridge.steering.judge()
+
+
+def _state(**more: Any) -> dict[str, Any]:
+    return {**to_json(step(draft(_plan), "start", "dana", START)), **more}
+
+
+def _watched(**more: Any) -> dict[str, Any]:
+    state, _ = advance(step(draft(_plan), "start", "dana", START), _plan, [bucket(START, *WELL)], START + BUCKET)
+    kept = to_json(state)
+    return {**kept, "watch": {**kept["watch"], **more}}
+
+
+_SAID = {"at": START, "what": "pause", "by": "dana", "state": "PAUSED", "step": 1, "verdict": "HOLD", "text": "So."}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"weights": {OTHER: "most", CANARY: "few"}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: -1.0, CANARY: 101.0}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: True, CANARY: 1.0}, "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: 0.0, CANARY: 0.0}, "instead_of": AS_CONFIGURED},
+        {"weights": [10, 90], "instead_of": AS_CONFIGURED},
+        {"weights": {OTHER: 1e308, CANARY: 1e308}, "instead_of": AS_CONFIGURED},
+        {"weights": 7},
+        {"rollout": 7},
+        {"rollout": [7]},
+        {"rollout": _state(step="far")},
+        {"rollout": _state(watch={"began": 0})},
+        {"rollout": _watched(canary={"spacing": 25, "starts": 10, "trials": 50, "money": [0.0]})},
+        {"rollout": _watched(ratio={"spacing": 0, "starts": 0, "trials": 50, "money": []}, minute=-1, pooled=[9] * 4)},
+        {"rollout": _watched(terms=[0.01, 0.0, 1.25])},
+        {"rollout": _watched(canary={"spacing": 25, "starts": 10, "trials": 50, "money": [1e5] * 9})},
+        {"rollout": _state(state="PAUSED", moved=-(10**400), began=10**400)},
+        {"rollout": _state(state="RUNNING", step=1, moved=10**30)},
+        {"rollout": _state(history=[{**_SAID, "at": 10**30}])},
+        {"rollout": _state(history=[{**_SAID, "text": "\ud800"}])},
+        {"by": 7},
+        {"at": "noon"},
+    ],
+    ids=lambda each: repr(each)[:60],
+)
+async def test_what_is_kept_of_one_route_and_cannot_be_used_fails_no_call_and_harms_no_other(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture, kept: dict[str, Any]
+) -> None:
+    assert await faulty.steer(ROUTE, Course(1, **kept), 0)
+    halves = {OTHER: 50.0, "claude": 50.0}
+    assert await faulty.steer("plain", Course(1, weights={OTHER: 5.0, "claude": 95.0}, instead_of=halves), 0)
+    for _ in range(3):
+        await bridge.beat()
+        bridge.clock.advance(BUCKET)
+    bridge.under(configured())
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert [arm.target.name for arm in bridge.route.order("openai", "chat", 7)] == [OTHER]
+    plain = bridge.assembly.table.named("plain")
+    assert plain is not None
+    assert [arm.weight for arm in plain.arms] == [5.0, 95.0]
+    trouble = bridge.steering.trouble(ROUTE)
+    assert trouble is not None
+    assert caplog.text.count(trouble) == 1, "once"
+    assert bridge.steering.trouble("plain") is None
+    with pytest.raises(StoreUnavailable):
+        bridge.steering.rollout(ROUTE)
+    assert (await faulty.courses())[ROUTE].epoch == 1, "nobody takes the place of what a newer version may have written"
+
+
+async def test_weights_that_a_person_sets_take_the_place_of_those_that_are_none(
+    bridge: Bridge, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await faulty.steer(ROUTE, Course(1, weights={OTHER: -1.0}, instead_of=AS_CONFIGURED), 0)
+    await bridge.steering.hear()
+    with caplog.at_level(logging.INFO, "weighbridge.routes"):
+        await bridge.steering.weigh(ROUTE, {OTHER: 70, CANARY: 30}, "dana")
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == ({OTHER: 70.0, CANARY: 30.0}, None)
+    assert "again" in caplog.text
+
+
+# --- gateways with different plans -----------------------------------------------------------------------------------
+
+
+async def _beats(clock: HeldClock, *gateways: Bridge, buckets: int = 12) -> None:
+    """Calls go on, and all gateways look and judge."""
+    for _ in range(buckets):
+        gateways[0].store.count(ROUTE, bucket(0, *WELL).counts)
+        await gateways[0].store.flush()
+        clock.advance(BUCKET)
+        for each in gateways:
+            await each.beat()
+
+
+async def test_of_two_gateways_with_different_canaries_the_one_loaded_last_has_its_way_once(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, buckets=2)
+    newer = Bridge(faulty, clock, configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer)
+    assert newer.steering.rollout(ROUTE)[0].canary == OTHER
+    assert (newer.state, newer.weights) == ("DRAFT", AS_CONFIGURED)
+    assert bridge.weights == {OTHER: 100.0, CANARY: 0.0}
+    assert bridge.state == "DRAFT", "what another canary has passed says nothing of this one"
+    told = [each["event"] for each in (*bridge.told(), *newer.told())]
+    assert told == ["start", "plan"]
+    trouble = bridge.steering.trouble(ROUTE)
+    assert trouble is not None
+    assert OTHER in trouble
+    assert caplog.text.count(trouble) == 1
+    with pytest.raises(MoveRefused, match=f"is of {OTHER}"):
+        await bridge.steering.move(ROUTE, "abort", "dana")
+    await newer.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert (newer.state, newer.weights) == ("RUNNING", {OTHER: 10.0, CANARY: 90.0})
+    tried = len(faulty.tried)
+    await _beats(clock, bridge, newer)
+    assert len(faulty.tried) - tried == 12, "only one of them judges"
+    bridge.under(configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer, buckets=1)
+    assert (bridge.weights, bridge.steering.trouble(ROUTE)) == (newer.weights, None)
+
+
+async def test_a_person_may_start_the_rollout_of_a_plan_that_gave_way(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    newer = Bridge(faulty, clock, configured({**PLAN, "canary": OTHER}))
+    await _beats(clock, bridge, newer)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert (bridge.state, bridge.weights) == ("RUNNING", AS_CONFIGURED)
+    assert newer.weights == {OTHER: 0.0, CANARY: 100.0}, "and now it is the other one that gives way"
+
+
+@pytest.mark.parametrize("edit", [{"steps": PLAN["steps"][:1]}, {"alpha": 0.02}], ids=["steps", "alpha"])
+async def test_gateways_whose_plans_differ_in_steps_or_limits_do_not_take_turns_in_beginning_anew(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock, edit: dict[str, Any]
+) -> None:
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, buckets=2)
+    newer = Bridge(faulty, clock, configured({**PLAN, **edit}))
+    await _beats(clock, bridge, newer, buckets=1)
+    tried = len(faulty.tried)
+    await _beats(clock, bridge, newer)
+    assert len(faulty.tried) - tried == 12
+    assert newer.steering.rollout(ROUTE)[0].history[1:] == bridge.steering.rollout(ROUTE)[0].history[1:]
+    assert len(newer.steering.rollout(ROUTE)[0].history) <= 2
+    assert (bridge.weights, newer.weights) == ({OTHER: 100.0, CANARY: 0.0}, AS_CONFIGURED)
+    newer.store.count(ROUTE, bucket(0, *ILL).counts)
+    await _beats(clock, bridge, newer, bridge, buckets=1)
+    assert (bridge.barred, newer.barred) == (TAKEN_BACK, TAKEN_BACK)
+
+
+async def test_a_plan_that_is_loaded_again_begins_nothing_anew_but_a_restart_and_an_edit_do(
+    bridge: Bridge, faulty: Faulty, clock: HeldClock
+) -> None:
+    others = configured({**PLAN, "canary": OTHER})
+    newer = Bridge(faulty, clock, others)
+    await bridge.steering.move(ROUTE, "start", "dana")
+    await _beats(clock, bridge, newer)
+    assert newer.steering.rollout(ROUTE)[0].canary == OTHER
+    for _ in range(5):
+        bridge.under(configured())
+        await _beats(clock, bridge, newer, buckets=1)
+    assert [each["event"] for each in bridge.told()] == ["start"]
+    restarted = Bridge(faulty, clock)
+    await _beats(clock, restarted, newer, buckets=5)
+    assert [each["event"] for each in (*restarted.told(), *newer.told())] == ["plan", "plan"]
+    assert (restarted.weights, newer.weights) == (AS_CONFIGURED, {OTHER: 0.0, CANARY: 100.0})
 
 
 async def test_what_goes_on_beside_the_calls_ends_and_does_not_stop_at_a_trouble(
@@ -508,7 +819,6 @@ async def test_a_canary_of_which_nothing_is_heard_stands_in_for_no_other_arm(
 
 # --- several gateways, any weather -----------------------------------------------------------------------------------
 
-_plan = RolloutSettings.model_validate(dict(PLAN))
 _weather = [
     st.tuples(st.just("pass"), st.sampled_from([0.5, 5.0, 12.0])),
     st.tuples(st.sampled_from(["cut", "mend", "reload"]), st.integers(0, 2)),

@@ -122,6 +122,20 @@ async def test_a_server_that_forgets_does_not_bring_a_canary_back(
     assert (barred(one), barred(two)) == ({"own"}, {"own"})
 
 
+async def test_what_nobody_can_use_is_not_written_again_once_somebody_has_deleted_it(
+    pair: tuple[Steered, Steered], server: RedisServer
+) -> None:
+    server.command("HSET", "wb:{t:}:courses", "chat", f"{10**20}:somebody:{{}}")
+    await until(lambda: all(each.app.steering.trouble("chat") for each in pair))
+    assert [weights(each) for each in pair] == [[100.0, 0.0]] * 2
+    assert (await pair[0].step("start")).status_code == 503
+    server.command("HDEL", "wb:{t:}:courses", "chat")
+    await until(lambda: not any(each.app.steering.trouble("chat") for each in pair))
+    assert server.command("HLEN", "wb:{t:}:courses") == 0
+    assert (await pair[0].step("start")).status_code == 200
+    await until(lambda: weights(pair[1]) == [50.0, 50.0])
+
+
 async def test_a_gateway_that_cannot_hear_gives_its_canary_no_new_session(
     pair: tuple[Steered, Steered], server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from adapters.base import Usage
 from gateway.traffic import FORGOTTEN, SAMPLES, Traffic
 from routing.health import Fleet, State
 from routing.outcomes import OUTCOMES
-from tests.support.tried import BEGAN, NOON, Counted, Try, routes, tried
+from tests.support.tried import BEGAN, NOON, TARGETS, Counted, Try, routes, tried
 
 USAGE = Usage(input_tokens=100, output_tokens=20)
 CANARY = {"canary": "parallax", "gates": {"max_first_token": 0.5}}
@@ -99,6 +99,25 @@ def test_a_full_node_of_ours_has_failed_and_a_used_up_quota_of_a_providers_has_n
     assert store.sums["chat"]["openai|calls"] == 2
 
 
+def test_a_quota_that_is_used_up_for_more_than_ten_minutes_is_an_error_until_something_else_is_answered(
+    traffic: Traffic, store: Counted
+) -> None:
+    under = routes()
+
+    def errors(outcome: str, minute: float) -> int:
+        traffic.observe(tried(under, Try("openai", outcome, 0.01), at=NOON + 60 * minute, session=f"s-{minute}"))
+        return store.sums["chat"].get("openai|error:quota", 0)
+
+    assert [errors("quota", minute) for minute in (0, 5, 9.9)] == [0, 0, 0]
+    assert errors("connect", 10) == 0
+    assert [errors("quota", minute) for minute in (10.5, 11)] == [1, 2], "no connection is no answer"
+    assert errors("ok", 12) == 2
+    assert [errors("quota", minute) for minute in (13, 22, 24)] == [2, 2, 3]
+    assert errors("rejected", 25) == 3
+    assert [errors("quota", minute) for minute in (26, 35)] == [3, 3]
+    assert store.sums["chat"]["openai|raw_errors"] == 4
+
+
 def test_failures_of_one_session_in_one_minute_are_one_error_and_every_call_counts(
     traffic: Traffic, store: Counted
 ) -> None:
@@ -120,6 +139,19 @@ def test_without_a_session_only_a_repetition_that_says_so_is_one(traffic: Traffi
     traffic.observe(tried(under, Try("parallax", "connect", 0.1), headers=again, said="something else"))
     counts = store.sums["chat"]
     assert (counts["parallax|raw_errors"], counts["parallax|errors"]) == (5, 3)
+
+
+def test_a_rejected_call_is_no_error_and_counts_apart_once_a_session_and_hour(traffic: Traffic, store: Counted) -> None:
+    under = routes()
+    for session, minute in (("s-1", 0), ("s-1", 1), ("s-2", 2), ("s-1", 61)):
+        traffic.observe(tried(under, Try("parallax", "rejected", 0.1), at=NOON + 60 * minute, session=session))
+    for said in ("hello", "hello", "something else"):
+        traffic.observe(tried(under, Try("parallax", "rejected", 0.1), at=NOON + 3700, said=said))
+    counts = store.sums["chat"]
+    assert (counts["parallax|calls"], counts["parallax|raw_rejected"], counts["parallax|rejected"]) == (7, 7, 5)
+    assert "parallax|errors" not in counts
+    figures = traffic.figures("chat")["parallax"].total
+    assert (figures.calls, figures.failed, figures.rejected, figures.availability) == (7, 0, 7, None)
 
 
 def test_a_late_first_token_is_slow_where_a_rollout_has_such_a_gate(traffic: Traffic, store: Counted) -> None:
@@ -154,10 +186,38 @@ def test_a_call_that_an_arm_is_spared_because_it_is_down_is_an_error_to_the_evid
         traffic.observe(tried(under, Try("openai"), meant="parallax", session=session))
     mine = {key: number for key, number in store.sums["chat"].items() if key.startswith("parallax|")}
     counts = {"parallax|calls": 3, "parallax|errors": 2, "parallax|raw_errors": 3, "parallax|error:ejected": 3}
-    assert mine == (counts if down else {})
+    assert mine == (counts if down else {"parallax|absent": 3} if by_probe else {})
     figures = traffic.figures("chat")["parallax"].total
     assert (figures.calls, figures.overflow) == (0, 3), "to people it is what it is"
     assert store.sums["chat"]["openai|calls"] == 3
+
+
+@pytest.mark.parametrize(
+    ("states", "resting", "absent"),
+    [
+        ([(State.EJECTED, True), (State.EJECTED, True)], False, True),
+        ([(State.EJECTED, True), (State.EJECTED, False)], False, True),
+        ([(State.EJECTED, True), (State.TRYING, True)], False, True),
+        ([(State.EJECTED, True), (State.USED, False)], True, False),  # what has asked for a rest is in service
+        ([(State.EJECTED, False), (State.EJECTED, False)], False, False),  # whether it is down will show
+    ],
+)
+def test_a_call_that_an_arm_is_spared_because_of_probes_is_counted_as_that_and_is_no_error(
+    store: Counted, states: Sequence[tuple[State, bool]], resting: bool, absent: bool
+) -> None:
+    targets = [*TARGETS[:1], {"name": "parallax", "kind": "parallax", "urls": ["http://a:1", "http://b:1"]}]
+    under, fleet = routes(targets=targets), Fleet()
+    fleet.under(under.settings.targets, under.table.routes)
+    traffic = Traffic(store, NOON - 60, fleet)
+    for node, (state, by_probe) in zip(fleet.pools["parallax"].nodes, states, strict=True):
+        node.state, node.by_probe, node.ejections, node.since = state, by_probe, 1, BEGAN
+        node.rests_until = BEGAN + 60 if resting else 0.0
+    for _ in range(2):
+        traffic.observe(tried(under, Try("openai"), meant="parallax"))
+    mine = {key: number for key, number in store.sums["chat"].items() if key.startswith("parallax|")}
+    assert mine == ({"parallax|absent": 2} if absent else {})
+    traffic.observe(tried(under, Try("openai"), meant="parallax", full=True))
+    assert store.sums["chat"].get("parallax|absent", 0) == mine.get("parallax|absent", 0), "it was full"
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -189,7 +249,7 @@ def test_a_call_that_nobody_had_room_for_was_not_answered_by_the_arm_it_was_mean
     assert traffic.figures("chat")["parallax"].total.overflow == 1
 
 
-def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic) -> None:
+def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic, store: Counted) -> None:
     under = routes(arms=[{"target": "claude", "model": "none-such"}, {"target": "openai"}])
     x = tried(under, Try("claude", "connect", usage=USAGE), Try("openai", cost=4, usage=USAGE))
     x.unpriced = True
@@ -200,6 +260,8 @@ def test_a_price_that_nobody_knows_is_not_zero(traffic: Traffic) -> None:
     traffic.observe(y)
     assert (traffic.figures("chat")["claude"].total.calls, traffic.figures("chat")["claude"].total.priced) == (2, 0)
     assert traffic.figures("chat")["openai"].total.cost_per_call == 4
+    assert store.sums["chat"]["claude|unpriced"] == 1, "of the calls that it has answered"
+    assert "openai|unpriced" not in store.sums["chat"]
 
 
 def test_the_canarys_last_failed_calls_are_remembered_the_latest_last(traffic: Traffic) -> None:
@@ -212,6 +274,22 @@ def test_the_canarys_last_failed_calls_are_remembered_the_latest_last(traffic: T
     traffic.observe(tried(under, Try("openai", "connect")))
     traffic.observe(tried(under, Try("parallax")))
     assert traffic.samples("chat") == [x.id for x in failed[-SAMPLES:]]
+
+
+def test_a_few_failed_calls_of_a_canary_in_a_bucket_are_told_to_all_gateways(traffic: Traffic, store: Counted) -> None:
+    under = routes(rollout=CANARY)
+
+    def told(second: int, target: str = "parallax") -> list[str]:
+        x = tried(under, Try(target, "connect", 0.0), at=NOON + second, session=f"s-{second}")
+        x.id = f"01KA{second:02}"
+        traffic.observe(x)
+        return [key for key in store.sums["chat"] if "|sample:" in key]
+
+    assert told(0, "openai") == []
+    for second in range(1, 9):
+        found = told(second)
+    assert found == ["parallax|sample:01KA01", "parallax|sample:01KA02"]
+    assert told(11) == [*found, "parallax|sample:01KA11"]
 
 
 def test_figures_outlive_reloads_and_arms_that_are_gone_are_forgotten_a_day_later(traffic: Traffic) -> None:

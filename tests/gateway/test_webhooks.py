@@ -120,6 +120,16 @@ async def test_what_is_taken_is_not_sent_again_because_the_answer_has_no_end(lis
     assert len(listener.messages) == 1
 
 
+@pytest.mark.parametrize("told", ["\ud800", 2**64, {1: 1}], ids=["no text", "no number of JSON's", "no key of JSON's"])
+async def test_what_cannot_be_put_in_words_is_given_up_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture, told: Any
+) -> None:
+    async with sending() as webhooks:
+        webhooks.send(to("http://127.0.0.1:9"), "rollout.abort", {"text": told})
+    assert webhooks.counts == {"sent": 0, "failed": 0, "given_up": 1}
+    assert "rollout.abort" in caplog.text
+
+
 async def test_a_secret_that_is_gone_is_told_by_its_reference(caplog: pytest.LogCaptureFixture) -> None:
     gone = WebhookSettings(url=Secret("env:NO_SUCH_HOOK", environ={}))
     async with sending(pauses=()) as webhooks:

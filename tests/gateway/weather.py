@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import re
 import sys
@@ -38,6 +39,7 @@ from policies.budgets import Account, Ask, Loan, Raised, Short, Spent
 from policies.decision import Decision, Effect
 from policies.money import usd_text
 from policies.obligations import Obligations
+from routing.table import Route, Table
 from tests.support.door import door, post
 from tests.support.exchanges import ALLOWED, settings
 from tests.support.gate import MemoryLedger, ScriptedEngine
@@ -122,7 +124,17 @@ def planned(chance: random.Random) -> Plan:
             "wrong-shape",
             "error",
         ]
-        + ["error-event", "comments", "endless", "one-giant-event", "no-text", "no-end", "odd-json", "many-choices"]
+        + [
+            "error-event",
+            "comments",
+            "endless",
+            "one-giant-event",
+            "no-text",
+            "no-end",
+            "odd-json",
+            "many-choices",
+            "foreign",
+        ]
     )
     return Plan(
         chance.choice(kinds),
@@ -209,6 +221,12 @@ class Liar:
         told: dict[str, Any] = {} if report is None else {"usage": report}
         if plan.kind == "error":
             answer: Any = {"error": {"message": f"no {SECRET}"}, **told}
+        elif plan.kind == "foreign":  # the other protocol has no word for it
+            called = {"tool_calls": [{"id": "t", "type": "custom", "custom": {"name": "x", "input": plan.said}}]}
+            answer = (
+                {"type": "message", "content": [{"type": "picture"}]} if claude else {"choices": [{"message": called}]}
+            )
+            answer |= told
         elif claude:
             answer = {"type": "message", "content": [{"type": "text", "text": plan.said}], **told}
         else:
@@ -472,6 +490,8 @@ class Weather:
         self.target = Liar(random.Random(seed))
         self.heard: list[tuple[str, bytes]] = []
         """By agent, what it was answered."""
+        self.barred: list[tuple[Route, str, float, float]] = []
+        """(route, target that was to get no call of it, since, until), by the monotonic clock."""
 
     def wrong(self, text: str) -> None:
         self.figures.wrong.append(f"seed {self.seed}: {text}")
@@ -622,9 +642,10 @@ class Weather:
         while True:
             await asyncio.sleep(chance.random() * 0.2)
             before = self.pipeline.assembly
-            match chance.randrange(6):
+            match chance.randrange(9):
                 case 0 | 1:
                     after = assemble(settings(**self.sections()), before)
+                    self._steer(before.table, {})
                     self.pipeline.assembly = after
                     for carrier in retired(before, after):
                         carrier.retire()
@@ -638,6 +659,18 @@ class Weather:
                 case 4 if before.plan.budgets:
                     budget = chance.choice(before.plan.budgets)
                     await self.store.reset_limit(budget.node.partition("/")[0], budget.node, budget.window)
+                case 5 | 6 | 7:
+                    names = [arm.target.name for arm in before.table.routes[0].arms]
+                    shares = {name: chance.choice([0.0, 0.0, 10.0, 50.0]) for name in names}
+                    self._steer(before.table, shares, chance.sample(names, chance.choice([0, 1, 1, len(names) - 1])))
+
+    def _steer(self, table: Table, shares: Mapping[str, float], barred: Sequence[str] = ()) -> None:
+        """Weighs the first route, which nobody weighs after a reload any more."""
+        now, route = time.monotonic(), table.routes[0]
+        self.barred = [(*each[:3], min(each[3], now)) for each in self.barred]
+        if shares:
+            route.weigh(shares, barred)
+            self.barred += [(route, name, now, math.inf) for name in barred]
 
     async def _caller(self, port: int) -> None:
         for _ in range(self.chance.choice([1, 3, 10])):
@@ -800,6 +833,12 @@ class Weather:
             return
         if any(each.outcome is None for each in x.attempts):
             self.wrong(f"call {x.id} has an attempt that has not ended: {x.attempts}")
+        for number, each in enumerate(x.attempts):
+            for route, target, since, until in self.barred:
+                # A first attempt goes by the routes of the configuration that the call came in under.
+                same = x.route is route or (number and x.route is not None and x.route.name == route.name)
+                if same and each.arm.target.name == target and since < each.began < until and not x.bound:
+                    self.wrong(f"call {x.id} went to {target} as attempt {number}, which was taken back")
         if sum(each.cost for each in x.attempts) != (x.cost or 0):
             self.wrong(f"call {x.id} cost {x.cost} for {x.attempts}")
         nonce = _NONCE.search(x.call.body)

@@ -294,3 +294,33 @@ def test_several_workers_are_refused_with_what_to_do_instead(tmp_path: Path) -> 
     done = run("serve", "--config", "w.yaml", "--workers", "2", cwd=tmp_path)
     assert done.returncode == 2
     assert "several gateways" in done.stderr
+
+
+FORCED = """import os, sys
+from pathlib import Path
+from tests.support.process import serving
+
+with serving(sys.argv[1], Path(sys.argv[2])) as gateway:
+    print(gateway.pid, flush=True)
+    os._exit(3)
+"""
+
+
+def test_no_gateway_of_a_test_outlives_a_run_that_is_ended_by_force(standins: Standins, tmp_path: Path) -> None:
+    """As a test's timeout ends it, which asks nobody."""
+    config = {**configuration(standins, tmp_path), "listen": {"port": 0}}
+    config["admin"] = {"listen": {"port": 0}}
+    run = subprocess.run(
+        [sys.executable, "-c", FORCED, orjson.dumps(config).decode(), str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=40,
+        check=False,
+    )
+    assert run.returncode == 3
+    pid = int(run.stdout)
+    try:
+        until(lambda: gone(pid))
+    finally:
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)

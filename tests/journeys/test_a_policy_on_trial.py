@@ -141,7 +141,7 @@ def test_a_promotion_outlives_the_process_and_ends_with_a_command(desk: Desk, tm
 
 def test_only_an_admin_may_promote_and_whoever_may_not_is_told(desk: Desk) -> None:
     assert "role `admin`" in desk.run("promote", token="sams-trial-token", code=2)
-    assert "Show the token" in desk.run("promote", token="no-such-token", code=2)
+    assert "does not know the token in WEIGHBRIDGE_ADMIN_TOKEN" in desk.run("promote", token="no-such-token", code=2)
     assert "Set WEIGHBRIDGE_ADMIN_TOKEN" in desk.run("promote", token="", code=2)
     assert "no HTTP header can carry" in desk.run("promote", token="of\ntwo lines", code=2)
     assert desk.trial()["decides"] == "configured"

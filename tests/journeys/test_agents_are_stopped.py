@@ -107,8 +107,8 @@ def test_an_agent_that_is_stopped_at_one_gateway_is_stopped_at_the_other_and_sto
         with pytest.raises(anthropic.PermissionDeniedError, match="it answers nobody"):
             claude.messages.create(model="claude-x", messages=HELLO, max_tokens=9)
         assert (standins.openai.requests, standins.anthropic.requests) == ([], [])
-        until(lambda: len(outcomes(two)) == 4)  # each was asked once: their default retries have let it be
-        assert {each["code"] for each in outcomes(two)} == {"agent_quarantined"}
+        until(lambda: len(outcomes(two, 4)) == 4)  # each was asked once: their default retries have let it be
+        assert {each["code"] for each in outcomes(two, 4)} == {"agent_quarantined"}
         until(lambda: stands(two)["pending_usd"] == 0)
         assert float(stands(two)["posted_usd"]) == pytest.approx(0.2)  # both streams were called for
 

@@ -71,9 +71,17 @@ def stands(gateway: Gateway, node: str = "acme/bot") -> dict[str, Any]:
     return found
 
 
-def outcomes(gateway: Gateway) -> list[dict[str, Any]]:
-    lines = (gateway.folder / "var" / "ledger" / "calls.jsonl").read_bytes().splitlines()
-    return [each for each in map(orjson.loads, lines) if each["record"] == "outcome"]
+def outcomes(gateway: Gateway, count: int) -> list[dict[str, Any]]:
+    """So many, once they are there: who has got the last event of a stream has its answer a moment before."""
+    ledger = gateway.folder / "var" / "ledger" / "calls.jsonl"
+
+    def recorded() -> list[dict[str, Any]]:
+        lines = ledger.read_bytes().splitlines(keepends=True)
+        whole = [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+        return [each for each in whole if each["record"] == "outcome"]
+
+    until(lambda: len(recorded()) >= count)
+    return recorded()
 
 
 def hello(**more: Any) -> dict[str, Any]:
@@ -128,7 +136,7 @@ def test_a_model_that_ignores_max_tokens_is_cut_at_what_was_lent(standins: Stand
         text = "".join(each.choices[0].delta.content or "" for each in chunks if each.choices)
         assert [each.choices[0].finish_reason for each in chunks if each.choices][-1] == "length"
         assert 15 <= len(text.split()) <= 22
-        (record,) = outcomes(gateway)
+        (record,) = outcomes(gateway, 1)
         assert record["usage"]["estimated"] is True
         assert 20 <= record["usage"]["output_tokens"] <= 40
         assert "cut" in record["detail"]
@@ -158,7 +166,7 @@ def test_a_stream_that_no_budget_pays_for_any_longer_ends_as_if_it_were_long_eno
             text = "".join(each.choices[0].delta.content or "" for each in chunks if each.choices)
             assert chunks[-1].choices[0].finish_reason == "length"
         assert 300 <= len(text.split()) <= 650
-        (record,) = outcomes(gateway)
+        (record,) = outcomes(gateway, 1)
         assert record["code"] == "budget_exhausted"
         found = stands(gateway)
         assert found["pending_usd"] == 0
@@ -187,7 +195,7 @@ def test_what_was_spent_survives_kill_9_and_what_was_under_way_is_paid(standins:
         assert ask(gateway, max_tokens=30).status_code == 200  # the listener stays, so this waits for the next worker
         after = stands(gateway)
         assert after["pending_usd"] == 0
-        costs = [Decimal(str(each["cost_usd"])) for each in outcomes(gateway)]
+        costs = [Decimal(str(each["cost_usd"])) for each in outcomes(gateway, 6)]
         assert sum(costs[:5]) == before["posted_usd"]
         assert after["posted_usd"] == before["posted_usd"] + before["pending_usd"] + costs[5]
 

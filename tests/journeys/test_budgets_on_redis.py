@@ -94,7 +94,7 @@ def test_without_redis_a_soft_budget_lets_pass_and_is_told_afterwards(standins: 
         redis.kill()
         until(lambda: says_that_nobody_knows(ask(gateway)))  # for a second, what was known last still counts
         redis.start()
-        until(lambda: stands_if_it_can(gateway) == Decimal("0.1") * len(outcomes(gateway)))
+        until(lambda: stands_if_it_can(gateway) == Decimal("0.1") * len(outcomes(gateway, 1)))
 
 
 def says_that_nobody_knows(passed: httpx2.Response) -> bool:

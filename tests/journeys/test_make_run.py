@@ -178,7 +178,8 @@ def is_over(url: str) -> bool:
 def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     with running(folder) as demo:
         said = [shell(command) for command in demo.commands()]
-    chat, streamed, message, denied, dozen, budgets, spend, raised, halved, arms, compared, policy, metrics = said
+    chat, streamed, message, denied, dozen, budgets, spend, raised, halved, arms, compared, *rollout = said[:-2]
+    policy, metrics = said[-2:]
     assert chat.startswith("HTTP/1.1 200")
     assert "You said: Hello" in chat
     assert streamed.endswith("data: [DONE]\n\n")
@@ -195,6 +196,11 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert re.fullmatch(r"((openai|parallax)-stand-in ){6}", arms)
     calls = {arm["target"]: arm["calls"] for arm in json.loads(compared)["arms"]}
     assert calls["parallax-stand-in"] == arms.count("parallax")
+    started, shared, standing, aborted = rollout
+    assert (json.loads(started)["state"], json.loads(started)["weight"]) == ("RUNNING", 20)
+    assert re.fullmatch(r"((anthropic|parallax)-stand-in ){9}", shared)
+    assert {each["what"] for each in json.loads(standing)["missing"]} == {"time", "calls"}
+    assert (json.loads(aborted)["state"], json.loads(aborted)["weight"]) == ("ROLLED_BACK", 0)
     assert json.loads(policy)["engine"] == "embedded"
     assert "weighbridge_" in metrics
 

@@ -1,5 +1,6 @@
 """Go, no-go, not enough data: each answer where it belongs, with true numbers, and seldom the wrong one."""
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -35,6 +36,22 @@ def measured(
 
 
 # --- availability ----------------------------------------------------------------------------------------------------
+
+
+def test_what_an_arm_rejects_and_the_baseline_takes_is_not_answered() -> None:
+    everything = Figures(calls=782, rejected=782)
+    assert everything.availability is None, "nobody can say"
+    assert availability(everything, 0.995).answer is Answer.NOT_ENOUGH_DATA
+    found = availability(everything, 0.995, Figures(calls=280))
+    assert (found.answer, found.value) == (Answer.NO_GO, 0.0)
+    found = availability(Figures(calls=10_000, rejected=1000), 0.995, Figures(calls=5000, rejected=250))
+    assert (found.answer, found.value) == (Answer.NO_GO, 9000 / 9500)
+
+
+def test_mistakes_that_every_arm_rejects_are_no_calls_that_are_not_answered() -> None:
+    found = availability(Figures(calls=5000, rejected=500), 0.995, Figures(calls=5000, rejected=490))
+    assert (found.answer, found.value) == (Answer.GO, 1.0)
+    assert availability(Figures(calls=5000, rejected=500), 0.995, Figures()).answer is Answer.GO
 
 
 @pytest.mark.parametrize(
@@ -151,6 +168,10 @@ def test_a_saving_from_few_calls_or_without_a_price_is_not_known() -> None:
     assert saving(measured(10, cost=lambda: 10), base, 0.2).missing == 20
     unpriced = saving(measured(100, cost=lambda: None), base, 0.2)
     assert (unpriced.answer, unpriced.value, unpriced.missing) == (Answer.NOT_ENOUGH_DATA, None, None)
+    assert unpriced.unpriced == (Side.ARM,)
+    neither = saving(measured(100, cost=lambda: None), measured(100, cost=lambda: None), 0.2)
+    assert neither.unpriced == (Side.ARM, Side.BASELINE)
+    assert saving(figures(100), base, 0.2).unpriced == (), "counting tokens is free of charge, and has no price"
     assert saving(base, Figures(), 0.2).of is Side.BASELINE
 
 
@@ -186,6 +207,16 @@ def test_a_month_is_projected_from_the_calls_of_all_arms_in_exact_amounts() -> N
     assert month.present == 30 * (100 * 40 + 300 * 100 + 20 * 1000)
     assert comparison.saving_per_call == pytest.approx(0.6)
     assert comparison.saving_per_mtok == pytest.approx(0.6)
+
+
+def test_a_month_with_an_arm_of_unknown_price_has_no_cost() -> None:
+    priced, unpriced = measured(100), measured(100, cost=lambda: None)
+    month = compare(unpriced, priced, seconds=86_400).month
+    assert (month.baseline, month.arm, month.saving, month.present) == (30 * 200 * 100, None, None, None)
+    assert compare(priced, priced, [unpriced], seconds=86_400).month.present is None
+    costs = itertools.cycle([100, None])
+    half = compare(measured(100, cost=lambda: next(costs)), Figures(), seconds=86_400).month
+    assert half.present == 30 * 100 * 100, "those that have no price are as dear as the others"
 
 
 def test_nothing_compared_with_nothing_is_not_enough() -> None:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.course import BUCKET, LEASE, SET_BACK, Course, behind, bucket_at, counted, lapsed, weights
+from routing.course import (
+    BUCKET,
+    LAST_EPOCH,
+    LEASE,
+    SET_BACK,
+    Course,
+    behind,
+    bucket_at,
+    checked,
+    counted,
+    lapsed,
+    weights,
+)
 
 CONFIGURED = {"openai": 90.0, "parallax": 10.0}
 STEERED = Course(1, weights={"openai": 70.0, "parallax": 30.0}, instead_of=CONFIGURED)
@@ -21,6 +38,33 @@ def test_weights_are_as_configured_until_somebody_sets_others() -> None:
     assert weights(None, CONFIGURED) == CONFIGURED
     assert weights(Course(3, rollout={"state": "DRAFT"}), CONFIGURED) == CONFIGURED
     assert weights(STEERED, CONFIGURED) == {"openai": 70.0, "parallax": 30.0}
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.sampled_from(["openai", "parallax", "x"]), each),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["epoch", "weights", "instead_of", "rollout", "by", "at", "comment", "x"]), _json),
+    st.integers(0, LAST_EPOCH),
+)
+def test_whatever_is_kept_of_a_course_the_weights_are_some_and_what_is_wrong_is_said(
+    facts: dict[str, Any], epoch: int
+) -> None:
+    with suppress(ValueError):
+        assert 0 <= checked(facts).epoch <= LAST_EPOCH
+    course = checked({**facts, "epoch": epoch})
+    found = weights(course, CONFIGURED)
+    assert found.keys() == CONFIGURED.keys()
+    assert all(math.isfinite(each) and each >= 0 for each in found.values())
+    assert sum(found.values()) > 0
+    assert course.rollout is None or isinstance(course.rollout, Mapping)
+    assert (course.weights is None) or not course.trouble
+    known = facts.keys() & {"weights", "rollout", "by", "at", "comment"}
+    assert course.trouble == "" or known
 
 
 @pytest.mark.parametrize(

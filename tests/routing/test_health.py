@@ -33,7 +33,8 @@ class Scene:
         shares = weights or [100.0] * len(targets)
         self.route = Route("chat", ["m"], [Arm(t, w, None) for t, w in zip(targets, shares, strict=True)])
         self.targets = targets
-        self.fleet = Fleet()
+        self.told: list[tuple[str, State, str]] = []
+        self.fleet = Fleet(lambda node: self.told.append((node.url, node.state, node.why)))
         self.fleet.under([t.settings for t in targets], [self.route])
         self.now = 1000.0
 
@@ -96,6 +97,30 @@ def test_five_failures_in_a_row_eject_a_node_and_a_success_between_them_does_not
     scene.call("reset")
     assert scene.states() == [State.EJECTED]
     assert scene.pick("ab").node.target == "b"
+
+
+def test_a_node_that_is_used_no_more_is_told_of_once_and_so_is_its_return() -> None:
+    scene = Scene(1, 1)
+    node = scene.fell()
+    why = "5 calls in a row failed, the last one as `connect`"
+    assert scene.told == [(url("a", 0), State.EJECTED, why)]
+    scene.now = node.due
+    scene.call("connect")
+    assert (node.state, node.why) == (State.EJECTED, why)
+    scene.now = node.due
+    scene.call("ok")
+    assert scene.told[1:] == [(url("a", 0), State.USED, "")]
+    assert node.since - node.out_since == 30 + 60
+
+
+def test_what_a_node_is_ejected_for_is_told() -> None:
+    streams, probed = Scene(1, 1), Scene(1, 1)
+    for _ in range(3):
+        streams.call("stream_cut")
+    assert [why for _, _, why in streams.told] == ["3 streams were broken off within 10 s"]
+    for _ in range(2):
+        probed.fleet.probed("a", url("a", 0), False, probed.now)
+    assert [why for _, _, why in probed.told] == ["a probe has found it unwell"]
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,6 @@ TABLE: list[tuple[Facts, str]] = [
     (Facts("anthropic", "headed", 429), "quota"),
     *((Facts(kind, "headed", status), "config") for kind in KINDS for status in (401, 402, 403, 407)),
     *((Facts(kind, "headed", status), "rejected") for kind in KINDS for status in (400, 409, 413, 422)),
-    *((Facts(kind, "headed", 400, accepted_elsewhere=False), "rejected") for kind in KINDS),
-    *((Facts(kind, "headed", 400, accepted_elsewhere=True), "compat") for kind in KINDS),
     (Facts("parallax", "headed", 404), "config"),
     (Facts("parallax", "headed", 405), "config"),
     (Facts("openai", "headed", 404), "rejected"),  # of a model
@@ -107,7 +105,6 @@ def test_every_word_of_the_sniffers_is_known(hidden: str) -> None:
         ("stalled", True, True),
         ("overlong", True, True),
         ("protocol", True, True),
-        ("compat", True, False),
         ("rejected", False, False),
         ("config", True, True),
         ("overflow", False, False),
@@ -142,7 +139,6 @@ def test_what_another_node_would_say_too_is_tried_at_another_arm() -> None:
     assert {each.name for each in OUTCOMES.values() if each.retry == "no"} == {
         "ok",
         "rejected",
-        "compat",
         "overlong",
         "client_gone",
         "refused",
@@ -163,7 +159,6 @@ def facts() -> st.SearchStrategy[Facts]:
         st.sampled_from(["", "ValueError", FIRST_TOKEN_LATE, *CARRIER_ERRORS]),
         st.sampled_from(["", *get_args(parallax.Hidden)]),
         st.booleans(),
-        st.none() | st.booleans(),
         st.booleans(),
         st.booleans(),
     )

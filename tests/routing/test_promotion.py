@@ -28,7 +28,9 @@ def test_calls_are_missing_at_the_rate_at_which_they_fail() -> None:
     assert found.what == "calls"
     assert found.amount is not None
     assert 1000 < found.amount < 3000
-    assert found.text.startswith(f"needs ~{int(found.amount):,} more calls at the present rate, about ")
+    assert found.text == (
+        f"needs ~{int(found.amount):,} more calls, about 1 h 13 min at the present rate, if no more than 0.5 % fail"
+    )
 
 
 def test_no_number_of_calls_helps_a_canary_at_its_limit() -> None:
@@ -40,9 +42,7 @@ def test_no_number_of_calls_helps_a_canary_at_its_limit() -> None:
 
 def test_a_step_without_calls_is_never_passed() -> None:
     [found] = lacking(plan(0.01), {}, lasted=1e9)
-    assert found == Missing(
-        "calls", "needs ~380 more calls at the present rate, about 12 min of traffic as it was", 380
-    )
+    assert found == Missing("calls", "needs ~380 more calls, about 12 min at the present rate", 380)
 
 
 @pytest.mark.parametrize(("slow", "passes"), [(0, True), (150, True), (250, False), (400, False)])
@@ -68,9 +68,20 @@ def test_cost_is_missing_where_nothing_can_be_compared() -> None:
     assert lacking(settings, {"calls": 5000}, {"calls": 10}) == []
 
 
-@pytest.mark.parametrize(("overflow", "passes"), [(50, True), (51, False)])
-def test_few_calls_may_find_no_room(overflow: int, passes: bool) -> None:
-    found = lacking(plan(0.01), {"calls": 4950, "overflow": overflow})
+def test_a_canary_of_unknown_price_is_not_taken_for_one_that_costs_nothing() -> None:
+    settings = plan(0.01, gates=GateSettings(max_cost_ratio=1.0))
+    others = {"calls": 46_000, "cost": 46_000_000}
+    (found,) = lacking(settings, {"calls": 5000, "unpriced": 5000}, others)
+    assert found.what == "cost"
+    assert found.text.endswith("could be compared: the price of the canary is not known, see targets[].price")
+    assert lacking(settings, {"calls": 5000, "unpriced": 1000, "cost": 3_000_000}, others) == [], "4000 tell enough"
+    (found,) = lacking(settings, {"calls": 5000, "unpriced": 1000, "cost": 5_000_000}, others)
+    assert "1.25 times as much" in found.text
+
+
+@pytest.mark.parametrize(("overflow", "absent", "passes"), [(50, 0, True), (51, 0, False), (30, 21, False)])
+def test_few_calls_may_find_no_room_or_nobody_there(overflow: int, absent: int, passes: bool) -> None:
+    found = lacking(plan(0.01), {"calls": 4950, "overflow": overflow, "absent": absent})
     assert [each.what for each in found] == ([] if passes else ["overflow"])
 
 
@@ -82,7 +93,7 @@ def test_a_person_is_missing() -> None:
 def test_a_window_wants_its_calls_and_its_rate() -> None:
     settings = plan(0.01, mode="window", min_calls=1000)
     assert [each.text for each in lacking(settings, {"calls": 999})] == [
-        "needs 1 more calls, about 2 s of traffic as it was"
+        "needs 1 more calls, about 2 s at the present rate"
     ]
     assert lacking(settings, {"calls": 1000, "errors": 1, "raw_errors": 10}) == []
     assert [each.what for each in lacking(settings, {"calls": 1000, "errors": 1, "raw_errors": 11})] == ["calls"]

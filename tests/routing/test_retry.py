@@ -54,17 +54,23 @@ def test_another_node_of_the_same_arm_comes_before_the_next_arm() -> None:
 
 @given(
     st.floats(0.01, 1),
-    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 60), st.floats(0, 30)), max_size=60),
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 60), st.floats(0, 30), st.floats(0, 1)), max_size=60),
 )
-def test_retries_never_exceed_their_budget(share: float, sequence: list[tuple[int, int, float]]) -> None:
+def test_retries_never_exceed_their_budget(share: float, sequence: list[tuple[int, int, float, float]]) -> None:
+    """Some of those that were taken are not made, and come back after a while."""
     now, calls, retries = 50.0, 0, 0
     budget = RetryBudget(share, now)
-    for called, wanted, pause in sequence:
+    unmade = 0
+    for called, wanted, pause, failing in sequence:
         now += pause
+        for _ in range(unmade):
+            budget.returned()
         for _ in range(called):
             budget.called(now)
         calls += called
-        retries += sum(budget.spend(now) for _ in range(wanted))
+        taken = sum(budget.spend(now) for _ in range(wanted))
+        unmade = int(taken * failing)
+        retries += taken - unmade
         assert retries <= share * calls + ALWAYS * (now - 50.0) + ALWAYS * MEMORY + 1e-6
 
 
@@ -86,6 +92,13 @@ def test_a_few_calls_can_be_tried_again_from_the_start_and_none_where_the_share_
     never = RetryBudget(0.0, 0.0)
     never.called(0.0)
     assert not never.spend(1000.0)
+
+
+def test_a_retry_that_was_not_made_can_be_made_later() -> None:
+    budget = RetryBudget(0.2, 0.0)
+    assert sum(budget.spend(0.0) for _ in range(200)) == 100
+    budget.returned()
+    assert sum(budget.spend(0.0) for _ in range(200)) == 1
 
 
 def test_waiting_leaves_no_more_than_the_budget_always_has() -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from config.settings import RolloutSettings
 from routing.course import SET_BACK, Bucket
+from routing.phrases import moment
 from routing.rollout import (
     TRANSITIONS,
     Event,
@@ -150,6 +152,20 @@ def test_a_person_who_promotes_is_recorded_with_what_was_known() -> None:
     assert rollout.state is State.PROMOTED
 
 
+def test_a_promotion_that_lacks_evidence_says_so_wherever_it_is_told() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 60))
+    lacking = missing(rollout, PLAN, START + 60)
+    rollout = step(rollout, "promote", "dana", START + 60, "the launch", lacking)
+    assert rollout.history[-1].without_evidence == ("13 d 23 h more at this step", lacking[1].text)
+    assert rollout.history[-1].text == (
+        f"dana promoted step 1 of 4 without the evidence (13 d 23 h more at this step; {lacking[1].text}); "
+        "the verdict was HOLD: the launch"
+    )
+    told = standing(rollout, PLAN, START + 60)["history"][0]
+    assert told["without_evidence"] == ["13 d 23 h more at this step", lacking[1].text]
+    assert from_json(json.loads(json.dumps(to_json(rollout)))) == rollout
+
+
 def test_where_a_persons_word_is_wanted_the_rollout_waits_for_it_and_says_so_once() -> None:
     mine = plan(0.01, 0.005, approval=["finance"])
     rollout, events = played(started(mine), mine, good(START, 3600))
@@ -190,6 +206,63 @@ def test_who_resumes_a_canary_that_is_the_worse_arm_is_not_asked_again_in_this_s
     rollout = step(rollout, "resume", "dana", START + 14_400)
     rollout, events = played(rollout, PLAN, worse[1440:])
     assert (rollout.state, events) == (State.RUNNING, [])
+
+
+def away(at: int, seconds: int, calls: int = 10) -> list[Bucket]:
+    return [bucket(begin, (0, 0), (100, 0), absent=calls) for begin in range(at, at + seconds, 10)]
+
+
+def test_a_canary_that_is_out_of_service_pauses_and_is_not_taken_back() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 300))
+    rollout, events = played(rollout, PLAN, away(START + 300, 20))
+    assert (rollout.state, events) == (State.RUNNING, [])
+    rollout, events = played(rollout, PLAN, away(START + 320, 600))
+    assert [(each.what, each.at) for each in events] == [("pause", START + 330)]
+    assert events[0].text == (
+        f"parallax is out of service since {moment(START + 300)}: 30 calls that fell to it were taken by others."
+    )
+    assert rollout.state is State.PAUSED
+
+
+def test_who_resumes_a_canary_that_was_out_of_service_is_paused_by_new_buckets_alone() -> None:
+    rollout, _ = played(started(PLAN), PLAN, away(START, 300))
+    rollout = step(rollout, "resume", "dana", START + 305)
+    rollout, events = played(rollout, PLAN, away(START + 300, 30))
+    assert (rollout.state, events) == (State.RUNNING, []), "the first was begun before the person looked"
+    rollout, events = played(rollout, PLAN, away(START + 330, 10))
+    assert [each.what for each in events] == ["pause"]
+
+
+def test_a_call_of_its_own_shows_that_a_canary_is_there_and_a_bucket_without_any_shows_nothing() -> None:
+    gone = away(START, 60)
+    for number in (2, 5):
+        gone[number] = bucket(gone[number].at, (1, 0), (99, 0), absent=9)
+    rollout, events = played(started(PLAN), PLAN, gone)
+    assert (rollout.state, events) == (State.RUNNING, [])
+    few = [bucket(at, (0, 0), (5, 0), absent=at % 60 == START % 60) for at in range(START, START + 130, 10)]
+    rollout, events = played(started(PLAN), PLAN, few)
+    assert [(each.what, each.at) for each in events] == [("pause", START + 130)]
+
+
+def test_a_verdict_names_failed_calls_of_whichever_gateway_has_seen_them() -> None:
+    failed: dict[str, Any] = {f"sample:01KA{number}": 1 for number in range(9)}
+    rollout, _ = advance(started(PLAN), PLAN, [bucket(START, (50, 50), (450, 0), **failed)], START + 10)
+    assert rollout.state is State.ROLLED_BACK
+    facts = rollout.history[-1].facts
+    assert facts is not None
+    assert facts.samples == ("01KA4", "01KA5", "01KA6", "01KA7", "01KA8")
+
+
+def test_the_ids_of_failed_calls_do_not_pile_up() -> None:
+    mine = plan(0.9, 0.9)
+    buckets = []
+    for at in range(START, START + 6000, 10):
+        failed: dict[str, Any] = {f"sample:01KA{at}": 1}
+        buckets.append(bucket(at, (50, 1), (450, 5), **failed))
+    rollout, _ = played(step(started(mine), "pause", "dana", START), mine, buckets)
+    rollout = step(rollout, "resume", "dana", START + 6000)
+    rollout, _ = played(rollout, mine, [each._replace(at=each.at + 6000) for each in buckets[:50]])
+    assert len(json.dumps(to_json(rollout))) < 8000
 
 
 def test_a_suspicion_that_is_not_cleared_up_keeps_a_step_from_being_passed() -> None:
@@ -317,6 +390,55 @@ def test_the_state_stays_small_enough_to_be_written_every_ten_seconds() -> None:
     rng = random.Random(1)
     rollout, _ = played(started(PLAN), PLAN, traffic(rng, START, 3 * 3600, 12.0, 0.1, 0.005, 0.004))
     assert len(json.dumps(to_json(rollout))) < 8000
+
+
+def test_a_step_is_told_of_since_it_began_whatever_bucket_that_was_in() -> None:
+    rollout, _ = played(started(PLAN, START + 7), PLAN, [bucket(START, (10, 1), (90, 0))])
+    assert standing(rollout, PLAN, START + 10)["evidence"]["so_far"]["since"] == START + 7
+    assert standing(rollout, PLAN, START + 10)["evidence"]["suspected"]["since"] == START + 7
+    rollout, _ = played(started(PLAN, START + 7), PLAN, good(START, 300))
+    rollout = step(rollout, "pause", "dana", START + 303)
+    rollout, _ = played(rollout, PLAN, good(START + 300, 60))
+    rollout = step(rollout, "resume", "dana", START + 365)
+    rollout, _ = played(rollout, PLAN, good(START + 360, 60))
+    found = standing(rollout, PLAN, START + 420)["evidence"]["so_far"]
+    assert (found["since"], found["calls"]) == (START + 7, 350), "all that is counted, but for the pause"
+
+
+def test_once_a_promoted_canary_is_not_watched_any_more_its_standing_says_so() -> None:
+    mine = plan(0.01, watch_for=3600)
+    rollout, _ = played(at_step(mine, 1), mine, good(START, 60))
+    rollout = step(rollout, "promote", "dana", START + 60)
+    rollout, _ = played(rollout, mine, good(START + 60, 60))
+    before = standing(rollout, mine, START + 3659)
+    assert before["unjudged_since"] is None
+    assert before["evidence"]["so_far"]["calls"] == 60
+    after = standing(rollout, mine, START + 3660)
+    assert (after["unjudged_since"], after["evidence"]) == (START + 3660, None)
+
+
+def test_a_canary_that_rejects_everything_is_paused_and_not_promoted() -> None:
+    def answered(at: int, rejected: int) -> Bucket:
+        (each,) = good(at, 10)
+        return Bucket(at, {**each.counts, "parallax|rejected": rejected, "parallax|raw_rejected": rejected})
+
+    mine = plan(0.01, hold=600)
+    rollout, events = played(started(mine), mine, [answered(at, 10) for at in range(START, START + 1200, 10)])
+    assert [(each.what, each.verdict) for each in events] == [("pause", Verdict.PAUSE)]
+    assert "rejects what others take: " in events[0].text
+    rollout = step(rollout, "resume", "dana", START + 1200)
+    still, events = played(rollout, mine, [answered(at, 10) for at in range(START + 1200, START + 1800, 10)])
+    assert [each.what for each in events] == ["pause"]
+    assert "rejected" in [each.what for each in missing(still, mine, START + 1800)]
+    _, events = played(rollout, mine, [answered(at, 1) for at in range(START + 1200, START + 2400, 10)])
+    assert [each.what for each in events] == ["complete"], "a person knows that it rejects a few more"
+
+
+def test_what_is_told_of_evidence_can_be_read() -> None:
+    rollout, _ = played(started(PLAN), PLAN, good(START, 86_400))
+    found = standing(rollout, PLAN, START + 86_400)["evidence"]
+    assert found["below_limit"] == 1e6, "nobody can tell more of it apart"
+    assert found["worse_than_others"] == found["rejects_more_than_others"] == 0.0
 
 
 def test_what_is_no_rollouts_state_is_refused() -> None:

@@ -316,6 +316,41 @@ def test_other_weights_act_on_the_next_call_and_a_call_may_keep_those_it_began_w
     assert balanced.configured == {"a": 100.0, "b": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("fallback", "order"), [(None, ["own", "hosted"]), (False, ["own"]), (True, ["own", "hosted"])]
+)
+def test_an_arm_that_stands_by_takes_what_the_one_with_all_weight_cannot(
+    fallback: bool | None, order: list[str]
+) -> None:
+    arms = [Arm(place("hosted", "openai"), 90.0, None, fallback), Arm(place("own", "openai"), 10.0, None)]
+    balanced = route("chat", "m", arms=arms)
+    balanced.weigh({"own": 100.0}, standing_by={"hosted"})
+    assert [arm.target.name for arm in balanced.order("openai", "chat", 7)] == order
+    assert balanced.weights.alone == ([] if len(order) > 1 else ["own"])
+    balanced.weigh({"own": 100.0})
+    assert len(balanced.order("openai", "chat", 7)) == (2 if fallback else 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "fallbacks", "alone"),
+    [
+        ((50, 50), (None, None), []),
+        ((100, 0), (None, None), ["a"]),
+        ((100, 0), (None, True), []),
+        ((50, 50), (None, False), ["a"]),
+        ((50, 50), (False, False), ["a", "b"]),
+    ],
+)
+def test_whose_calls_have_nowhere_else_to_go_can_be_told(
+    weights: tuple[float, ...], fallbacks: tuple[bool | None, ...], alone: list[str]
+) -> None:
+    arms = [
+        Arm(place(name, "openai"), weight, None, fallback)
+        for name, weight, fallback in zip("ab", weights, fallbacks, strict=True)
+    ]
+    assert route("chat", "m", arms=arms).weights.alone == alone
+
+
 def test_an_arm_that_is_barred_takes_no_call_at_all() -> None:
     arms = [Arm(OPENAI, 90.0, None), Arm(PARALLAX, 10.0, None, True)]
     balanced = route("chat", "m", arms=arms)

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import pytest
 
 from config.settings import RolloutSettings
-from routing.course import Bucket
-from routing.watch import Facts, Finding, Others, Terms, Verdict, Watch, begun, found, taken, told, verdict
-from tests.routing.buckets import START, bucket, plan, traffic
+from routing.course import RAW_REJECTED, REJECTED, Bucket, counted
+from routing.simulation import binomial
+from routing.watch import Facts, Finding, Others, Terms, Verdict, Watch, begun, found, may_reject, taken, told, verdict
+from tests.routing.buckets import CANARY, OTHER, START, bucket, plan, traffic
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,73 @@ def test_what_all_arms_suffer_now_and_then_does_not_make_the_canary_the_worse_on
             assert watch.ratio.evidence < terms.enough
         began += 180
     assert watch.canary.evidence >= terms.enough
+
+
+def rejecting(seconds: int, mine: tuple[int, int], other: tuple[int, int], begin: int = START) -> list[Bucket]:
+    """(calls, rejected ones) of both arms in each bucket; none of them is repeated."""
+    found = []
+    for each in failing(seconds, (mine[0], 0), (other[0], 0), begin):
+        counts = dict(each.counts)
+        for arm, rejected in ((CANARY, mine[1]), (OTHER, other[1])):
+            counts |= {counted(arm, REJECTED): rejected, counted(arm, RAW_REJECTED): rejected}
+        found.append(Bucket(each.at, counts))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["evidence", "window"])
+def test_a_canary_that_rejects_what_the_others_take_pauses_with_a_reason_of_its_own(mode: str) -> None:
+    watch, finding = watched(plan(0.01, mode=mode), rejecting(600, (10, 10), (90, 0)))
+    assert (finding.verdict, finding.reason) == (Verdict.PAUSE, "rejected")
+    assert watch.rejected.calls <= 80, "it takes little more than a minute"
+    assert finding.text.startswith(
+        "parallax rejects what others take: 70 of 70 calls, where the other arms have rejected 0 of 630; evidence "
+    )
+    assert finding.facts is not None
+    assert (finding.facts.errors, finding.facts.classes) == (70, (("rejected", 70),))
+
+
+def test_calls_that_every_arm_rejects_are_the_callers_mistake() -> None:
+    rng = random.Random(7)
+    for rate in (0.05, 0.5, 1.0):
+        buckets = []
+        for at in range(START, START + 7200, 10):
+            mine, other = binomial(rng, 10, rate), binomial(rng, 90, rate)
+            buckets += rejecting(10, (10, mine), (90, other), at)
+        watch, finding = watched(plan(0.01), buckets)
+        assert finding.verdict is Verdict.HOLD
+        assert not may_reject(watch, 10.0)
+
+
+def test_a_canary_that_rejects_nearly_everything_may_not_grow_long_before_that_is_known() -> None:
+    watch, finding = watched(plan(0.01), rejecting(20, (2, 2), (9, 0)))
+    assert not may_reject(watch, 10.0), "four calls may be anybody's mistake"
+    watch, finding = watched(plan(0.01), rejecting(30, (2, 2), (9, 0)))
+    assert finding.verdict is Verdict.HOLD
+    assert may_reject(watch, 10.0)
+    watch, _ = watched(plan(0.01), rejecting(20, (20, 20), (0, 0)), share=100.0)
+    assert may_reject(watch, 100.0), "nor where there is nobody to compare it with"
+
+
+def test_who_has_accepted_that_a_canary_rejects_more_has_not_accepted_that_it_rejects_everything() -> None:
+    some, _ = watched(plan(0.01), rejecting(7200, (10, 3), (90, 0)))
+    assert found(some, plan(0.01), 10.0, ()).reason == "rejected"
+    assert found(some, plan(0.01), 10.0, (), rejections_accepted=True).verdict is Verdict.HOLD
+    assert not may_reject(some, 10.0, accepted=True)
+    every, _ = watched(plan(0.01), rejecting(600, (10, 10), (90, 0)))
+    assert found(every, plan(0.01), 10.0, (), rejections_accepted=True).verdict is Verdict.PAUSE
+
+
+def test_an_agent_that_repeats_a_rejected_call_says_it_once() -> None:
+    loops = [
+        Bucket(at, {"parallax|calls": 30, "parallax|rejected": at == START, "parallax|raw_rejected": 25})
+        for at in range(START, START + 3600, 10)
+    ]
+    others = [Bucket(each.at, {**each.counts, "openai|calls": 90}) for each in loops]
+    _, finding = watched(plan(0.01), others)
+    assert finding.verdict is Verdict.HOLD
+
+
+def test_a_canary_whose_key_is_refused_is_taken_back_with_a_hint_to_its_key() -> None:
+    _, finding = watched(plan(0.01), [bucket(START, (88, 88), (90, 0), kind="config")])
+    assert finding.verdict is Verdict.ROLLBACK
+    assert finding.text.endswith("It refused 88 calls in a row for their credentials: check its key.")

@@ -56,12 +56,14 @@ class HeldClock:
 
 
 class Faulty:
-    """A store of courses before which something stands: it `refuses` all, or loses the `answers` to changes."""
+    """A store of courses before which something stands: it `refuses` all, or all that is written (`read_only`), or
+    loses the answers to changes."""
 
     shared = True
 
     def __init__(self, store: RouteStore, clock: HeldClock) -> None:
         self.refuses = False
+        self.read_only = False
         self.loses_answers = False
         self.tried: list[Course] = []
         self.asked = 0
@@ -89,7 +91,7 @@ class Faulty:
 
     async def steer(self, route: str, course: Course, expected_epoch: int) -> bool:
         self.tried.append(course)
-        self._check()
+        self._check(writing=True)
         made = await self._store.steer(route, course, expected_epoch)
         if self.loses_answers:
             raise StoreUnavailable("the answer was lost")
@@ -99,7 +101,7 @@ class Faulty:
         self._store.count(route, counts)
 
     async def flush(self) -> None:
-        self._check()
+        self._check(writing=True)
         await self._store.flush()
 
     async def buckets(self, route: str, since: int, until: int) -> list[Bucket]:
@@ -110,8 +112,8 @@ class Faulty:
     async def close(self) -> None:
         await self._store.close()
 
-    def _check(self) -> None:
-        if self.refuses:
+    def _check(self, *, writing: bool = False) -> None:
+        if self.refuses or (writing and self.read_only):
             raise StoreUnavailable("out of reach")
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ READY = re.compile(r"weighbridge: agents (http://\S+) admin (http://\S+)")
 START_SECONDS = 30.0  # a loaded machine imports slowly
 STOP_SECONDS = 30.0
 LAST_LINES = 40
+GUARD = "read -r pid && { read -r over || kill -9 $pid $(cat /proc/$pid/task/$pid/children 2>/dev/null); }"
+"""For a shell that is told what runs, and then that it runs no more: where nobody is left to tell that, it ends it."""
 
 
 @dataclass
@@ -78,7 +80,8 @@ def serving(
     log.parent.mkdir()
     command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(written), *arguments]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    with log.open("wb") as stderr:
+    lines: queue.Queue[str | None] = queue.Queue()
+    with _guard() as guard, log.open("wb") as stderr:
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -89,19 +92,19 @@ def serving(
             text=True,
             start_new_session=True,  # a Ctrl-C on the tests is for the tests, which then end it
         )
-    lines: queue.Queue[str | None] = queue.Queue()
-    reader = threading.Thread(target=_read_lines, args=(process, lines), name="gateway-stdout")
-    reader.start()
-    try:
-        url, admin = _ready(process, lines, log)
-        gateway = Gateway(url, admin, process.pid, written, folder, process, log)
-        yield gateway
-        gateway.stop()
-    finally:
-        _end_all(process)
-        reader.join()
-        if process.stdout is not None:
-            process.stdout.close()
+        try:
+            guard(process.pid)
+            reader = threading.Thread(target=_read_lines, args=(process, lines), name="gateway-stdout")
+            reader.start()
+            url, admin = _ready(process, lines, log)
+            gateway = Gateway(url, admin, process.pid, written, folder, process, log)
+            yield gateway
+            gateway.stop()
+        finally:
+            _end_all(process)
+            reader.join()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 @asynccontextmanager
@@ -114,7 +117,13 @@ async def serving_beside(
 ) -> AsyncIterator[Gateway]:
     """As `serving`, for tests whose own loop must keep turning meanwhile, because a target or a client lives in it."""
     context = serving(config, folder, env=env, arguments=arguments)
-    gateway = await asyncio.to_thread(context.__enter__)
+    starting = asyncio.ensure_future(asyncio.to_thread(context.__enter__))
+    try:
+        gateway = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting  # nothing breaks it off, and what it starts has to be ended
+        await asyncio.to_thread(context.__exit__, None, None, None)
+        raise
     try:
         yield gateway
     except BaseException as error:
@@ -122,6 +131,30 @@ async def serving_beside(
         raise
     else:
         await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+@contextmanager
+def _guard() -> Iterator[Callable[[int], None]]:
+    """Gives what a process is put under guard with: it is killed should this one end before the block does, be it
+    without a word, as a test's timeout ends it."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        assert shell.stdin is not None
+        told = shell.stdin
+
+        def say(line: object) -> None:
+            print(line, file=told, flush=True)
+
+        try:
+            yield say
+        finally:
+            say("over")
 
 
 def _on_free_ports(config: Mapping[str, Any]) -> dict[str, Any]:

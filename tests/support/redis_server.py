@@ -32,6 +32,9 @@ STOP_SECONDS: Final = 10.0
 _PORTS_TRIED: Final = 5
 _NODES: Final = 3
 _SLOTS: Final = 16384
+_NODE_TIMEOUT: Final = 600_000
+"""Milliseconds after which the nodes of a cluster give up one that does not answer, and the whole cluster for as long
+again: more than any test needs. A machine under load may well keep one frozen for longer than the usual 15 seconds."""
 _BUS: Final = 10_000
 """What the port of a node's bus is above its own."""
 
@@ -100,12 +103,14 @@ def redis_cluster(folder: Path) -> Iterator[list[RedisServer]]:
         for number in range(_NODES):
             place = folder / f"node{number}"
             place.mkdir()
-            nodes.append(running.enter_context(redis_server(place, "--cluster-enabled", "yes")))
+            arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(_NODE_TIMEOUT))
+            nodes.append(running.enter_context(redis_server(place, *arguments)))
         for number, node in enumerate(nodes):
             first, last = _SLOTS * number // _NODES, _SLOTS * (number + 1) // _NODES - 1
             node.command("CLUSTER", "ADDSLOTSRANGE", first, last)
             node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            node.command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+            for known in nodes[:number]:
+                node.command("CLUSTER", "MEET", "127.0.0.1", known.port)
         deadline = time.monotonic() + START_SECONDS
         while any("cluster_state:ok" not in node.command("CLUSTER", "INFO") for node in nodes) or any(
             len(node.command("CLUSTER", "SLOTS")) < _NODES for node in nodes

@@ -21,12 +21,13 @@ MOVES = {"start": "RUNNING", "pause": "PAUSED", "resume": "RUNNING", "promote": 
 @dataclass
 class RouteDesk:
     """`routes` are what it tells, one a page; `asked` is what was asked, with `queries`; `answer` is told in place of
-    all else."""
+    all else, and `raw` is, as it stands."""
 
     routes: list[dict[str, Any]]
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     answer: tuple[int, Any] | None = None
     queries: list[dict[str, str]] = field(default_factory=list)
+    raw: bytes = b""
 
     async def handle(self, request: Request) -> Response:
         body = await request.body()
@@ -34,6 +35,8 @@ class RouteDesk:
         self.asked.append((request.method, request.url.path, orjson.loads(body) if body else None))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return _problem(401, "Show the token of one of `admin.people`.")
+        if self.raw:
+            return Response(self.raw)
         if self.answer is not None:
             return Response(as_json(self.answer[1]), self.answer[0], media_type="application/json")
         name = request.path_params.get("route")
@@ -43,7 +46,7 @@ class RouteDesk:
             return _told({"items": self.routes[place : place + 1], "next": more})
         route = next((route for route in self.routes if route["name"] == name), None)
         if route is None:
-            return _problem(404, "There is no such route; GET /routes lists them.")
+            return _problem(404, "There is no such route. There are: chat, drafts.")
         return self._about(route, request, orjson.loads(body) if body else None)
 
     def _about(self, route: dict[str, Any], request: Request, body: Any) -> Response:

@@ -89,13 +89,17 @@ class Steered:
 
     async def call(self, session: str) -> str:
         """The target that has answered a call of this session."""
-        answer = await self.agent.post(
+        answer = await self.asked(session)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-weighbridge-target"]
+
+    async def asked(self, session: str) -> httpx2.Response:
+        """What a call of this session is answered, whatever it is."""
+        return await self.agent.post(
             "/v1/chat/completions",
             json={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]},
             headers={"authorization": f"Bearer {KEY}", "x-weighbridge-session": session},
         )
-        assert answer.status_code == 200, answer.text
-        return answer.headers["x-weighbridge-target"]
 
     async def calls(self, sessions: int, prefix: str = "s") -> Counter[str]:
         """How many of so many sessions each target has answered."""

@@ -101,14 +101,21 @@ class Target:
                 say(_chunk(self.stream(include_usage=True)) + b"0\r\n\r\n")
             case "echo":
                 key = dict(self.received[-1].headers)[b"authorization"]
-                body = b'{"headers":{"authorization":"%s"}}' % key
+                body = b'{"headers":{"authorization":"%s"},"choices":[{"finish_reason":"stop"}]}' % key
                 say(ok + b"x-echo: " + key + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            case "nothing-said":
+                say(ok + b"content-length: 2\r\n\r\n{}")
             case "named-hop":
-                say(ok + b"connection: x-secret\r\nx-secret: 1\r\nx-open: 2\r\ncontent-length: 2\r\n\r\n{}")
+                say(ok + b"connection: x-secret\r\nx-secret: 1\r\nx-open: 2\r\n")
+                say(b"content-length: %d\r\n\r\n" % len(self.answer) + self.answer)
             case "status-429":
                 body = b'{"error":{"message":"slow down"}}'
                 head = b"HTTP/1.1 429 Too Many\r\ncontent-type: application/json\r\nretry-after: 7\r\n"
                 say(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            case "status-404":
+                body = b'{"error":{"message":"Not Found"}}'
+                say(b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\n")
+                say(b"content-length: %d\r\n\r\n" % len(body) + body)
             case "large" | "large-cut":
                 usage = b',"usage":{"prompt_tokens":9,"total_tokens":9}}'
                 data = b'{"data":[' + b"1," * 2_999_999 + b"1]"

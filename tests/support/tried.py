@@ -75,9 +75,10 @@ class Try(NamedTuple):
 
 
 def routes(**chat: Any) -> Assembly:
-    """A route `chat` over two arms, or as given, and the targets of TARGETS."""
+    """A route `chat` over two arms, or as given, and the `targets` of TARGETS, or as given."""
     arms = [{"target": "openai", "weight": 90}, {"target": "parallax", "weight": 10}]
-    return assembly(targets=TARGETS, routes=[{"name": "chat", "models": ["*"], "arms": arms, **chat}])
+    targets = chat.pop("targets", TARGETS)
+    return assembly(targets=targets, routes=[{"name": "chat", "models": ["*"], "arms": arms, **chat}])
 
 
 def tried(

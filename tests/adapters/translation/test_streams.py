@@ -412,6 +412,8 @@ def test_what_is_no_chunk_is_not_passed_over(stream: list[bytes]) -> None:
             "content_block_start", index=0, content_block={"type": "server_tool_use", "id": "s", "name": "web_search"}
         ),
         typed("content_block_start", index=0),
+        typed("content_block_start", index=0, content_block={"type": "tool_use", "id": "t", "name": "w", "input": {}})
+        * 2,
         typed("content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": "{"}),
         typed("content_block_delta", index=0, delta={"type": "text_delta"}),
         typed("content_block_delta", index=0, delta={"type": "something_new"}),

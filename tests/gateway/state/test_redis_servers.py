@@ -192,10 +192,12 @@ async def test_while_a_node_is_gone_what_others_have_lent_is_renewed(
         await store.reserve(asked(tenant, f"call of {tenant}", 40))
     theirs = [tenant for tenant in TENANTS if cluster[1].command("KEYS", f"wb:{{t:{tenant}}}:loan:*")]
     cluster[1].freeze()
-    for _ in range(2):
-        place.time.advance(LEASE - 5)
-        await store.renew()
-    cluster[1].thaw()
+    try:
+        for _ in range(2):
+            place.time.advance(LEASE - 5)
+            await store.renew()
+    finally:
+        cluster[1].thaw()
     await reached(store.servers)
     assert await store.expire() >= len(theirs) - 1, "what was asked before it was frozen, it has done late"
     others = tuple(of(tenant)[0] for tenant in TENANTS if tenant not in theirs)
