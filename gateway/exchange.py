@@ -1,7 +1,7 @@
 """All that is known about one call: filled from top to bottom as the call moves through the pipeline."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,8 @@ class Exchange:
     """What allows it in place of people's word on itself."""
     repeated: bool = False
     """Whether it was answered as an identical call was, which ran by the same approval."""
+    still_claimed: Callable[[], bool] | None = None
+    """Whether the approval that it uses is its own yet; None where it has claimed none."""
     admitted: Pass | None = None
     """That limits have let the call in; None where there are none."""
     standings: tuple[Standing, ...] = ()
@@ -184,6 +186,11 @@ class Exchange:
     """When the request left for the target."""
     first_byte_at: float | None = None
     ended: float = 0.0
+
+    @property
+    def used_up(self) -> bool:
+        """Whether an approval was used for it that nobody can use again."""
+        return self.still_claimed is not None and (self.reached is not Reached.NO or bool(self.bills))
 
     @property
     def consent(self) -> Approval | Grant | None:

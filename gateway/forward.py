@@ -20,8 +20,9 @@ from gateway.attempts import Attempts
 from gateway.exchange import Attempt, Exchange, Reached
 from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
-from gateway.problems import TargetFailed, TargetTimeout, refusal_for
+from gateway.problems import TargetFailed, TargetTimeout, problem_for, refusal_for
 from gateway.reply import Reply
+from policies.errors import ApprovalsUnavailable, ApprovalUnknown
 from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
 from routing.retry import retry_after
 from routing.target import Target
@@ -150,6 +151,8 @@ async def _attempt(
         x.reached = Reached.MAYBE
         attempt.stage = "sent"
 
+    if x.still_claimed is not None and not x.still_claimed():  # this process has stood still for longer than the lease
+        raise ApprovalsUnavailable("This call was held up for so long that it is taken for lost; it was not sent.")
     x.sent_at = time.monotonic()
     sending = way.carrier.send(
         b"POST", path.encode() + (b"?" + query if query else b""), headers, body, leaving=leaving
@@ -607,8 +610,10 @@ def _concealed(text: bytes, secret: bytes) -> bytes:
 
 
 async def _break_off(x: Exchange, failure: Exception, reply: Reply, rest: bytes = b"") -> None:
+    x.code = problem_for(failure).code
+    if x.used_up and x.approval is not None:
+        failure = ApprovalUnknown(str(failure), x.approval.id)
     refusal = refusal_for(failure, x.id)
-    x.code = refusal.code
     await reply.end(rest + x.adapter.broken_stream(refusal))
 
 

@@ -290,6 +290,17 @@ class Holds:
             del self._claimed[approval]
         raise StoreUnavailable("Others are changing this approval at the same time.")
 
+    def still_claimed(self, approval: Approval) -> bool:
+        """Whether a claim that was made here holds: nobody takes its call for lost, and people for one to be looked
+        after."""
+        claimed = self._claimed.get(approval.id)
+        return (
+            claimed is not None
+            and claimed.state is State.CONSUMED
+            and claimed.lease_until is not None
+            and self.store.now_ns() < claimed.lease_until
+        )
+
     def conclude(self, x: Exchange, answer: Answer | None) -> None:
         """Tells what came of a call that may use an approval, and lets others have it. Never raises, never waits.
 

@@ -10,6 +10,7 @@ before a byte leaves. Settling and recording happen on every way out.
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import random
 import re
@@ -52,6 +53,7 @@ from policies.errors import (
     ApprovalEnded,
     ApprovalPending,
     ApprovalsUnavailable,
+    ApprovalUnknown,
     Denied,
     EngineUnavailable,
     Undecided,
@@ -304,15 +306,20 @@ class Pipeline:
             return False
         if x.approval is not None:
             x.call = self._stored(x, x.approval.call)
-        if x.assembly is not self.assembly:  # it may have waited for long, and its agent may be known no more
-            agent, x.assembly = x.agent, self.assembly
-            self.identify(x)
-            assert agent is not None, "a call is identified before it is held"
-            if x.agent is None or (x.agent.tenant, x.agent.name) != (agent.tenant, agent.name):
-                x.agent = agent
-                raise Unauthenticated("The key of this call is another agent's by now.")
+        self.identify_again(x)
         await self.confirm(x)
         return True
+
+    def identify_again(self, x: Exchange) -> None:
+        """It may have waited for long, and its agent may be known no more. Raises Unauthenticated."""
+        if x.assembly is self.assembly:
+            return
+        agent, x.assembly = x.agent, self.assembly
+        self.identify(x)
+        assert agent is not None, "a call is identified before it is held"
+        if x.agent is None or (x.agent.tenant, x.agent.name) != (agent.tenant, agent.name):
+            x.agent = agent
+            raise Unauthenticated("The key of this call is another agent's by now.")
 
     async def confirm(self, x: Exchange) -> None:
         """The policy's word on a call that people allow; its no takes their approval back. Raises as `decide` does."""
@@ -420,8 +427,10 @@ class Pipeline:
                     if answer is not None:
                         await self.repeat(x, answer, reply)
                         return False
+                    self.identify_again(x)
                     await self.confirm(x)
                 else:
+                    x.still_claimed = functools.partial(self.holds.still_claimed, x.approval)
                     reply.copied()
                     lifeline.go_on_alone()
                     return True
@@ -474,6 +483,9 @@ class Pipeline:
             return
         problem = problem_for(error)
         x.code = problem.code
+        if x.used_up and problem.retry:  # what people have approved once is not for its agent to repeat
+            assert x.approval is not None, "what is used up is an approval"
+            error = ApprovalUnknown(str(error), x.approval.id)
         x.detail = x.detail or str(getattr(error, "recorded", getattr(error, "internal", "")))
         if isinstance(error, Stopping):
             x.code = "stopped"

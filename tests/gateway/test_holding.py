@@ -13,6 +13,7 @@ import pytest
 
 from gateway import holding
 from gateway.assembly import assemble
+from gateway.exchange import Exchange
 from gateway.holding import Holds
 from gateway.lifeline import Stopping
 from policies.approval_store import MOST_ANSWER, StoreUnavailable
@@ -33,6 +34,7 @@ CHAT = "/v1/chat/completions"
 ASKED = dataclasses.replace(ALLOWED, effect=Effect.NEEDS_APPROVAL, required_approvals=("finance",))
 REPEATED = "x-stainless-retry-count: 1"
 SECOND = 1_000_000_000
+SAID = b'{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}'
 
 
 def script(document: Mapping[str, Any]) -> Decision:
@@ -88,8 +90,8 @@ class Slow:
         self.received.append(b"")
         self.arrived.set()
         await self.answers.wait()
-        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 23\r\n\r\n")
-        await wire.send(b'{"choices":[],"id":"1"}')
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(SAID))
+        await wire.send(SAID)
 
 
 # Leaving
@@ -175,8 +177,9 @@ async def test_a_call_that_could_not_be_sent_gives_its_approval_back() -> None:
 
 async def test_a_call_of_which_nobody_knows_whether_it_has_run_is_unknown_and_never_sent_again() -> None:
     async with target() as upstream, held(f"{upstream.url}/reset") as g, deciding(g.pipeline.holds) as fay:
-        status, _, _ = await asked(g)
-        assert status == 502
+        status, headers, body = await asked(g)
+        assert (status, headers[b"x-should-retry"]) == (502, b"false")
+        assert "Do not repeat it" in body["error"]["message"]
         await until(lambda: only(g).state is State.UNKNOWN)
         status, headers, body = await asked(g, chat(), REPEATED)
         assert (status, headers[b"x-should-retry"]) == (502, b"false")
@@ -232,7 +235,7 @@ async def test_identical_calls_of_two_gateways_run_once_and_all_get_the_answer()
                 await asyncio.wait_for(slow.arrived.wait(), 10)
                 slow.answers.set()
                 answers = await asyncio.gather(*calls)
-            assert {(status, orjson.dumps(body)) for status, _, body in answers} == {(200, b'{"choices":[],"id":"1"}')}
+            assert {(status, orjson.dumps(body)) for status, _, body in answers} == {(200, SAID)}
             assert (len(slow.received), len(fay.seen), len(shared.kept)) == (1, 1, 1)
             outcomes = one.ledger.outcomes() + other.ledger.outcomes()
             await until(lambda: len(one.ledger.outcomes() + other.ledger.outcomes()) == 10)
@@ -501,6 +504,28 @@ async def test_a_gateway_that_was_stopped_for_longer_than_its_lease_tells_the_tr
             slow.answers.set()
             assert (await call)[0] == 200
             await until(lambda: only(g).state is State.DONE)
+
+
+async def test_a_gateway_that_stood_still_between_claim_and_sending_sends_nothing_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ns = 1_763_700_000 * SECOND
+    store = Register(lambda: ns)
+    async with target() as upstream, held(upstream.url, register=store) as g:
+        intend = g.ledger.intend
+
+        async def intend_late(x: Exchange) -> None:
+            nonlocal ns
+            await intend(x)
+            ns += int(holding.LEASE * SECOND)
+            await g.pipeline.holds.look()
+
+        monkeypatch.setattr(g.ledger, "intend", intend_late)
+        async with deciding(g.pipeline.holds):
+            status, _, body = await asked(g)
+            assert (status, body["error"]["code"]) == (503, "ledger_unavailable")
+            await until(lambda: not g.pipeline.holds._telling)
+            assert (upstream.received, only(g).state) == ([], State.UNKNOWN)
 
 
 async def test_a_claim_is_renewed_for_as_long_as_its_call_is_under_way() -> None:
