@@ -710,6 +710,20 @@ async def test_a_call_runs_with_the_arguments_that_a_person_gave_it() -> None:
         assert register(g).kept[after.id].state is State.DONE
 
 
+async def test_who_did_not_wait_for_other_arguments_gets_them_run_by_the_identical_call_too() -> None:
+    async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
+        async with deciding(g.pipeline.holds, lambda _: None) as fay:
+            assert (await asked(g, chat(max_tokens=500)))[2]["error"]["code"] == "approval_pending"
+            await fay.asked()
+            after = await changed(g, fay, chat(max_tokens=5))
+            status, headers, _ = await asked(g, chat(max_tokens=500))
+            assert (status, headers[b"x-weighbridge-approval"].decode()) == (200, after.id)
+            await until(lambda: register(g).kept[after.id].state is State.DONE)
+            assert (await asked(g, chat(max_tokens=500), REPEATED))[0] == 200
+            assert [orjson.loads(each.body)["max_tokens"] for each in upstream.received] == [5]
+            assert (await asked(g, chat(max_tokens=500)))[2]["error"]["code"] == "approval_pending", "it has run"
+
+
 async def test_a_changed_call_is_described_as_it_will_run() -> None:
     async with target() as upstream, held(upstream.url) as g, deciding(g.pipeline.holds, lambda _: None) as fay:
         call = asyncio.create_task(asked(g))
