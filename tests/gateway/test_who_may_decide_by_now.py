@@ -22,6 +22,7 @@ GRANT: dict[str, Any] = {
     "operation": "chat",
     "expires_in": "1h",
     "max_uses": 9,
+    "where": {},
 }
 
 
