@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import re
 import sys
@@ -83,15 +82,16 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "--from", dest="source", metavar="ID", help="an approval: the same call, unless said otherwise"
     )
     command.add_argument("--agent", metavar="NAME")
-    command.add_argument("--session", metavar="S", help="only in this one")
-    command.add_argument("--all-sessions", action="store_true", help="with --from: in all of the agent's")
+    command.add_argument("--tenant", metavar="T", help="whose agent it is, where several tenants have one")
+    command.add_argument("--session", metavar="S", help="only in this one; '' for calls without a session only")
+    command.add_argument("--all-sessions", action="store_true", help="with --from: in any session, and without one")
     command.add_argument("--protocol", metavar="P", help="as openai; can be left out for a configured tool")
     command.add_argument("--target", metavar="NAME", help="the tool, or the model")
     command.add_argument("--operation", metavar="NAME")
     command.add_argument(
-        "--where", type=_constraint, action="append", metavar="/POINTER=JSON", help="what an argument is; repeatable"
+        "--where", action="append", metavar="/POINTER=VALUE", help="what an argument is: JSON, or a text; repeatable"
     )
-    command.add_argument("--any-arguments", action="store_true", help="with --from: whatever they are")
+    command.add_argument("--any-arguments", action="store_true", help="whatever they are")
     command.add_argument("--role", metavar="ROLE", help="the one whose word such calls need")
     command.add_argument("--for", dest="expires_in", required=True, metavar="TIME", help="as 15m or 1h")
     command.add_argument("--uses", type=_count, metavar="N", help="at most so many calls")
@@ -208,6 +208,7 @@ def grant(given: argparse.Namespace) -> int:
     wanted = {
         "from": given.source,
         "agent": given.agent,
+        "tenant": given.tenant,
         "session": given.session,
         "protocol": given.protocol,
         "target": given.target,
@@ -221,11 +222,13 @@ def grant(given: argparse.Namespace) -> int:
     body = {name: value for name, value in wanted.items() if value is not None}
     if given.all_sessions:
         body["session"] = None
-    if given.where is not None:
-        body["where"] = dict(given.where)
-    elif given.any_arguments:
-        body["where"] = {}
     try:
+        if given.any_arguments:
+            body["any_arguments"] = True
+        elif given.source is None and given.where is None:
+            raise Refused("For which arguments? Write --where /POINTER=VALUE, or --any-arguments.")
+        if given.where is not None:
+            body["where"] = _constraints(given.where)
         told = ask(given.admin, "POST", "/grants", body, verbatim=True)
     except Refused as refused:
         complain(str(refused))
@@ -349,7 +352,7 @@ def grants(found: Iterable[dict[str, Any]], now: float) -> list[str]:
             (
                 each["id"],
                 _short(f"{each['tenant']}/{each['agent']}"),
-                _short(each["session"]) if each["session"] is not None else "all",
+                (_short(each["session"]) or "none") if each["session"] is not None else "all",
                 _short(each["target"]),
                 _short(each["operation"]),
                 _where(each["where"]),
@@ -532,12 +535,28 @@ def _place(name: str) -> str:
     return f"/approvals/{quote(name, safe='')}"
 
 
-def _constraint(text: str) -> tuple[str, Any]:
-    pointer, found, value = text.partition("=")
-    with contextlib.suppress(ValueError):
-        if found and (pointer == "" or pointer.startswith("/")):
-            return pointer, orjson.Fragment(json_text(parsed(value)))
-    raise argparse.ArgumentTypeError('write /POINTER=JSON, as /base="main" or /amount=5')
+def _constraints(written: Iterable[str]) -> dict[str, Any]:
+    """Raises Refused."""
+    found: dict[str, Any] = {}
+    for each in written:
+        pointer, equals, text = each.partition("=")
+        if not equals or (pointer and not pointer.startswith("/")):
+            raise Refused(f"{each[:64]!r} is no constraint. Write /POINTER=VALUE, as /base=main or /amount=5.")
+        if pointer in found:
+            raise Refused(f"{pointer[:64]!r} stands twice: no call can have two values there.")
+        found[pointer] = _value(pointer, text)
+    return found
+
+
+def _value(pointer: str, text: str) -> Any:
+    """JSON, or else the text itself, of which the person is told. Raises Refused for what was meant to be JSON."""
+    try:
+        return orjson.Fragment(json_text(parsed(text)))
+    except ValueError as error:
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            raise Refused(f"The value of {pointer[:64]!r} is no JSON that all read the same ({error}).") from None
+    complain(f"{pointer[:64]} is to be the text {json_text(text).decode()}.")
+    return text
 
 
 def _seconds(text: str) -> float:

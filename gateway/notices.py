@@ -298,7 +298,9 @@ class Courier:
             return orjson.dumps(said) if said is not None else None
         data = {**_shown(approval), "link": link, "event": dict(message.facts)}
         if approval.state is State.PENDING:
-            data["may_decide"] = [each.name for each in self._people if _may_decide(approval, each)]
+            data["may_decide"] = [
+                each.name for each in self._people if approvals.may_decide(approval, each.name, each.roles)
+            ]
             data["escalated_to"] = list(approval.escalated)
         if message.what == "approval.reminder":
             data["reminder"] = approval.told
@@ -314,14 +316,6 @@ class Courier:
 def _version(message: Message) -> int:
     version = message.facts.get("version")
     return version if isinstance(version, int) else 0
-
-
-def _may_decide(approval: Approval, person: PersonSettings) -> bool:
-    return (
-        person.name not in approval.requesters
-        and all(vote.person != person.name for vote in approval.votes)
-        and bool(approvals.entitled(approval, person.roles))
-    )
 
 
 def _shown(approval: Approval) -> dict[str, Any]:

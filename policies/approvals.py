@@ -200,13 +200,19 @@ def voted(approval: Approval, person: str, roles: Collection[str], yes: bool, no
         raise Refused(f"It is {approval.state}: there is nothing to decide any more.")
     if now >= approval.decide_by:
         raise Refused("The time to decide is over.")
-    if person in approval.requesters:
+    if person == approval.call.agent:
         raise NotEntitled("Who asks for a call does not decide on it.")
+    if person in approval.requesters:
+        raise NotEntitled(f"You own {approval.call.agent}, or did when the call was held: others decide on it.")
     mine = entitled(approval, roles)
     if not mine:
         raise NotEntitled(f"This needs {', '.join(approval.needs)}; you have none of these roles.")
     if any(vote.person == person for vote in approval.votes):
-        raise Refused("You have voted already: each person has one word.")
+        # a no has ended it, so it was a yes
+        raise Refused(
+            "You have said yes already, and cannot take it back. A no of anybody else who may decide still denies the "
+            "call, and `admin` can cancel it."
+        )
     vote = Vote(person, yes, mine, now, comment)
     after = replace(approval, votes=(*approval.votes, vote))
     if not yes:
@@ -221,6 +227,15 @@ def entitled(approval: Approval, roles: Collection[str]) -> tuple[str, ...]:
     if approval.told and any(role in approval.escalated for role in roles):
         return tuple(dict.fromkeys(approval.needs))
     return tuple(dict.fromkeys(role for role in approval.needs if role in roles))
+
+
+def may_decide(approval: Approval, person: str, roles: Collection[str]) -> bool:
+    """Whether this person, with these roles, has a word on it that they have not said yet."""
+    return (
+        person not in approval.requesters
+        and all(vote.person != person for vote in approval.votes)
+        and bool(entitled(approval, roles))
+    )
 
 
 def still_valid(approval: Approval, roles_of: Callable[[str], Collection[str] | None]) -> bool:

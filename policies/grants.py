@@ -17,6 +17,9 @@ from policies.binding import DEEPEST
 from policies.masks import segments
 from policies.quorum import missing
 
+NO_SESSION: Final = ""
+"""A grant's session where it is for calls without one, and for no others."""
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
@@ -25,10 +28,11 @@ _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 class Grant:
     """What is allowed. `id` is `grt_` and a ULID. Times are Unix nanoseconds, costs nano-dollars.
 
-    `session` is None for all of the agent's. `where` has constraints on arguments, by JSON Pointer (RFC 6901): each is
-    satisfied by exactly that value, of that type; empty for any arguments. `roles` are the approval slots that `by`,
-    its makers, fill, one person each: so it is good for calls that need some of these and no others, and a role stands
-    twice in it only where two people have said yes. `definition` is the hash of the tool's definition as it was then.
+    `session` is None for any, and for none, and NO_SESSION for calls without one only. `where` has constraints on
+    arguments, by JSON Pointer (RFC 6901): each is satisfied by exactly that value, of that type; empty for any
+    arguments. `roles` are the approval slots that `by`, its makers, fill, one person each: so it is good for calls that
+    need some of these and no others, and a role stands twice in it only where two people have said yes. `definition` is
+    the hash of the tool's definition as it was then.
     """
 
     id: str
@@ -68,7 +72,7 @@ def allows(grant: Grant, call: HeldCall, arguments: Any, needs: Sequence[str], n
     return (
         (grant.tenant, grant.agent, grant.protocol, grant.target, grant.operation, grant.definition)
         == (call.tenant, call.agent, call.protocol, call.target, call.operation, call.definition)
-        and (grant.session is None or grant.session == call.session)
+        and (grant.session is None or grant.session == (call.session or NO_SESSION))
         and len(needs) > 0
         and Counter(needs) <= Counter(grant.roles)
         and grant.lasts(now)
@@ -99,12 +103,18 @@ def check(
         raise Refused(f"Calls of {grant.target} cannot be allowed beforehand: people decide on each of them.")
     if not all((grant.tenant, grant.agent, grant.protocol, grant.target, grant.operation)):
         raise Refused("A grant names one agent, one tool and one operation.")
-    if any(person in requesters for person in makers):
+    if grant.agent in makers:
         raise NotEntitled("Who asks for calls does not allow them.")
-    if set(grant.by) != makers.keys() or not grant.roles or missing(grant.roles, makers):
-        raise NotEntitled("Each role that a grant stands for has to be one of a person's who makes it.")
-    if not 0 < grant.expires - grant.created <= longest:
-        raise Refused(f"A grant ends later than now, and after {longest / 1e9:g} seconds at most.")
+    if any(person in requesters for person in makers):
+        raise NotEntitled(f"You own {grant.agent}, so others allow its calls.")
+    if set(grant.by) != makers.keys() or not grant.roles:
+        raise NotEntitled("A grant names those who make it, and the roles that they make it with.")
+    if lacking := missing(grant.roles, makers):
+        raise NotEntitled(f"You do not have the role {lacking[0]}.")
+    if grant.expires <= grant.created:
+        raise Refused("A grant has to last for some time.")
+    if grant.expires - grant.created > longest:
+        raise Refused(f"A grant lasts for {_length(longest)} at most (`approvals.longest_grant`).")
     if grant.max_uses is None and grant.max_cost is None:
         raise Refused("A grant needs a limit: on its uses, on what they cost, or both.")
     if any(limit is not None and limit < 1 for limit in (grant.max_uses, grant.max_cost)) or grant.uses or grant.cost:
@@ -116,6 +126,14 @@ def check(
             raise Refused(f"The constraint {error}.") from None
         if not _is_json(value):
             raise Refused(f"The constraint on {pointer!r} is no JSON value.")
+
+
+def _length(ns: int) -> str:
+    """As it is written in a configuration: 8h, 90m, 45s."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if ns % (size * 1_000_000_000) == 0:
+            return f"{ns // (size * 1_000_000_000)}{unit}"
+    return f"{ns / 1e9:g}s"
 
 
 _NOTHING: Final = object()

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import orjson
@@ -195,7 +195,8 @@ def _word(yes: bool) -> Callable[[Visit], Awaitable[Response]]:
             with asking(_NOT_KNOWN), refusing():
                 await _check_version(visit, name, seen)
                 person = visit.person
-                found = await visit.app.holds.vote(name, person.name, person.roles, yes, comment)
+                async with _naming_others(visit, name):
+                    found = await visit.app.holds.vote(name, person.name, person.roles, yes, comment)
             visit.app.ledger.flush()
         return await _one(visit, found)
 
@@ -216,7 +217,8 @@ async def change(visit: Visit) -> Response:
         with asking(_NOT_KNOWN), refusing():
             await _check_version(visit, name, seen)
             judge = visit.app.pipeline.reconsider
-            found = await holds.change(name, person.name, person.roles, arguments, judge, comment)
+            async with _naming_others(visit, name):
+                found = await holds.change(name, person.name, person.roles, arguments, judge, comment)
         visit.app.ledger.flush()
     return await _one(visit, found)
 
@@ -263,6 +265,18 @@ def can_decide(approval: Approval, person: Person, now: int) -> bool:
     except Refused:
         return False
     return len(after.missing) < len(approval.missing)
+
+
+@asynccontextmanager
+async def _naming_others(visit: Visit, name: str) -> AsyncIterator[None]:
+    """Who may not decide is told who can. Raises NotEntitled, StoreUnavailable."""
+    try:
+        yield
+    except NotEntitled as error:
+        found = visit.app.holds.by_now(await _found(visit, name))
+        people = visit.app.settings.admin.people
+        others = ", ".join(each.name for each in people if rules.may_decide(found, each.name, each.roles))
+        raise NotEntitled(f"{error} {f'Who can: {others}.' if others else 'Nobody else can.'}") from None
 
 
 @contextmanager

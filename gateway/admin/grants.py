@@ -23,7 +23,7 @@ from gateway.callids import CallIds
 from policies import grants as rules
 from policies.approvals import Approval, NotEntitled, Refused
 from policies.binding import is_json
-from policies.grants import Grant
+from policies.grants import NO_SESSION, Grant
 from policies.masks import STARS, Mask, segments
 from policies.money import MOST, NANO, nano, usd_text
 
@@ -44,7 +44,7 @@ class GrantView(View):
     id: str
     tenant: str
     agent: str
-    session: str | None = Field(description="Null for all of the agent's.")
+    session: str | None = Field(description="Null for any, and none; empty for calls without a session only.")
     protocol: str
     target: str
     operation: str
@@ -66,20 +66,25 @@ class GrantList(View):
 
 
 class NewGrant(View):
-    """What is to be allowed. With `from`, what is left out is taken from an approval, its very arguments as well."""
+    """What is to be allowed. With `from`, what is left out is taken from an approval, its very arguments as well;
+    without it `where` or `any_arguments` is needed."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     source: str | None = Field(default=None, alias="from", description="An approval's id.")
     agent: str | None = None
     tenant: str | None = Field(default=None, description="Can be left out: an agent has one.")
-    session: str | None = Field(default=None, description="All of the agent's when null, or absent without `from`.")
+    session: str | None = Field(
+        default=None,
+        description="Any, and none, when null, or absent without `from`; empty for calls without a session only.",
+    )
     protocol: str | None = Field(default=None, description="Can be left out for a tool that is configured.")
     target: str | None = Field(default=None, description="The tool, or the model.")
     operation: str | None = None
     where: dict[str, Any] | None = Field(
         default=None, description="Values that arguments have to have, by JSON Pointer; {} for any arguments."
     )
+    any_arguments: bool = Field(default=False, description="True for any arguments: the same as a `where` of {}.")
     role: str | None = Field(default=None, description="The slot to fill; can be left out where only one can be meant.")
     expires_in: float | str = Field(description="Seconds, or as 15m, 1h.")
     max_uses: int | None = Field(default=None, description="One of the two limits is needed.")
@@ -200,22 +205,24 @@ class _Facts:
 
 def _facts(wanted: Mapping[str, Any], source: Approval | None) -> _Facts:
     where = _where(wanted)
-    named = {name: _name(wanted, name) for name in ("agent", "tenant", "session", "protocol", "target", "operation")}
+    named = {name: _name(wanted, name) for name in ("agent", "tenant", "protocol", "target", "operation")}
+    session = NO_SESSION if wanted.get("session") == NO_SESSION else _name(wanted, "session")
     if source is None:
         if not (named["agent"] and named["target"] and named["operation"]):
             raise HTTPException(400, "A grant names `agent`, `target` and `operation`, or an approval as `from`.")
+        if where is None:
+            raise HTTPException(400, "For which arguments? Give their values in `where`, or `any_arguments` as true.")
         tenant, protocol = named["tenant"] or "", named["protocol"] or ""
-        return _Facts(
-            named["agent"], tenant, named["session"], protocol, named["target"], named["operation"], where or {}, ""
-        )
+        return _Facts(named["agent"], tenant, session, protocol, named["target"], named["operation"], where, "")
     call = source.call
     for name in ("agent", "tenant", "protocol", "target", "operation"):
         if named[name] not in (None, getattr(call, name)):
             raise HTTPException(400, f"`{name}` is another than that of {source.id}. Leave one of them out.")
-    session = named["session"] if "session" in wanted else call.session
+    if "session" not in wanted:
+        session = call.session or NO_SESSION
     if where is None:
         if not is_json(call):
-            raise HTTPException(400, f"{source.id} has no JSON arguments. For calls with any, write `where` as {{}}.")
+            raise HTTPException(400, f"{source.id} has no JSON arguments. For calls with any, give `any_arguments`.")
         where = {"": json.loads(call.body)}
     return _Facts(call.agent, call.tenant, session, call.protocol, call.target, call.operation, where, call.definition)
 
@@ -277,7 +284,13 @@ def _name(wanted: Mapping[str, Any], name: str) -> str | None:
 
 
 def _where(wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    where = wanted.get("where")
+    where, any_arguments = wanted.get("where"), wanted.get("any_arguments", False)
+    if not isinstance(any_arguments, bool):
+        raise HTTPException(400, "`any_arguments` is neither true nor false.")
+    if any_arguments and where:
+        raise HTTPException(400, "`any_arguments` and values in `where` exclude each other. Leave one of them out.")
+    if any_arguments:
+        return {}
     if where is None:
         return None
     if not isinstance(where, dict):

@@ -155,7 +155,10 @@ async def test_two_roles_are_filled_by_two_people_and_one_no_is_enough(gateway: 
     held = await gateway.hold("finance", "security")
     assert (await gateway.post(f"/approvals/{held}/approve", "both"))["state"] == "pending"
     again = await gateway.post(f"/approvals/{held}/approve", "both", 409)
-    assert again["detail"] == "You have voted already: each person has one word."
+    assert again["detail"] == (
+        "You have said yes already, and cannot take it back. A no of anybody else who may decide still denies the "
+        "call, and `admin` can cancel it."
+    )
     assert (await gateway.post(f"/approvals/{held}/deny", "sean"))["state"] == "denied"
     late = await gateway.post(f"/approvals/{held}/approve", "finn", 409)
     assert late["detail"] == "It is denied: there is nothing to decide any more."
@@ -180,9 +183,10 @@ async def test_each_thing_is_for_those_who_may(gateway: Held) -> None:
             if status == 403:
                 assert (await gateway.get(f"/approvals/{held}"))["version"] == 1
             if status == 403 and what != "cancel":
-                asks = "Who asks for a call does not decide on it."
+                asks = "You own support-bot, or did when the call was held: others decide on it."
                 assert answer["detail"] == (
-                    asks if who == "olga" else "This needs finance; you have none of these roles."
+                    f"{asks if who == 'olga' else 'This needs finance; you have none of these roles.'} "
+                    "Who can: finn, fay, both."
                 )
             if what == "change" and status == 200:
                 await gateway.post(f"/approvals/{answer['id']}/cancel", "dana")
@@ -558,6 +562,7 @@ GRANT: dict[str, Any] = {
     "protocol": "openai",
     "target": "gpt-4o",
     "operation": "chat",
+    "where": {},
     "expires_in": "1h",
     "max_uses": 2,
 }
@@ -576,7 +581,7 @@ async def known(gateway: Held, count: int) -> None:
 
 
 async def test_calls_that_are_allowed_beforehand_are_not_held(gateway: Held, model: Target) -> None:
-    made = await gateway.post("/grants", "finn", **GRANT, where={"/to": "vendor"}, comment="month's end")
+    made = await gateway.post("/grants", "finn", **{**GRANT, "where": {"/to": "vendor"}}, comment="month's end")
     GrantView.model_validate({**made, "cost_usd": 0})
     assert set(made) == set(GrantView.model_fields)
     assert (made["by"], made["roles"], made["session"], made["uses"]) == (["finn"], ["finance"], None, 0)
@@ -644,10 +649,22 @@ async def test_a_grant_from_an_approval_is_for_that_very_call_unless_it_says_mor
     )
 
 
+async def test_a_grant_from_a_call_without_a_session_is_for_calls_without_one(gateway: Held) -> None:
+    held = await gateway.hold("finance", amount=5, session=None)
+    made = await gateway.post("/grants", "finn", **of(held), expires_in=600, max_uses=9)
+    assert made["session"] == ""
+    await gateway.post(f"/approvals/{held}/deny", "finn")
+    await known(gateway, 1)
+    assert (await gateway.call(needs=["finance"], amount=5, session=None)).status_code == 200
+    assert (await gateway.call(needs=["finance"], amount=5, session="s-2")).status_code == 202
+    wanted: dict[str, Any] = {**GRANT, "session": ""}
+    assert (await gateway.post("/grants", "finn", **wanted))["session"] == ""
+
+
 async def test_arguments_that_are_masked_in_the_ledger_are_so_in_the_record_of_a_grant(gateway: Held) -> None:
     held = await gateway.hold("finance", amount=5)
     await gateway.post("/grants", "finn", **of(held), expires_in=600, max_uses=9)
-    await gateway.post("/grants", "finn", **GRANT, where={"/messages/0/content": "secret", "/amount": 7})
+    await gateway.post("/grants", "finn", **{**GRANT, "where": {"/messages/0/content": "secret", "/amount": 7}})
     first, second = gateway.recorded("grant")
     assert (first["from"], first["where"][""]["messages"], first["where"][""]["amount"]) == (held, "***", 5)
     assert second["where"] == {"/messages/0/content": "***", "/amount": 7}
@@ -656,7 +673,7 @@ async def test_arguments_that_are_masked_in_the_ledger_are_so_in_the_record_of_a
 async def test_where_a_policy_masks_records_the_record_of_a_grant_has_no_values(folder: Path, model: Target) -> None:
     (folder / "mask.rego").write_text('package system.log\n\nmask contains "/input/call/arguments/to"\n')
     async with holding(written(folder, model.url, policy={"paths": ["main.rego", "mask.rego"]})) as gateway:
-        await gateway.post("/grants", "finn", **GRANT, where={"/to": "vendor"})
+        await gateway.post("/grants", "finn", **{**GRANT, "where": {"/to": "vendor"}})
         assert [each["where"] for each in gateway.recorded("grant")] == [{"/to": "***"}]
 
 
@@ -665,10 +682,10 @@ async def test_what_may_be_allowed_beforehand_and_by_whom(gateway: Held) -> None
         ("sam", {}, 400, "`role` is missing: the one whose word such calls need. You have none."),
         ("both", {}, 400, "`role` is missing"),
         ("both", {"role": "security"}, 200, ""),
-        ("finn", {"role": "security"}, 403, "Each role that a grant stands for has to be one of a person's"),
-        ("olga", {"role": "finance"}, 403, "Who asks for calls does not allow them."),
-        ("finn", {"expires_in": "9h"}, 400, "after 28800 seconds at most"),
-        ("finn", {"expires_in": 0}, 400, "A grant ends later than now"),
+        ("finn", {"role": "security"}, 403, "You do not have the role security."),
+        ("olga", {"role": "finance"}, 403, "You own support-bot, so others allow its calls."),
+        ("finn", {"expires_in": "9h"}, 400, "A grant lasts for 8h at most (`approvals.longest_grant`)."),
+        ("finn", {"expires_in": 0}, 400, "A grant has to last for some time."),
         ("finn", {"expires_in": "soon"}, 400, "`expires_in` is no duration"),
         ("finn", {"expires_in": None}, 400, "`expires_in` is no duration"),
         ("finn", {"max_uses": None}, 400, "A grant needs a limit"),
@@ -676,6 +693,16 @@ async def test_what_may_be_allowed_beforehand_and_by_whom(gateway: Held) -> None
         ("finn", {"max_uses": 1.5}, 400, "`max_uses` is no whole number"),
         ("finn", {"max_cost_usd": 0}, 400, "`max_cost_usd` is no number above 0"),
         ("finn", {"max_cost_usd": "5"}, 400, "`max_cost_usd` is no number above 0"),
+        (
+            "finn",
+            {"where": None},
+            400,
+            "For which arguments? Give their values in `where`, or `any_arguments`",
+        ),
+        ("finn", {"where": None, "any_arguments": False}, 400, "For which arguments?"),
+        ("finn", {"where": None, "any_arguments": True}, 200, ""),
+        ("finn", {"where": {"/to": "vendor"}, "any_arguments": True}, 400, "exclude each other"),
+        ("finn", {"any_arguments": "yes"}, 400, "`any_arguments` is neither true nor false."),
         ("finn", {"where": []}, 400, "`where` is no object"),
         ("finn", {"where": {"amount": 5}}, 400, "'amount' is no JSON pointer"),
         ("finn", {"agent": "nobody"}, 400, "There is no agent 'nobody' of 'acme'."),

@@ -96,14 +96,14 @@ class Held:
         """The bodies of the calls that have reached the model."""
         return [each.body for each in model.received if each.path == "/v1/chat/completions"]
 
-    async def call(self, *, agent: str = "support-bot", session: str = "s-1", **body: Any) -> httpx2.Response:
+    async def call(self, *, agent: str = "support-bot", session: str | None = "s-1", **body: Any) -> httpx2.Response:
         """A call that does not wait for people."""
         wanted = {"model": "gpt-4o", "messages": [{"role": "user", "content": "pay"}], **body}
         headers = {
             "authorization": f"Bearer {agent}s-own-key",
-            "x-weighbridge-session": session,
             "prefer": "respond-async",
             "content-type": "application/json",
+            **({"x-weighbridge-session": session} if session is not None else {}),
         }
         return await self.agent.post("/v1/chat/completions", content=json.dumps(wanted), headers=headers)
 
