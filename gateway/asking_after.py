@@ -83,7 +83,7 @@ async def _found(holds: Holds, agent: Agent, name: str, wait: float) -> Approval
             if found is None or (found.call.tenant, found.call.agent) != (agent.tenant, agent.name):
                 return None
             left = until - time.monotonic()
-            if found.state not in _WAITING or left <= 0 or not await waiter.woken(left):
+            if found.state not in _WAITING or left <= 0 or holds.stopping or not await waiter.woken(left):
                 return found
 
 

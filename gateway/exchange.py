@@ -121,6 +121,8 @@ class Exchange:
     """What the policy demanded and was done; None where it demanded nothing."""
     held: str | None = None
     """The approval that it has waited for."""
+    changed: str | None = None
+    """The approval of its own arguments, where a person has put others in their place."""
     patience: "Patience | None" = None
     """For how long, and how."""
     approval: Approval | None = None

@@ -17,7 +17,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -43,6 +43,8 @@ DENIED_FOR: Final = 900.0
 """Seconds for which a no answers identical calls, too."""
 REPEATED_WITHIN: Final = 600.0
 """Seconds in which a call that says it is a repetition gets the answer of the first."""
+LATELY: Final = 3600.0
+"""Seconds for which people are told that an identical call has run."""
 LOOK: Final = 1.0
 """Seconds between two looks at what the clock has made of approvals."""
 
@@ -52,6 +54,8 @@ _SHORT: Final = 16 * 1024
 """Bytes of a body that is looked through in less than a millisecond."""
 NAMELESS: Final = ("admin",)
 """Who decides where the policy names nobody."""
+_ENDED: Final = ("ok", "client_gone", "budget_exhausted")
+"""How calls end whose agents are told, in their protocol's words, how the answer ended."""
 _TOLD: Final = {Move.RELEASE: "released", Move.FINISH: "done", Move.LOSE: "unknown"}
 """The words for what can come of a call that has claimed an approval."""
 
@@ -112,6 +116,10 @@ class Holds:
         self._tasks: list[asyncio.Task[None]] = []
         self._fetching: asyncio.Task[None] | None = None
         self._troubled: set[str] = set()
+        self._warned: set[str] = set()
+        """Roles of which it was told that nobody has them."""
+        self.stopping = False
+        """Whether the gateway is being stopped: then nobody waits here any longer."""
 
     def under(self, settings: Settings) -> None:
         """From now on these are the people, and these the times that they have."""
@@ -154,7 +162,7 @@ class Holds:
         key = hold_key(call, bound)
         now = self.store.now_ns()
         known = await self.store.last(key)
-        if known is not None and _answers(known, now, _repeated(x)):
+        if known is not None and _answers(known, now, _repeats(x, known)):
             return known
         settings = self.settings
         fresh = Approval(
@@ -174,11 +182,34 @@ class Holds:
             decide_by=now + int(settings.decide_within * _SECOND),
             use_within=int(settings.use_within * _SECOND),
             changed=now,
+            earlier=_earlier(known, now) if known is not None else "",
         )
         opened = await self.store.open(fresh, [_message(fresh, "approval.requested", now)])
         if opened.id == fresh.id:
             self._tell(opened, "requested", call.agent)
+            self._warn_of(opened)
         return opened
+
+    def lacking(self, approval: Approval) -> Sequence[str]:
+        """The roles that are missing and that nobody has, nor ever will by `escalate_to`."""
+        there_are = {role for roles in self._roles.values() for role in roles}
+        if not there_are.isdisjoint(self.settings.escalate_to):
+            return ()
+        return tuple(dict.fromkeys(role for role in approval.missing if role not in there_are))
+
+    def _warn_of(self, approval: Approval) -> None:
+        for role in self.lacking(approval):
+            if role not in self._warned:
+                self._warned.add(role)
+                log.warning(
+                    "calls are held for the role %s, which nobody in admin.people has: see %s", role, approval.id
+                )
+
+    async def heard(self, approval: Approval) -> None:
+        """An identical call gets the answer that the agent had not waited for. Never raises."""
+        if approval.unheard:
+            with contextlib.suppress(StoreUnavailable):
+                await self.store.replace(approvals.heard(approval))
 
     async def allow(self, x: Exchange) -> Grant | None:
         """The grant that a call uses now, in place of people's word on it; None for none. Raises Unbindable."""
@@ -231,6 +262,11 @@ class Holds:
     def missed(self, approval: str) -> None:
         """Somebody who waits could not look: the next look that succeeds wakes them."""
         self._heard = {name: version for name, version in self._heard.items() if name != approval}
+
+    def let_go(self) -> None:
+        """The gateway is being stopped: whoever waits is told how to come back, and what they wait for stays."""
+        self.stopping = True
+        self._changed(None)
 
     def look_again(self) -> None:
         """Something else has changed that those who wait go by."""
@@ -311,45 +347,39 @@ class Holds:
         if which not in self._claiming and which not in self._claimed:
             self.back(which)
             return
-        here = x.call is not None and x.call.endpoint.answered_here and x.code == "ok"
-        if x.reached is Reached.NO and not x.bills and not here:
-            move = Move.RELEASE
-        elif x.reached is Reached.ANSWERED or here:
-            move = Move.FINISH
-        else:
-            move = Move.LOSE
-        self._tell_later(self._concluded(which, x.id, move, answer if move is Move.FINISH else None))
+        self._tell_later(self._concluded(which, _outcome(x, answer)))
 
-    async def _concluded(self, approval: str, call: str, move: Move, answer: Answer | None) -> None:
+    async def _concluded(self, approval: str, came: _Came) -> None:
         claiming = self._claiming.pop(approval, None)
         try:
             if claiming is not None:
                 await asyncio.wait([claiming])
-            while not await self._told(approval, call, move, answer):
+            while not await self._told(approval, came):
                 if self._ending.is_set():
-                    log.error("what came of the approved call %s (%s) cannot be kept", call, move)
+                    log.error("what came of the approved call %s (%s) cannot be kept", came.call, came.move)
                     return
                 await self._pause(LOOK)
         finally:
             self._claimed.pop(approval, None)
             self.back(approval)
 
-    async def _told(self, approval: str, call: str, move: Move, answer: Answer | None) -> bool:
+    async def _told(self, approval: str, came: _Came) -> bool:
         """Whether the store knows what came of a claim, or will not take it; False where it has to be told again."""
         try:
             found = self._claimed.get(approval) or await self.store.get(approval)
             for _ in range(_TRIES):
-                if found is None or found.claimed_by != call:
+                if found is None or found.claimed_by != came.call:
                     return True  # nothing was claimed, or it was another call
-                if found.state is State.DONE or (found.state is State.UNKNOWN and move is not Move.FINISH):
+                if found.state is State.DONE or (found.state is State.UNKNOWN and came.move is not Move.FINISH):
                     return True  # it was told, and the reply was lost; or it took longer than its lease
-                if await self._replace(_after(found, call, move, self.store.now_ns()), _TOLD[move], answer=answer):
+                after = _after(found, came, self.store.now_ns())
+                if await self._replace(after, _TOLD[came.move], answer=came.answer):
                     return True
                 found = await self.store.get(approval)
         except StoreUnavailable:
             return False
         except Refused as error:
-            log.error("what came of the approved call %s cannot be kept: %s", call, error)
+            log.error("what came of the approved call %s cannot be kept: %s", came.call, error)
             return True
         return False
 
@@ -431,6 +461,10 @@ class Holds:
             return approvals.moved(found, move, now, why or f"{by} has taken it back.")
 
         return await self._changed_by(approval, taken_back, by)
+
+    async def resolve(self, approval: str, by: str, ran: bool, comment: str) -> Approval:
+        """A person has found out whether a call ran of which nobody knew. Raises KeyError, Refused."""
+        return await self._changed_by(approval, lambda found, now: approvals.resolved(found, by, ran, now, comment), by)
 
     async def _changed_by(self, approval: str, change: Callable[[Approval, int], Approval], by: str) -> Approval:
         for _ in range(_TRIES):
@@ -596,16 +630,39 @@ def _heard_of(claiming: asyncio.Task[Approval]) -> None:
         claiming.exception()
 
 
-def _after(claimed: Approval, call: str, move: Move, now: int) -> Approval:
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """What came of a call that may have claimed an approval."""
+
+    call: str
+    move: Move
+    why: str = ""
+    answer: Answer | None = None
+    left: bool = False
+    """Whether its agent has gone without the whole answer."""
+
+
+def _outcome(x: Exchange, answer: Answer | None) -> _Came:
+    """An answer that broke off or was cut tells nobody what its target has done."""
+    here = x.call is not None and x.call.endpoint.answered_here and x.code == "ok"
+    if x.reached is Reached.NO and not x.bills and not here:
+        return _Came(x.id, Move.RELEASE)
+    ended = x.code in _ENDED or (x.whole and answer is not None)
+    if here or (x.reached is Reached.ANSWERED and ended):
+        return _Came(x.id, Move.FINISH, answer=answer, left=x.code == "client_gone")
+    what = "its answer did not come to its end" if x.reached is Reached.ANSWERED else "no answer came"
+    return _Came(x.id, Move.LOSE, f"The call was on its way, and {what} ({x.code}).")
+
+
+def _after(claimed: Approval, came: _Came, now: int) -> Approval:
     """What a claimed approval becomes. Raises Refused."""
-    match move:
+    match came.move:
         case Move.RELEASE:
-            return approvals.released(claimed, call, now)
+            return approvals.released(claimed, came.call, now)
         case Move.FINISH:
-            return approvals.finished(claimed, call, now)
+            return replace(approvals.finished(claimed, came.call, now), unheard=came.left)
         case _:
-            why = "The call was on its way when the connection to its target failed."
-            return replace(approvals.moved(claimed, Move.LOSE, now, why), lease_until=None)
+            return replace(approvals.moved(claimed, Move.LOSE, now, came.why), lease_until=None)
 
 
 def held_call(x: Exchange) -> HeldCall:
@@ -644,12 +701,32 @@ def _answers(known: Approval, now: int, repeated: bool) -> bool:
     age = now - known.changed
     if known.state is State.DENIED:
         return age < DENIED_FOR * _SECOND
-    return repeated and known.state in (State.DONE, State.UNKNOWN) and age < REPEATED_WITHIN * _SECOND
+    told = known.state in (State.DONE, State.UNKNOWN) and (repeated or known.unheard)
+    return told and age < REPEATED_WITHIN * _SECOND
 
 
-def _repeated(x: Exchange) -> bool:
-    """Whether a client says that it tries again: the SDKs of OpenAI and Anthropic count how often they have."""
-    return any(name == b"x-stainless-retry-count" and value.strip(b"0 ") for name, value in x.headers)
+def _repeats(x: Exchange, known: Approval) -> bool:
+    """Whether a client says that it tries the same again: by the count that the SDKs of OpenAI and Anthropic keep, or
+    by the `Idempotency-Key` of the call that was held."""
+    for line in x.headers:
+        if line[0] == b"x-stainless-retry-count" and line[1].strip(b"0 "):
+            return True
+        if line[0] == b"idempotency-key" and line[1] and line in known.call.headers:
+            return True
+    return False
+
+
+def _earlier(known: Approval, now: int) -> str:
+    """What people who are asked anew have to know of the identical call before; empty for nothing."""
+    match known.state:
+        case State.UNKNOWN:
+            return f"An identical call may have run, and nobody knows what came of it: {known.id}."
+        case State.DONE if now - known.changed < LATELY * _SECOND:
+            return f"An identical call has run {(now - known.changed) // (60 * _SECOND)} minutes ago: {known.id}."
+        case State.DONE:
+            return ""
+        case _:
+            return known.earlier
 
 
 def _message(approval: Approval, what: str, now: int, by: str = "") -> Message:

@@ -299,7 +299,7 @@ class Pipeline:
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
         except Unbindable as error:
-            x.decision = unmet(x.decision, f"people cannot approve it as it is: {error}")
+            x.decision = _denied(x.decision, str(error))
             raise Denied(x.decision) from None
         if answer is not None:
             await self.repeat(x, answer, reply)
@@ -336,11 +336,19 @@ class Pipeline:
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
         if x.call is not allowed:
-            x.decision = unmet(x.decision, "it wants the call changed after people have approved it")
+            x.decision = _denied(
+                x.decision, "People have approved this call, and the policy, asked again, wants another one sent."
+            )
             raise Denied(x.decision)
         needs = x.decision.required_approvals
         if not self._allows(x, x.decision):
-            x.decision = unmet(x.decision, f"it now wants the approval of {', '.join(needs)}, and others have given it")
+            wanted = " and ".join(needs or NAMELESS)
+            x.decision = _denied(
+                x.decision,
+                f"People have approved this call, and the policy, asked again, wants the approval of {wanted}, which it"
+                " does not have. To ask them again would end in the same way: tell the operator.",
+            )
+            log.warning("call %s: approved, and the policy asked again wants the approval of %s", x.id, wanted)
             raise Denied(x.decision)
 
     def _allows(self, x: Exchange, decision: Decision) -> bool:
@@ -482,13 +490,11 @@ class Pipeline:
             x.code = "client_gone"
             return
         problem = problem_for(error)
-        x.code = problem.code
+        x.code = problem.code if not isinstance(error, Stopping) else "stopped"
         if x.used_up and problem.retry:  # what people have approved once is not for its agent to repeat
             assert x.approval is not None, "what is used up is an approval"
             error = ApprovalUnknown(str(error), x.approval.id)
         x.detail = x.detail or str(getattr(error, "recorded", getattr(error, "internal", "")))
-        if isinstance(error, Stopping):
-            x.code = "stopped"
         if isinstance(error, Undecided):
             self._failures.tell(x.id, error)
         if problem is UNEXPECTED:
@@ -568,6 +574,11 @@ def unmet(decision: Decision, why: str) -> Decision:
     """The refusal that an allowance becomes when its obligations cannot be fulfilled."""
     text = f"The policy allows this only with obligations that cannot be fulfilled: {why}."
     return dataclasses.replace(decision, effect=Effect.DENY, explanation=text)
+
+
+def _denied(decision: Decision, why: str) -> Decision:
+    """The gateway's own refusal of what the policy, with people's word, would allow."""
+    return dataclasses.replace(decision, effect=Effect.DENY, explanation=why)
 
 
 async def _body(receive: Receive, limit: int) -> bytes:

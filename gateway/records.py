@@ -102,6 +102,8 @@ def outcome(x: Exchange) -> dict[str, Any]:
             record["explanation"] = decision.explanation
     if x.held is not None:
         record["approval"] = x.held
+        if x.changed is not None:
+            record["changed"] = x.changed
         if x.repeated:
             record["repeated"] = True
     if x.grant is not None:

@@ -155,6 +155,8 @@ def marks(x: Exchange) -> Headers:
         lines.append((b"x-weighbridge-arm", name))
     if x.held is not None:
         lines.append((b"x-weighbridge-approval", x.held.encode()))
+        if x.changed is not None:
+            lines.append((b"x-weighbridge-changed", x.changed.encode()))
     if x.clamped is not None:
         lines.append((b"x-weighbridge-max-tokens-clamped", b"%d" % x.clamped))
     if x.warnings:

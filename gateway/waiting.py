@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,12 +56,13 @@ async def wait(
     """
     approval = approval or await holds.admit(x)
     while True:
-        x.held = approval.id
+        x.held, x.changed = approval.id, approval.instead_of
         approval = await _decided(x, holds, approval, patience, reply)
         if approval.state is State.APPROVED:
             x.approval = approval
             return None
         if approval.state is State.DONE:
+            await holds.heard(approval)
             answer = await holds.store.answer(approval.id)
             if answer is None:
                 raise ApprovalUnknown(
@@ -80,6 +81,7 @@ async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Pati
     What people have approved waits on while its agent is paused.
     """
     assert x.agent is not None, "a call is identified before it is held"
+    heard = time.monotonic()
     with holds.waits(approval.id) as waiter:
         while True:
             try:
@@ -93,12 +95,16 @@ async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Pati
                     return approval
             changed = False
             while not changed:
-                left = patience.until - time.monotonic()
-                if left <= 0:
-                    raise ApprovalPending(_pending(approval, x.agent.state), approval.id)
-                changed = await waiter.woken(min(left, patience.every) if patience.every is not None else left)
-                if patience.every is not None and not changed and time.monotonic() < patience.until:
-                    await reply.keep_open(b": held %s\n\n" % approval.id.encode())
+                now = time.monotonic()
+                left = patience.until - now
+                if left <= 0 or holds.stopping:
+                    raise ApprovalPending(_pending(approval, x.agent.state, holds.lacking(approval)), approval.id)
+                if patience.every is not None:
+                    if now - heard >= patience.every:
+                        await reply.keep_open(b": held %s\n\n" % approval.id.encode())
+                        heard = now
+                    left = min(left, heard + patience.every - now)
+                changed = await waiter.woken(left)
 
 
 def ended(approval: Approval) -> ApprovalEnded:
@@ -144,10 +150,11 @@ def _preferred(headers: Headers) -> Iterator[bytes]:
     return (value.lower() for name, value in headers if name == b"prefer")
 
 
-def _pending(approval: Approval, state: str) -> str:
+def _pending(approval: Approval, state: str, lacking: Sequence[str]) -> str:
     if approval.state is State.APPROVED and state != ACTIVE:
         return f"This call is approved as {approval.id}, and its agent is {state}: it runs once that is over."
     who = " and ".join(approval.missing) or "somebody to run it"
     if approval.state is State.CONSUMED:
         return "An identical call is under way, and this one gets its answer."
-    return f"This call is held for {who} as {approval.id}. {approval.explanation}".rstrip()
+    nobody = f" Nobody has the role {' or '.join(lacking)}: tell the operator." if lacking else ""
+    return f"This call is held for {who} as {approval.id}. {approval.explanation}".rstrip() + nobody

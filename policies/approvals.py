@@ -46,7 +46,8 @@ class State(enum.StrEnum):
     LAPSED = "lapsed"
     """Nobody came to use it in time."""
     REVOKED = "revoked"
-    """It was taken back after it was given: by a person, by the policy, or because an approver may no longer."""
+    """It was taken back after it was given: by a person, also one who has found out that its call did not run; by the
+    policy, or because an approver may no longer."""
 
 
 class Move(enum.StrEnum):
@@ -80,6 +81,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Move], State]] = {
     (State.CONSUMED, Move.RELEASE): State.APPROVED,
     (State.CONSUMED, Move.LOSE): State.UNKNOWN,
     (State.UNKNOWN, Move.FINISH): State.DONE,
+    (State.UNKNOWN, Move.REVOKE): State.REVOKED,
 }
 """Every move there is."""
 
@@ -176,6 +178,10 @@ class Approval:
     told: int = 0
     """How many reminders were sent."""
     escalated: tuple[str, ...] = ()
+    earlier: str = ""
+    """What people have to know of the identical call before: that it may have run, or has run lately."""
+    unheard: bool = False
+    """Whether the agent left before it had the answer: the next identical call gets it."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -269,6 +275,22 @@ def finished(approval: Approval, call_id: str, now: int, reason: str = "") -> Ap
     return replace(moved(approval, Move.FINISH, now, reason), lease_until=None)
 
 
+def heard(approval: Approval) -> Approval:
+    """After an identical call has got the answer that its agent had not waited for."""
+    return replace(approval, version=approval.version + 1, unheard=False)
+
+
+def resolved(approval: Approval, by: str, ran: bool, now: int, comment: str) -> Approval:
+    """After a person has found out whether an UNKNOWN call ran: DONE, or REVOKED, so that an identical call is held
+    anew. Raises Refused."""
+    if approval.state is not State.UNKNOWN:
+        raise Refused(f"It is {approval.state}: whether it ran is a question only where that is unknown.")
+    if not comment:
+        raise Refused("How this was found out has to be said, in a comment.")
+    why = f"{by} says that it {'ran' if ran else 'did not run'}: {comment}"
+    return moved(approval, Move.FINISH if ran else Move.REVOKE, now, why)
+
+
 def released(approval: Approval, call_id: str, now: int) -> Approval:
     """Given back by the call that has claimed it, of which nothing was sent. Raises Refused."""
     if approval.claimed_by != call_id:
@@ -292,7 +314,8 @@ def passed(approval: Approval, now: int) -> Approval:
     if approval.state is State.APPROVED and approval.use_by is not None and now >= approval.use_by:
         return moved(approval, Move.LAPSE, now)
     if approval.state is State.CONSUMED and approval.lease_until is not None and now >= approval.lease_until:
-        return replace(moved(approval, Move.LOSE, now), lease_until=None)
+        why = "The gateway that ran this call has not told what came of it."
+        return replace(moved(approval, Move.LOSE, now, why), lease_until=None)
     if approval.state is State.PENDING and approval.told < len(REMINDERS) and now >= _reminder(approval):
         return replace(approval, version=approval.version + 1, told=approval.told + 1)
     return approval

@@ -190,6 +190,89 @@ async def test_a_call_of_which_nobody_knows_whether_it_has_run_is_unknown_and_ne
         assert len(fay.seen) == 2
 
 
+@pytest.mark.parametrize("how", ["cut", "cut-mid-event", "end-early"])
+async def test_a_call_whose_answer_broke_off_is_unknown_and_its_agent_is_told_not_to_repeat_it(how: str) -> None:
+    async with target() as upstream, held(f"{upstream.url}/{how}") as g, deciding(g.pipeline.holds):
+        async with connected(g.port) as client:
+            await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
+            status, _, body = await asyncio.wait_for(client.answer(), 10)
+        assert (status, b"Do not repeat it" in body) == (200, True)
+        await until(lambda: only(g).state is State.UNKNOWN)
+        assert "target_failed" in only(g).reason
+        status, headers, answer = await asked(g, chat(stream=True), REPEATED)
+        assert (status, headers[b"x-should-retry"]) == (502, b"false")
+        assert "nobody knows what came of it" in answer["error"]["message"]
+        assert len(upstream.received) == 1
+
+
+async def test_who_is_asked_anew_is_told_of_the_identical_call_before() -> None:
+    async with target() as upstream, held(f"{upstream.url}/reset", approvals={"hold_for": 0}) as g:
+        holds, kept = g.pipeline.holds, register(g).kept
+        await asked(g)
+        (first,) = kept
+        await holds.vote(first, "fay", ["finance"], True)
+        assert (await asked(g))[0] == 502
+        await until(lambda: kept[first].state is State.UNKNOWN)
+        assert (await asked(g))[2]["error"]["code"] == "approval_pending"
+        _, second = kept
+        said = f"An identical call may have run, and nobody knows what came of it: {first}."
+        assert kept[second].earlier == said
+        await holds.cancel(second, "fay")
+        await asked(g)
+        assert [each.earlier for each in kept.values()] == ["", said, said]
+
+
+async def test_who_left_without_the_answer_gets_it_by_the_next_identical_call_and_then_no_more() -> None:
+    slow = Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}", approvals={"hold_for": "5s"}) as g:
+            async with deciding(g.pipeline.holds):
+                async with connected(g.port) as client:
+                    await client.say(post(CHAT, chat(), AUTHORIZED))
+                    await asyncio.wait_for(slow.arrived.wait(), 10)
+            await until(lambda: any(each.left for each in g.pipeline.standings.calls))
+            slow.answers.set()
+            await until(lambda: only(g).state is State.DONE)
+            first = only(g)
+            assert first.unheard
+            assert (await asked(g))[0] == 200
+            assert not only(g).unheard
+            assert (await asked(g, chat(), "prefer: respond-async"))[2]["error"]["code"] == "approval_pending"
+            assert len(slow.received) == 1
+            second = register(g).kept[next(each for each in register(g).kept if each != first.id)]
+            assert second.earlier == f"An identical call has run 0 minutes ago: {first.id}."
+
+
+@pytest.mark.parametrize(("key", "status"), [("one", 200), ("other", 202)])
+async def test_a_call_with_the_same_idempotency_key_gets_the_answer_again(key: str, status: int) -> None:
+    async with target() as upstream, held(upstream.url) as g:
+        async with deciding(g.pipeline.holds):
+            assert (await asked(g, chat(), "idempotency-key: one"))[0] == 200
+            await until(lambda: only(g).state is State.DONE)
+        assert (await asked(g, chat(), f"idempotency-key: {key}", "prefer: respond-async"))[0] == status
+        assert len(upstream.received) == 1
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_a_person_who_has_found_out_whether_an_unknown_call_ran_says_so(ran: bool) -> None:
+    async with target() as upstream, held(f"{upstream.url}/reset") as g:
+        async with deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 502
+            await until(lambda: only(g).state is State.UNKNOWN)
+        first = only(g).id
+        with pytest.raises(Refused, match="comment"):
+            await g.pipeline.holds.resolve(first, "dana", ran, "")
+        after = await g.pipeline.holds.resolve(first, "dana", ran, "looked at the books")
+        assert after.state is (State.DONE if ran else State.REVOKED)
+        word = "ran" if ran else "did not run"
+        assert after.reason == f"dana says that it {word}: looked at the books"
+        with pytest.raises(Refused, match="only where that is unknown"):
+            await g.pipeline.holds.resolve(first, "dana", not ran, "or not")
+        status, _, answer = await asked(g, chat(), REPEATED, "prefer: respond-async")
+        assert (status, answer["error"]["approval"] == first) == ((502, True) if ran else (202, False))
+
+
 async def test_an_approved_call_goes_to_another_target_only_where_the_first_has_got_nothing_of_it() -> None:
     def places(*urls: str) -> dict[str, Any]:
         targets = [{"name": f"t{n}", "kind": "openai", "url": url} for n, url in enumerate(urls)]
@@ -323,7 +406,10 @@ async def test_an_answer_that_was_cut_here_is_nobody_elses() -> None:
                 for lifeline in one.pipeline.standings.calls:
                     lifeline.cut(Stopping)
                 status, _, answer = await asyncio.wait_for(second.answer(), 5)
-                assert (status, b"its answer is not kept" in answer) == (502, True)
+                assert (status, b"nobody knows what came of it" in answer) == (502, True)
+                assert shared.kept[which].state is State.UNKNOWN
+                why = "The call was on its way, and its answer did not come to its end (stopped)."
+                assert shared.kept[which].reason == why
         assert len(upstream.received) == 1
 
 
@@ -691,6 +777,18 @@ async def test_a_grant_is_not_used_up_by_a_call_that_was_not_sent() -> None:
         assert [each.uses for each in await register(g).grants()] == [0]
 
 
+async def test_a_role_that_nobody_has_is_told_once_to_the_operator_and_to_each_agent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    both = dataclasses.replace(ASKED, required_approvals=("finance", "treasurer"))
+    async with held("http://127.0.0.1:9", script=lambda _: both, approvals={"hold_for": 0}) as g:
+        for number in range(2):
+            _, _, answer = await asked(g, chat(user=str(number)))
+            assert " Nobody has the role treasurer: tell the operator." in answer["error"]["message"]
+        told = [each.getMessage() for each in caplog.records if "nobody in admin.people has" in each.getMessage()]
+        assert [each.partition(",")[0] for each in told] == ["calls are held for the role treasurer"]
+
+
 # Changed arguments
 
 
@@ -706,6 +804,8 @@ async def test_a_call_runs_with_the_arguments_that_a_person_gave_it() -> None:
         after = await changed(g, fay, chat(max_tokens=5))
         status, headers, _ = await call
         assert (status, headers[b"x-weighbridge-approval"].decode()) == (200, after.id)
+        assert headers[b"x-weighbridge-changed"].decode() == after.instead_of
+        assert (await g.ledger.outcome())["changed"] == after.instead_of
         assert orjson.loads(upstream.received[0].body)["max_tokens"] == 5
         assert register(g).kept[after.id].state is State.DONE
 

@@ -727,7 +727,10 @@ async def test_a_call_that_is_to_be_changed_after_its_approval_is_refused() -> N
         async with deciding(g.pipeline.holds) as fay:
             status, _, body = await ask(client, chat())
             assert (status, body["error"]["code"]) == (403, "policy_denied")
-            assert "after people have approved it" in body["error"]["message"]
+            assert (
+                "People have approved this call, and the policy, asked again, wants another one sent."
+                in body["error"]["message"]
+            )
             (asked,) = fay.seen
         assert upstream.received == []
         kept = await g.pipeline.holds.store.get(asked)

@@ -118,7 +118,7 @@ async def test_a_call_that_cannot_be_told_for_certain_is_denied_and_not_held() -
     async with target() as upstream, held(upstream.url) as g:
         status, _, answer = await asked(g, b'{"model":"gpt-4o","messages":[],"seed":9007199254740993}')
         assert (status, answer["error"]["code"]) == (403, "policy_denied")
-        assert "people cannot approve it" in answer["error"]["message"]
+        assert "Nobody can be asked to approve this call: " in answer["error"]["message"]
         assert (register(g).kept, upstream.received) == ({}, [])
 
 
@@ -238,6 +238,34 @@ async def test_a_repeated_stream_is_told_again_from_its_beginning() -> None:
         assert (status, headers[b"content-type"], again) == (200, b"text/event-stream", first)
         assert len(upstream.received) == 1
         assert [each.get("repeated") for each in g.ledger.outcomes()] == [None, True]
+
+
+async def test_news_that_come_faster_than_signs_of_life_put_none_off() -> None:
+    async with held("http://127.0.0.1:9", approvals=SOON) as g, connected(g.port) as client:
+        await client.say(post(CHAT, chat(stream=True), AUTHORIZED, "x-stainless-read-timeout: 0.3"))
+        await until(lambda: g.pipeline.holds.waiting == 1)
+        heard = asyncio.create_task(client.reader.readuntil(b": held"))
+        until_then = time.monotonic() + 5
+        while not heard.done() and time.monotonic() < until_then:
+            g.pipeline.holds.look_again()
+            await asyncio.sleep(0.01)
+        assert heard.done()
+
+
+async def test_a_gateway_that_begins_to_stop_lets_those_who_wait_go_at_once() -> None:
+    async with held("http://127.0.0.1:9", approvals=SOON) as g, AsyncExitStack() as outer:
+        one, other, another = [await outer.enter_async_context(connected(g.port)) for _ in range(3)]
+        await one.say(post(CHAT, chat(), AUTHORIZED))
+        await other.say(post(CHAT, chat(stream=True), AUTHORIZED, "x-stainless-read-timeout: 0.03"))
+        await until(lambda: g.pipeline.holds.waiting == 2)
+        await other.reader.readuntil(b": held")
+        g.pipeline.holds.let_go()
+        status, headers, _ = await asyncio.wait_for(one.answer(), 5)
+        assert (status, headers[b"location"][:11]) == (403, b"/approvals/")
+        await asyncio.wait_for(other.reader.readuntil(b"approval_pending"), 5)
+        await another.say(post(CHAT, chat(), AUTHORIZED))
+        assert (await asyncio.wait_for(another.answer(), 5))[0] == 403
+        assert {each.state for each in register(g).kept.values()} == {State.PENDING}
 
 
 async def test_a_gateway_that_is_stopped_lets_those_who_wait_go_and_keeps_what_they_wait_for() -> None:
