@@ -72,6 +72,16 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     takes_admin(command)
     command.set_defaults(run=say, word="cancel", version=None)
 
+    for name, what in (
+        ("ran", "say that an unknown call has run"),
+        ("not-run", "say that an unknown call has not run"),
+    ):
+        command = below.add_parser(name, help=what)
+        command.add_argument("id", metavar="ID")
+        command.add_argument("--comment", required=True, metavar="TEXT", help="how you know, for the record")
+        takes_admin(command)
+        command.set_defaults(run=say, word=name, version=None)
+
     command = below.add_parser("watch", help="show new ones as they come; at a terminal, ask what to do with each")
     _takes_filter(command)
     takes_admin(command)
@@ -302,6 +312,7 @@ def page(told: dict[str, Any], now: float) -> Iterator[str]:
         ("sent as", f"{told['method']} {told['path']}{query}"),
         *(("header", f"{name}: {value}") for name, value in told["headers"]),
         ("why held", told["explanation"] or "-"),
+        ("before", told["earlier"]),
         ("risk", told["risk_level"] or "-"),
         ("cost", _usd(told["estimated_cost_usd"])),
         ("needs", _needs(told)),
@@ -378,7 +389,7 @@ def _needs(told: dict[str, Any]) -> str:
     for role in told["required_approvals"]:
         if role in missing:
             missing.remove(role)
-            said.append(role)
+            said.append(f"{role} (nobody has it)" if role in told["lacking_roles"] else role)
         else:
             said.append(f"{role} (given)")
     return ", ".join(said)

@@ -153,6 +153,7 @@ def shown(approval: Approval) -> dict[str, Any]:
         "risk_level": approval.risk_level,
         "explanation": approval.explanation,
         "reason": approval.reason,
+        "earlier": approval.earlier,
         "estimated_cost_usd": orjson.Fragment(usd_text(call.cost)) if call.cost is not None else None,
         "policy": approval.revision,
         "binding": approval.binding,
@@ -180,12 +181,12 @@ def shown(approval: Approval) -> dict[str, Any]:
 
 _FOR_AGENTS: Final = (
     "id", "state", "agent", "tenant", "protocol", "target", "operation", "required_approvals", "missing_approvals",
-    "explanation", "reason", "became", "created", "decide_by", "use_by",
+    "explanation", "reason", "earlier", "became", "created", "decide_by", "use_by",
 )  # fmt: skip
 _IN_SHORT: Final = (
     "id", "state", "agent", "tenant", "session", "kind", "protocol", "target", "operation", "required_approvals",
-    "missing_approvals", "risk_level", "explanation", "reason", "estimated_cost_usd", "instead_of", "became", "version",
-    "created", "changed", "decide_by", "use_by",
+    "missing_approvals", "risk_level", "explanation", "reason", "earlier", "estimated_cost_usd", "instead_of", "became",
+    "version", "created", "changed", "decide_by", "use_by",
 )  # fmt: skip
 
 

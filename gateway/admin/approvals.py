@@ -105,6 +105,8 @@ class ApprovalView(View):
         description="What is another than in `instead_of`; null where nothing is, or that one is forgotten."
     )
     version: int = Field(description="Counts its changes.")
+    earlier: str = Field(description="What is known of the identical call before: it may have run, or has lately.")
+    lacking_roles: list[str] = Field(description="Those of the missing ones that nobody has.")
     mine: bool = Field(description="Whether who asks can bring it nearer to a yes now.")
     created: float
     changed: float = Field(description="When it came to its state.")
@@ -232,6 +234,20 @@ async def cancel(visit: Visit) -> Response:
             found = await visit.app.holds.cancel(name, visit.person.name, comment)
         visit.app.ledger.flush()
     return await _one(visit, found)
+
+
+def _found_out(ran: bool) -> Callable[[Visit], Awaitable[Response]]:
+    async def say(visit: Visit) -> Response:
+        name = _named(visit)
+        comment = said(sent_object(await body(visit.request), Comment))
+        check_ledger(visit)
+        async with visit.desk.changing:
+            with asking(_NOT_KNOWN), refusing():
+                found = await visit.app.holds.resolve(name, visit.person.name, ran, comment)
+            visit.app.ledger.flush()
+        return await _one(visit, found)
+
+    return say
 
 
 async def stream(visit: Visit) -> Response:
@@ -427,7 +443,8 @@ async def _one(visit: Visit, found: Approval) -> Response:
 
 async def _told(visit: Visit, found: Approval) -> dict[str, Any]:
     mine = can_decide(visit.app.holds.by_now(found), visit.person, visit.app.holds.store.now_ns())
-    return {**shown(found), "changes": await _changes(visit, found), "mine": mine}
+    lacking = list(visit.app.holds.lacking(found)) if found.state is State.PENDING else []
+    return {**shown(found), "changes": await _changes(visit, found), "mine": mine, "lacking_roles": lacking}
 
 
 async def _changes(visit: Visit, found: Approval) -> list[Mapping[str, str | None]] | None:
@@ -513,6 +530,24 @@ OPERATIONS = (
         "Take back a call that is not decided yet, or a yes that is not used yet.",
         ApprovalView,
         cancel,
+        role="admin",
+        takes=Comment,
+    ),
+    Operation(
+        "POST",
+        f"{_PLACE}/ran",
+        "Say of a call that may have run, which nobody knew, that it has: it is done. With a comment.",
+        ApprovalView,
+        _found_out(True),
+        role="admin",
+        takes=Comment,
+    ),
+    Operation(
+        "POST",
+        f"{_PLACE}/not-run",
+        "Say of a call that may have run, which nobody knew, that it has not: it is revoked. With a comment.",
+        ApprovalView,
+        _found_out(False),
         role="admin",
         takes=Comment,
     ),

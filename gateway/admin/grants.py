@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from gateway.admin.operation import AFTER, Operation, Parameter, Usd, View, Visi
 from gateway.approval_view import Number, json_text
 from gateway.callids import CallIds
 from policies import grants as rules
-from policies.approvals import Approval, NotEntitled, Refused
+from policies.approval_store import StoreUnavailable
+from policies.approvals import Approval, NotEntitled, Refused, State
 from policies.binding import is_json
 from policies.grants import NO_SESSION, Grant
 from policies.masks import STARS, Mask, segments
@@ -167,7 +169,28 @@ async def make(visit: Visit) -> Response:
             result = "ok"
         finally:
             _note(visit, "made", fresh, result, source.id if source is not None else None)
+        if source is not None:
+            fresh = await _say_yes(visit, source, fresh)
     return _answer(_shown(fresh))
+
+
+async def _say_yes(visit: Visit, source: Approval, made: Grant) -> Grant:
+    """A call that waits, and is one of those that are allowed, has its maker's yes by that: it goes on, which is the
+    first use of the grant. Gives the grant as it is then."""
+    holds, store, person, call = visit.app.holds, visit.app.holds.store, visit.person, source.call
+    said = json.loads(call.body) if is_json(call) else None
+    if source.state is not State.PENDING or not rules.allows(made, call, said, source.needs, store.now_ns()):
+        return made
+    with contextlib.suppress(StoreUnavailable):
+        if await store.use(made.id, source.call_id, call.cost or 0):
+            try:
+                await holds.vote(source.id, person.name, person.roles, True, f"by the grant {made.id}")
+            except (KeyError, Refused):  # it was decided meanwhile
+                await store.give_back(made.id, source.call_id)
+            else:
+                visit.app.ledger.flush()
+                return replace(made, uses=1, cost=call.cost or 0)
+    return made
 
 
 async def revoke(visit: Visit) -> Response:

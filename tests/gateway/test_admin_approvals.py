@@ -13,6 +13,7 @@ import yaml
 from gateway.admin import approvals, news
 from gateway.admin.approvals import ApprovalView
 from gateway.admin.grants import GrantView
+from policies import approvals as rules
 from policies.approval_store import StoreUnavailable
 from policies.approvals import State
 from tests.support.bridge import HeldClock
@@ -221,6 +222,28 @@ async def test_an_admin_takes_back_what_waits_and_what_is_not_used(gateway: Held
     told = {each["event"]: each for each in gateway.recorded("approval")}
     assert (told["cancelled"]["who"], told["cancelled"]["reason"]) == ("dana", "not needed")
     assert (told["revoked"]["who"], told["revoked"]["reason"]) == ("dana", "dana has taken it back.")
+
+
+@pytest.mark.parametrize(("verb", "state"), [("ran", "done"), ("not-run", "revoked")])
+async def test_an_admin_says_whether_an_unknown_call_ran(gateway: Held, verb: str, state: str) -> None:
+    store = gateway.app.holds.store
+    held = await gateway.hold("finance")
+    await gateway.post(f"/approvals/{held}/approve", "finn")
+    assert (
+        "only where that is unknown"
+        in (await gateway.post(f"/approvals/{held}/{verb}", "dana", 409, comment="x"))["detail"]
+    )
+    approved = await store.get(held)
+    assert approved is not None
+    claimed = rules.claimed(approved, "call-1", 1, store.now_ns())
+    assert await store.replace(claimed)
+    assert await store.replace(rules.moved(claimed, rules.Move.LOSE, store.now_ns(), "nobody knows"))
+    await gateway.post(f"/approvals/{held}/{verb}", "finn", 403, comment="looked")
+    await gateway.post(f"/approvals/{held}/{verb}", "dana", 409)
+    told = await gateway.post(f"/approvals/{held}/{verb}", "dana", comment="looked at the books")
+    assert told["state"] == state
+    assert told["reason"].endswith(": looked at the books")
+    assert gateway.recorded("approval")[-1]["who"] == "dana"
 
 
 # --- other arguments -------------------------------------------------------------------------------------------------
@@ -630,7 +653,6 @@ async def test_a_grant_from_an_approval_is_for_that_very_call_unless_it_says_mor
         "s-1",
     )
     assert made["where"] == {"": (await gateway.get(f"/approvals/{held}"))["arguments"]}
-    await gateway.post(f"/approvals/{held}/deny", "finn")
     await known(gateway, 1)
     assert (await gateway.call(needs=["finance"], amount=5)).status_code == 200
     assert (await gateway.call(needs=["finance"], amount=6)).status_code == 202
@@ -649,11 +671,22 @@ async def test_a_grant_from_an_approval_is_for_that_very_call_unless_it_says_mor
     )
 
 
+async def test_a_grant_from_a_call_that_waits_lets_it_go_and_is_used_by_that(gateway: Held, model: Target) -> None:
+    held = await gateway.hold("finance", amount=5)
+    other = await gateway.hold("finance", amount=6)
+    made = await gateway.post("/grants", "finn", **of(held), expires_in=600, max_uses=1)
+    assert made["uses"] == 1
+    assert (await gateway.call(needs=["finance"], amount=5)).status_code == 200
+    assert (await gateway.get(f"/approvals/{held}"))["votes"][0]["comment"] == f"by the grant {made['id']}"
+    assert (await gateway.call(needs=["finance"], amount=5)).status_code == 202, "it is used up"
+    assert (await gateway.get(f"/approvals/{other}"))["state"] == "pending", "another call"
+    assert len(gateway.ran(model)) == 1
+
+
 async def test_a_grant_from_a_call_without_a_session_is_for_calls_without_one(gateway: Held) -> None:
     held = await gateway.hold("finance", amount=5, session=None)
     made = await gateway.post("/grants", "finn", **of(held), expires_in=600, max_uses=9)
     assert made["session"] == ""
-    await gateway.post(f"/approvals/{held}/deny", "finn")
     await known(gateway, 1)
     assert (await gateway.call(needs=["finance"], amount=5, session=None)).status_code == 200
     assert (await gateway.call(needs=["finance"], amount=5, session="s-2")).status_code == 202
