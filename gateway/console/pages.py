@@ -75,6 +75,8 @@ _DONE: Final = {
     "approve": "Your yes is recorded.",
     "deny": "Denied. The agent is told why.",
     "cancel": "Taken back.",
+    "ran": "Recorded: it has run.",
+    "not-run": "Recorded: it has not run, and the identical call asks people anew.",
 }
 
 
@@ -370,6 +372,8 @@ class Console:
             "members": await _aside(found, view.members) if can_grant else (),
             "can_grant": can_grant,
             "can_cancel": "admin" in asked.person.roles and found.state in (State.PENDING, State.APPROVED),
+            "can_resolve": "admin" in asked.person.roles and found.state is State.UNKNOWN,
+            "lacking": app.holds.lacking(found) if found.state is State.PENDING else (),
             "recent": await asyncio.to_thread(recent.calls_of, app.ledger.path, call.tenant, call.agent, call.session),
             "cost": usd_text(call.cost) if call.cost is not None else None,
             "query": call.query.decode("latin-1"),

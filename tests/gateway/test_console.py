@@ -215,6 +215,25 @@ async def test_calls_of_which_nobody_knows_whether_they_ran_are_pointed_out(offi
     assert 'id="approve"' not in shown
 
 
+@pytest.mark.parametrize(("verb", "state"), [("ran", State.DONE), ("not-run", State.REVOKED)])
+async def test_an_admin_says_of_an_unknown_call_whether_it_ran(
+    offices: Offices, dana: Visitor, verb: str, state: State
+) -> None:
+    held = await offices.held(state=State.UNKNOWN, reason="The connection failed.")
+    assert f"/console/approvals/{held.id}/{verb}" in (await dana.see(f"/console/approvals/{held.id}")).text
+    await dana.send(f"/console/approvals/{held.id}/{verb}", comment="looked at the books")
+    after = await offices.app.holds.store.get(held.id)
+    assert after is not None
+    assert after.state is state
+
+
+async def test_people_are_shown_what_is_known_of_the_identical_call_before(offices: Offices, dana: Visitor) -> None:
+    held = await offices.held(earlier="An identical call may have run: apr_1.", needs=("treasurer",))
+    shown = (await dana.see(f"/console/approvals/{held.id}")).text
+    assert "An identical call may have run: apr_1." in shown
+    assert "Nobody has the role treasurer" in shown
+
+
 async def test_a_state_that_does_not_answer_is_said_to_be_away(tmp_path: Path) -> None:
     register = Register()
     async with open_offices(tmp_path, register) as offices, visiting(offices, "dana") as dana:
