@@ -39,6 +39,14 @@ class CallIds:
         return self._began + _LAST_TWO[millisecond] + self._noise[start : start + _RANDOM]
 
 
+def since(name: str) -> int | None:
+    """The millisecond in a ULID, in Unix nanoseconds; None for what is none."""
+    places = [_ALPHABET.find(char) for char in name.encode()]
+    if len(places) != 26 or min(places) < 0:
+        return None
+    return sum(place << 5 * power for power, place in enumerate(reversed(places[:10]))) * 1_000_000
+
+
 def _characters(number: int, count: int) -> str:
     return bytes(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(count))).decode("ascii")
 

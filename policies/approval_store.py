@@ -118,7 +118,7 @@ class ApprovalStore(Protocol):
     async def listed(
         self, states: Collection[State], tenant: str | None = None, after: str | None = None, most: int = 100
     ) -> Sequence[Approval]:
-        """Those in these states, the oldest first, from behind the id `after` on."""
+        """Those in these states, the oldest first, from behind the id `after` on, which need not be there."""
         ...
 
     async def due(self, now: int, most: int = 100) -> Sequence[Approval]:

@@ -36,10 +36,11 @@ from gateway.admin.operation import Desk, Operation, Visit, body
 from gateway.approval_view import Number, json_text, parsed, visible
 from gateway.console import guard, recent, view
 from gateway.console.login import LASTS, Notice, Session, Sessions, Tries
-from gateway.console.pending import Pending, in_order
+from gateway.console.pending import ENOUGH, Pending, in_order
 from gateway.identity import Person
 from policies import approvals as rules
 from policies.approvals import Approval, Refused, State
+from policies.grants import NO_SESSION
 from policies.money import usd_text
 
 PAGE: Final = 100
@@ -66,11 +67,14 @@ _LISTS: Final = {
     "approved": State.APPROVED,
     "running": State.CONSUMED,
     "unknown": State.UNKNOWN,
+    "ended": None,
 }
+"""Calls in one state each; and those with which it is over."""
 _WHOLE: Final = re.compile("[1-9][0-9]{0,8}", re.ASCII)
 _AMOUNT: Final = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)
 _OPERATIONS: Final = {(each.method, each.path): each for each in (*api.OPERATIONS, *grants.OPERATIONS)}
 
+_NO_SUCH: Final = "No approval has this id, or it was long ago."
 _DONE: Final = {
     "approve": "Your yes is recorded.",
     "deny": "Denied. The agent is told why.",
@@ -93,7 +97,7 @@ class Asked:
     def id(self) -> str:
         found: str = self.request.path_params["id"]
         if not api.ID.fullmatch(found):
-            raise HTTPException(404, "No approval has this id, or it was long ago.")
+            raise HTTPException(404, _NO_SUCH)
         return found
 
     def said(self, name: str) -> str:
@@ -239,8 +243,10 @@ class Console:
     async def doorstep(self, request: Request) -> Response:
         """Leads to the page of the same call. Not by a redirect: a browser that follows a link from elsewhere would
         then leave its cookie out, and ask people who they are though they have said it."""
-        name = request.path_params.get("id", "")
-        return self._page("step.html", place=f"{HOME}/{name}" if api.ID.fullmatch(name) else HOME)
+        name = request.path_params.get("id")
+        if name is not None and not api.ID.fullmatch(name):
+            raise HTTPException(404, _NO_SUCH)
+        return self._page("step.html", place=f"{HOME}/{name}" if name is not None else HOME)
 
     async def ask_who(self, request: Request) -> Response:
         if self._session(request) is not None:
@@ -302,7 +308,8 @@ class Console:
             raise HTTPException(404, "There is no such list.")
         seen = self.pending.changes
         with api.asking():
-            held = await self.pending.listed(_LISTS[which])
+            state = _LISTS[which]
+            held = await self.pending.listed(state) if state is not None else await self.pending.ended()
             unknown = len(await self.pending.listed(State.UNKNOWN))
         now = self.holds.store.now_ns()
         if which == "pending":
@@ -311,7 +318,11 @@ class Console:
         wanted = int(written) if _WHOLE.fullmatch(written) else 1
 
         def answer() -> Response:
-            found = in_order(held, lambda each: api.can_decide(self.holds.by_now(each), asked.person, now))
+            found = (
+                in_order(held, lambda each: api.can_decide(self.holds.by_now(each), asked.person, now))
+                if state is not None
+                else [(each, False) for each in held]
+            )
             pages = max(1, math.ceil(len(found) / PAGE))
             page = min(wanted, pages)
             return self._answer(
@@ -325,6 +336,7 @@ class Console:
                 page=page,
                 pages=pages,
                 unknown=unknown,
+                enough=ENOUGH,
                 now=now,
                 seen=seen,
                 key=_key(which, page, unknown, [(each.approval.id, each.approval.version) for each, _ in found]),
@@ -391,7 +403,7 @@ class Console:
         with api.asking():
             found = await self.holds.store.get(name)
             if found is None:
-                raise HTTPException(404, "No approval has this id, or it was long ago.")
+                raise HTTPException(404, _NO_SUCH)
             return await self.holds.now(found)
 
     async def _before(self, found: Approval) -> Any:
@@ -453,12 +465,12 @@ class Console:
         verb, comment = asked.request.path_params["verb"], asked.comment
         if verb not in _DONE:
             raise HTTPException(404, "There is no such page.")
-        if verb == "deny" and not comment:
-            return self._back(asked, Notice("Say why: the agent is told, and works by it.", bad=True))
         try:
             await self._do(asked, "POST", f"/approvals/{{id}}/{verb}", {"id": asked.id}, {"comment": comment})
         except HTTPException as error:
             return self._back(asked, Notice(f"Nothing was done. {error.detail}", bad=True, comment=comment))
+        if verb == "deny" and not comment:
+            return self._back(asked, Notice("Denied. You gave no reason: the agent is told that it may not, not why."))
         return self._back(asked, Notice(_DONE[verb]))
 
     async def change(self, asked: Asked) -> Response:
@@ -506,7 +518,7 @@ class Console:
             return self._back(asked, Notice("Uses are a whole number, the cost an amount in dollars.", bad=True))
         wanted: dict[str, Any] = {
             "from": found.id,
-            "session": found.call.session if asked.said("session") == "this" else None,
+            "session": found.call.session or NO_SESSION if asked.said("session") != "all" else None,
             "expires_in": asked.said("for"),
             "max_uses": Number(uses) if uses else None,
             "max_cost_usd": Number(cost) if cost else None,

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.approval_view import visible
+from gateway.callids import CallIds
 from policies.approval_store import HEAR, ApprovalStore
-from policies.approvals import Approval, State
+from policies.approvals import ENDED, Approval, State
 
 MOST: Final = 5000
 """Calls in one state that are looked at; where there are more, the oldest are shown."""
 
+ENOUGH: Final = 100
+"""Calls that have ended, of which a list shows the last."""
+OVER: Final = ENDED - {State.UNKNOWN}
+
 _AT_ONCE: Final = 100
+_FIRST_BACK: Final = 60_000_000_000
+_FURTHER: Final = 8
+"""How far back is looked for what has ended: first a minute, in nanoseconds, then so many times as far."""
 _EXCERPT: Final = 200
 """Bytes of a body that a list shows the beginning of."""
 
@@ -34,7 +42,8 @@ class Pending:
     def __init__(self, store: ApprovalStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._found: dict[State, tuple[float, Sequence[Held]]] = {}
+        self._ids = CallIds()
+        self._found: dict[State | None, tuple[float, Sequence[Held]]] = {}
         self.changes = 0
         """How often an approval was changed, as far as this process has heard."""
         self._lock = asyncio.Lock()
@@ -42,21 +51,39 @@ class Pending:
 
     async def listed(self, state: State) -> Sequence[Held]:
         """Those in this state, the oldest first. Raises StoreUnavailable."""
+        return await self._kept(state, lambda: self._look([state]))
+
+    async def ended(self) -> Sequence[Held]:
+        """Of those with which it is over the ones that ended last, the latest first. Raises StoreUnavailable."""
+        return await self._kept(None, self._look_back)
+
+    async def _kept(self, what: State | None, look: Callable[[], Awaitable[Sequence[Held]]]) -> Sequence[Held]:
         async with self._lock:
-            at, held = self._found.get(state, (0.0, ()))
-            if state in self._found and self._clock() - at < HEAR:
+            at, held = self._found.get(what, (0.0, ()))
+            if what in self._found and self._clock() - at < HEAR:
                 return held
             changes, began = self.changes, self._clock()
-            held = await self._look(state)
+            held = await look()
             if changes == self.changes:
-                self._found[state] = began, held
+                self._found[what] = began, held
             return held
 
-    async def _look(self, state: State) -> Sequence[Held]:
+    async def _look_back(self) -> Sequence[Held]:
+        """The store lists the oldest first: further and further back, until there are enough."""
+        now, back = self._store.now_ns(), _FIRST_BACK
+        while (begin := now - back) > 0:
+            held = await self._look(OVER, f"apr_{self._ids.next(begin)}")
+            if len(held) >= ENOUGH:
+                break
+            back *= _FURTHER
+        else:
+            held = await self._look(OVER)
+        return sorted(held, key=lambda each: (each.approval.changed, each.approval.id), reverse=True)[:ENOUGH]
+
+    async def _look(self, states: Collection[State], after: str | None = None) -> Sequence[Held]:
         held: list[Held] = []
-        after: str | None = None
         while len(held) < MOST:
-            batch = await self._store.listed([state], None, after, _AT_ONCE)
+            batch = await self._store.listed(states, None, after, _AT_ONCE)
             held += map(_short, batch)
             if len(batch) < _AT_ONCE:
                 break

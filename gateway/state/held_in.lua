@@ -1,10 +1,10 @@
 -- Tells approvals in some states, the oldest first. ask: states, tenant or none, after (an id) and at (its time) or
--- none, most, bytes. Tells also whether there are more, and the id and the time of the last that was looked at.
+-- none, since (the time that is in the id, for one that nothing is known of) or none, most, bytes. Tells also whether there are more, and the id and the time of the last that was looked at.
 local now = clock()
 local at, after = ask.at, ask.after
 if after and not at then
   local created = unless_odd('HGET', base .. 'of:' .. after, 'created')
-  at = created and tonumber(created)
+  at = created and tonumber(created) or ask.since
 end
 
 local some = {}

@@ -55,6 +55,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
+from gateway.callids import since
 from gateway.state.redis_scripts import Script
 from gateway.state.redis_servers import RedisServers, Refused, tag
 from gateway.state.redis_subscription import Subscription
@@ -253,6 +254,8 @@ class RedisApprovals:
             ask["tenant"] = tenant
         if after is not None:
             ask["after"] = after
+            if (at := since(after.removeprefix("apr_"))) is not None:
+                ask["since"] = at // 1000
         found: list[Approval] = []
         more = 1 if states else 0
         while more and len(found) < most:

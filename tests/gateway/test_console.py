@@ -169,12 +169,47 @@ async def test_what_the_rules_refuse_is_told_and_the_comment_kept(offices: Offic
     assert "Nothing was done. This needs security; you have none of these roles." in shown
     assert "Nothing was done" not in (await dana.see(f"/console/approvals/{held.id}")).text, "it is told once"
     no_word = await offices.held()
-    await dana.send(f"/console/approvals/{no_word.id}/deny", comment="  \n ")
-    assert (await offices.now(no_word)).state is State.PENDING
     await dana.send(f"/console/approvals/{no_word.id}/approve", comment="zero\u200bwidth <b>")
     shown = (await dana.see(f"/console/approvals/{no_word.id}")).text
     assert "printable characters" in shown
     assert "width &lt;b&gt;</textarea>" in shown
+
+
+async def test_a_no_without_a_word_is_a_no_and_the_page_says_what_that_means(offices: Offices, dana: Visitor) -> None:
+    held = await offices.held()
+    await dana.send(f"/console/approvals/{held.id}/deny", comment="  \n ")
+    after = await offices.now(held)
+    assert (after.state, after.reason) == (State.DENIED, "")
+    assert "the agent is told that it may not, not why" in (await dana.see(f"/console/approvals/{held.id}")).text
+
+
+async def test_what_has_ended_is_listed_with_how_the_latest_first(offices: Offices, dana: Visitor) -> None:
+    now = offices.app.holds.store.now_ns()
+    states = (State.DENIED, State.EXPIRED, State.CANCELLED, State.DONE, State.SUPERSEDED, State.LAPSED, State.REVOKED)
+    ended = [
+        await offices.held(state=state, reason=f"because {place}", changed=now + place)
+        for place, state in enumerate(states)
+    ]
+    waits = await offices.held()
+    shown = (await dana.see("/console/approvals?state=ended")).text
+    places = [shown.index(f'id="{each.id}"') for each in ended]
+    assert places == sorted(places, reverse=True)
+    assert "<strong>Denied</strong>: <bdi>because 0</bdi>" in shown
+    assert waits.id not in shown
+
+
+async def test_an_id_that_nobody_knows_is_said_to_be_none(offices: Offices, dana: Visitor) -> None:
+    answer = await dana.see("/approvals/apr_nope")
+    assert (answer.status_code, "No approval has this id" in answer.text) == (404, True)
+
+
+async def test_a_grant_for_a_call_without_a_session_is_for_such_calls(offices: Offices, dana: Visitor) -> None:
+    held = await offices.held(call={"session": None})
+    assert "only calls without a session" in (await dana.see(f"/console/approvals/{held.id}")).text
+    for said in ("this", "all"):
+        await dana.send(f"/console/approvals/{held.id}/grant", {"for": "1h"}, uses="2", session=said)
+    assert [each.session for each in await offices.app.holds.store.grants()] == ["", None]
+    assert "only calls without one" in (await dana.see("/console/grants")).text
 
 
 async def test_only_an_admin_takes_calls_back(offices: Offices, dana: Visitor) -> None:
@@ -195,11 +230,11 @@ async def test_a_grant_takes_numbers_and_nothing_else(offices: Offices, dana: Vi
         assert await offices.app.holds.store.grants() == []
     await dana.send(path, {"for": "15m"}, uses="2", cost="0.5", pinned="/to")
     (grant,) = await offices.app.holds.store.grants()
-    assert (grant.where, grant.max_uses, grant.max_cost, grant.session) == ({"/to": "ada"}, 2, 500_000_000, None)
+    assert (grant.where, grant.max_uses, grant.max_cost, grant.session) == ({"/to": "ada"}, 2, 500_000_000, "s-1")
 
 
 async def test_what_is_not_there_is_a_page_that_says_so(offices: Offices, dana: Visitor) -> None:
-    for path in ("apr_1", "apr_00000000000000000000000009", "..%2f..%2fetc", "<script>"):
+    for path in ("apr_1", "apr_0000000000000000000000ZZZZ", "..%2f..%2fetc", "<script>"):
         answer = await dana.see(f"/console/approvals/{path}")
         assert answer.status_code == 404
         assert "<script>" not in answer.text

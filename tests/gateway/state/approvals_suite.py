@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import pytest
 
+from gateway.callids import CallIds
 from policies.approval_store import ANSWERS_KEPT, KEPT, Answer, ApprovalStore, Message, Standing
 from policies.approvals import (
     ACTIVE,
@@ -497,6 +498,13 @@ class ApprovalsSuite:
         assert await store.listed(states, after=made[6].id) == []
         assert await store.replace(in_state(made[0], State.DENIED)[0])
         assert await store.listed(states, after=made[0].id) == made[1:]
+
+    async def test_lists_begin_behind_an_id_that_nobody_has(self, stage: Stage) -> None:
+        store, ids = stage.handles[0], CallIds()
+        early, late = (approval(id=f"apr_{ids.next(at)}", created=at) for at in (NOW, NOW + 60 * SECOND))
+        for each in (early, late):
+            await store.open(each)
+        assert await store.listed([State.PENDING], after=f"apr_{ids.next(NOW + 30 * SECOND)}") == [late]
 
     async def test_what_is_due_is_told_in_the_order_in_which_it_is(self, stage: Stage) -> None:
         store = stage.handles[-1]
