@@ -107,6 +107,7 @@ def told(what: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(approval: Approval) -> Iterator[tuple[str, str]]:
     yield "Why it is held", approval.explanation
+    yield "Before it", approval.earlier
     for vote in approval.votes:
         yield f"{vote.person} says", _cut(vote.comment, _FIELD)
     if all(vote.comment != approval.reason for vote in approval.votes):

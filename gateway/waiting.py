@@ -11,11 +11,12 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from adapters.base import Headers
 from gateway.exchange import Exchange
-from gateway.holding import Holds
+from gateway.holding import DENIED_FOR, Holds
 from gateway.identity import ACTIVE
 from gateway.reply import Reply
 from policies.approval_store import Answer, StoreUnavailable
@@ -124,7 +125,12 @@ def ended(approval: Approval) -> ApprovalEnded:
         case State.REVOKED:
             return ApprovalDenied(f"The approval of this call was taken back{why}.", approval.id)
         case _:
-            return ApprovalDenied(f"A person has denied this call{why}.", approval.id)
+            again = datetime.fromtimestamp(approval.changed // 1_000_000_000 + DENIED_FOR, UTC)
+            return ApprovalDenied(
+                f"A person has denied this call{why}. Until {again:%H:%M:%S} UTC that answers identical calls, unless "
+                "somebody who may makes a grant for it.",
+                approval.id,
+            )
 
 
 def asynchronous(headers: Headers) -> bool:

@@ -439,6 +439,7 @@ async def test_a_no_answers_identical_calls_for_a_quarter_of_an_hour() -> None:
             _, headers, body = await asked(g)
             assert (body["error"]["code"], headers[b"x-should-retry"]) == ("approval_denied", b"false")
             assert len(fay.seen) == (2 if later == 900 else 1)
+            assert f"Until {'05:10:00' if later == 900 else '04:55:00'} UTC" in body["error"]["message"]
 
 
 # People, policies and configurations that change
