@@ -49,6 +49,8 @@ LOOK: Final = 1.0
 """Seconds between two looks at what the clock has made of approvals."""
 
 _SECOND: Final = 1_000_000_000
+_SETTLED: Final = 1_000_000_000
+"""Nanoseconds after which people are asked about other arguments: whoever wants them may have approved them by then."""
 _TRIES: Final = 8
 _SHORT: Final = 16 * 1024
 """Bytes of a body that is looked through in less than a millisecond."""
@@ -442,7 +444,7 @@ class Holds:
             before = approvals.superseded(found, fresh, now)
             messages = [
                 _message(before, "approval.superseded", now, person),
-                _message(fresh, "approval.requested", now),
+                _message(fresh, "approval.requested", now + _SETTLED),
             ]
             if await self.store.supersede(before, fresh, messages):
                 self._tell(before, "superseded", person)

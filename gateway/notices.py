@@ -296,6 +296,8 @@ class Courier:
         if webhook.format == "slack":
             said = slack.notice(approval, message.what, link=link, now=now, brief=message.tries >= _BRIEF)
             return orjson.dumps(said) if said is not None else None
+        if message.what == "approval.requested" and approval.instead_of and approval.state is not State.PENDING:
+            return None  # who wanted these arguments has approved them alone, and nobody else was asked
         data = {**_shown(approval), "link": link, "event": dict(message.facts)}
         if approval.state is State.PENDING:
             data["may_decide"] = [

@@ -46,18 +46,20 @@ _WORDS: Final[Mapping[State, str]] = {
     State.REVOKED: "The approval was taken back",
 }
 """What has become of a call that is not waiting for people any more."""
+_DECIDED: Final = frozenset({State.APPROVED, State.DENIED, State.CONSUMED, State.DONE})
+"""States of which people's word is what there is to tell."""
 _SETTLED: Final = frozenset(f"approval.{state}" for state in _WORDS if state not in (State.CONSUMED, State.DONE))
 
 
 def notice(approval: Approval, what: str, *, link: str | None, now: int, brief: bool = False) -> dict[str, Any] | None:
     """What a channel is told of an event: that people are asked, are asked again, and what the end is. None for the
-    others, and for reminders that nobody needs any more. `now` is in Unix nanoseconds.
+    others, and where nobody is asked any more: the end has a message of its own. `now` is in Unix nanoseconds.
 
     A `brief` one has nothing of what the agent sends: nobody but Slack knows how it counts every character, and no call
     is to keep people from hearing of it.
     """
     pending = approval.state is State.PENDING
-    if what not in _SETTLED and what != "approval.requested" and not (what == "approval.reminder" and pending):
+    if what not in _SETTLED and not (pending and what in ("approval.requested", "approval.reminder")):
         return None
     call, needed = approval.call, ", ".join(approval.missing)
     title = ("Still to be decided" if approval.told else "Approval needed") if pending else _WORDS[approval.state]
@@ -94,7 +96,13 @@ def notice(approval: Approval, what: str, *, link: str | None, now: int, brief: 
         after.insert(0, _button("Read and decide" if pending else "Read", link))
     most = _WHOLE - _size([*before, *after]) if not brief else 0
     shown = _what_runs(approval, most) if pending else []
-    text = f"{title}: {who}" + (f", needs {needed}" if pending else "")
+    text = f"{title}: {who}"
+    if pending:
+        text += f", needs {needed}"
+    elif approval.state in _DECIDED:
+        yes = approval.state is not State.DENIED
+        deciders = ", ".join(each.person for each in approval.votes if each.yes is yes)
+        text += f", by {deciders}" if deciders else ""
     return _message(f"{text} ({approval.id})", [*before, *shown, *after])
 
 

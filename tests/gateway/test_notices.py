@@ -555,9 +555,22 @@ async def test_a_channel_hears_of_the_question_and_of_the_end(post: Post) -> Non
     courier = post.courier(post.settings(format="slack"))
     for _ in range(3):
         await post.carried(courier)
-    assert [each.facts["text"] for each in post.listener.messages] == [f"Approved: acme/bot ({held.id})"] * 2
+    assert [each.facts["text"] for each in post.listener.messages] == [f"Approved: acme/bot, by dana, sean ({held.id})"]
     verified(post.listener.messages[0], NEW, post.clock.now)
-    assert courier.counts["sent"] == 2
+    assert courier.counts["sent"] == 1
+    assert courier.counts["passed_over"] == 2
+
+
+@pytest.mark.parametrize("format_", ["standard", "slack"])
+async def test_nobody_is_asked_about_other_arguments_that_are_approved_already(post: Post, format_: str) -> None:
+    fresh = await post.held(instead_of="apr_1")
+    await post.holds.vote(fresh.id, "dana", ["finance"], True)
+    courier = post.courier(post.settings(format=format_))
+    while courier.counts["sent"] + courier.counts["passed_over"] < 2:
+        await courier.carry()
+        await idle(courier)
+    (message,) = post.listener.messages
+    assert b"requested" not in message.body
     assert courier.counts["passed_over"] == 1
 
 
