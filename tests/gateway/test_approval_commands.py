@@ -131,6 +131,9 @@ async def test_people_say_yes_and_no_and_take_back(shell: Shell) -> None:
     assert await shell.run("show", one, "--exit-code", "--wait", "30") == OK, "what is decided is not waited for"
     assert await shell.run("cancel", one, "--comment", "no need") == UNUSABLE
     assert shell.complained == "This needs the role `admin`, which finn does not have.\n"
+    for word in ("ran", "not-run"):
+        assert await shell.run(word, one, "--comment", "looked", who="dana") == UNUSABLE
+        assert "only where that is unknown" in shell.complained
     assert await shell.run("cancel", one, "--comment", "no need", who="dana") == OK
     assert shell.said == f"{one} is revoked.\n"
     two = await shell.gateway.hold(n=2)
@@ -192,7 +195,7 @@ async def test_calls_are_allowed_beforehand_and_no_more(shell: Shell) -> None:
     assert await shell.run("grants", "--agent", "support-bot", "--tenant", "acme") == OK
     head, first, second, third = shell.said.splitlines()
     assert head.split() == "id agent session target operation where role left uses cost by why".split()
-    assert re.search(r" s-1 +gpt-4o +chat +exactly one call +finance +59 min  0 of 3  \$0.00 of \$0.500 +finn", first)
+    assert re.search(r" s-1 +gpt-4o +chat +exactly one call +finance +59 min  1 of 3  \$0.0\d+ of \$0.500 +finn", first)
     assert re.search(r" all +gpt-4o +chat +any ", second)
     assert '/amount=5.0, /to="vendor"' in third
     assert await shell.run("revoke", made["id"], who="sean") == UNUSABLE

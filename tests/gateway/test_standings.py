@@ -379,7 +379,8 @@ async def test_a_held_stream_that_was_kept_open_ends_with_an_error_event(running
                 await asyncio.wait_for(client.reader.readuntil(b"hello"), 10)
         await say(g, QUARANTINED)
         assert b"agent_quarantined" in await asyncio.wait_for(client.reader.readuntil(b"\r\n0\r\n\r\n"), 10)
-        await until(lambda: only(register).state is (State.DONE if running else State.CANCELLED))
+        await until(lambda: only(register).state is (State.UNKNOWN if running else State.CANCELLED))
+        assert not running or "agent_quarantined" in only(register).reason
         assert await register.answer(only(register).id) is None
 
 
