@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from policies.approvals import Approval
+from policies.approvals import Approval, State
 from policies.binding import is_json
 from policies.money import usd_text
 
@@ -191,8 +191,12 @@ _IN_SHORT: Final = (
 
 
 def shown_to_agent(approval: Approval) -> Mapping[str, Any]:
-    """The same without who has said what, and without what the agent has sent itself."""
-    return _some(approval, _FOR_AGENTS)
+    """The same without who has said what, and without what the agent has sent itself.
+
+    Nothing is missing any more once people are not asked any more: an agent that polls has nobody to wait for.
+    """
+    facts = _some(approval, _FOR_AGENTS)
+    return facts if approval.state is State.PENDING else {**facts, "missing_approvals": []}
 
 
 def shown_in_short(approval: Approval) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from gateway.approval_view import (
     visible,
 )
 from gateway.logs import printable
+from policies.approvals import State
 from tests.gateway.state.approvals_suite import approval, call
 
 
@@ -151,6 +152,14 @@ def test_arguments_are_shown_to_the_digit_and_bodies_that_are_none_as_they_are()
         facts = shown(odd)
         assert (facts["arguments"], facts["body"], facts["body_base64"]) == (None, text, base64)
         assert arguments(odd) is None
+
+
+def test_an_agent_has_nobody_to_wait_for_once_people_are_not_asked_any_more() -> None:
+    held = approval(needs=("finance", "security"))
+    assert shown_to_agent(held)["missing_approvals"] == ["finance", "security"]
+    for state in State:
+        if state is not State.PENDING:
+            assert shown_to_agent(approval(state=state))["missing_approvals"] == []
 
 
 def test_agents_are_not_told_who_has_said_what_and_followers_not_what_can_be_long() -> None:
