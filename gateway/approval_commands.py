@@ -170,7 +170,10 @@ def say(given: argparse.Namespace) -> int:
     body: dict[str, Any] = {"comment": given.comment}
     if given.version is not None:
         body["version"] = given.version
-    return _did(given, given.word, body)
+    done = _did(given, given.word, body)
+    if done == OK and given.word == "deny" and not given.comment:
+        complain("You gave no reason (--comment): the agent is told that it may not, not why.")
+    return done
 
 
 def change(given: argparse.Namespace) -> int:

@@ -144,6 +144,8 @@ async def test_people_say_yes_and_no_and_take_back(shell: Shell) -> None:
     )
     denied = await shell.json("deny", two, "--comment", "wrong account")
     assert (denied["state"], denied["reason"]) == ("denied", "wrong account")
+    assert await shell.run("deny", await shell.gateway.hold(n=3)) == OK
+    assert shell.complained == "You gave no reason (--comment): the agent is told that it may not, not why.\n"
     for name in ("apr_x", "stream", "../routes\n\x1b"):
         assert await shell.run("show", name) == await shell.run("approve", name) == UNUSABLE
         assert shell.complained == f"{name!r} is no approval's id; `weighbridge approvals list` shows them.\n"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.callids import CallIds
+from gateway.callids import CallIds, since
 
 _ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 MILLISECOND = 1_000_000
@@ -50,3 +50,14 @@ def test_every_character_is_as_likely_at_every_random_place() -> None:
 
 def test_two_processes_never_agree() -> None:
     assert CallIds().next(0) != CallIds().next(0)
+
+
+@pytest.mark.parametrize("at", [0, 1_000_000, 1_763_700_000_123_000_000, (2**48 - 1) * 1_000_000])
+def test_the_millisecond_of_a_name_can_be_read_from_it(at: int) -> None:
+    assert since(CallIds().next(at)) == at
+    assert since(CallIds().next(at + 999_999)) == at
+
+
+@pytest.mark.parametrize("name", ["", "1", "0" * 25, "0" * 27, "l" * 26, "I" * 26, "\u0660" * 26])
+def test_what_is_no_name_of_a_call_has_no_time(name: str) -> None:
+    assert since(name) is None

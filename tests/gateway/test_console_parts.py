@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from config.settings import PersonSettings
+from gateway.callids import CallIds
 from gateway.console import guard, login, recent, view
 from gateway.console.login import Sessions, Tries
-from gateway.console.pending import Held, in_order
+from gateway.console.pending import ENOUGH, Held, Pending, in_order
 from gateway.identity import People
-from tests.gateway.state.approvals_suite import approval, call
+from policies.approvals import State
+from tests.gateway.state.approvals_suite import NOW, SECOND, approval, call
+from tests.support.register import Register
 
 STYLE = Path(view.__file__).parent / "static" / "style.css"
 
@@ -223,3 +226,21 @@ def luminance(colour: str) -> float:
     parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
     linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("apart", [1, 60, 7200])
+async def test_of_what_has_ended_the_last_are_found_however_much_there_is(apart: int) -> None:
+    ids, store, made = CallIds(), Register(lambda: NOW), []
+    for number in range(ENOUGH * 3):
+        at = NOW - (number + 1) * apart * SECOND
+        ended = approval(id=f"apr_{ids.next(at)}", created=at, changed=at, state=State.DONE)
+        store.kept[ended.id] = ended
+        made.append(ended.id)
+    assert [each.approval.id for each in await Pending(store).ended()] == made[:ENOUGH]
+
+
+async def test_few_that_have_ended_are_all_found() -> None:
+    store = Register(lambda: NOW)
+    ended, waits = approval(state=State.EXPIRED), approval()
+    store.kept |= {each.id: each for each in (ended, waits)}
+    assert [each.approval.id for each in await Pending(store).ended()] == [ended.id]
