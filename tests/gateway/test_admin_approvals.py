@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +342,29 @@ def test_a_gateway_that_is_told_to_stop_does_not_wait_for_those_who_follow(tmp_p
             process.process.terminate()
             assert process.process.wait(10) == 0
             assert list(lines) == [""]
+
+
+def test_a_gateway_that_is_told_to_stop_does_not_wait_for_calls_that_people_have_not_decided(tmp_path: Path) -> None:
+    config = yaml.safe_load(written(tmp_path, "http://127.0.0.1:9").read_text())
+    config |= {"listen": {"port": 0, "drain": 15}, "policy": {"paths": [str(tmp_path / "main.rego")]}}
+    config["admin"]["listen"] = {"port": 0}
+    wanted = {"model": "gpt-4o", "messages": [{"role": "user", "content": "pay"}], "needs": ["finance"]}
+    with serving(config, tmp_path) as process, httpx2.Client(verify=False) as client:
+        with ThreadPoolExecutor(1) as agent:
+            call = agent.submit(
+                client.post,
+                f"{process.url}/v1/chat/completions",
+                json=wanted,
+                headers={"authorization": "Bearer support-bots-own-key"},
+                timeout=30,
+            )
+            with httpx2.Client(verify=False) as people:
+                until = time.monotonic() + 10
+                while not people.get(f"{process.admin}/approvals", headers=token("sam")).json()["items"]:
+                    assert time.monotonic() < until
+            process.process.terminate()
+            assert process.process.wait(10) == 0
+            assert (call.result().status_code, call.result().json()["error"]["code"]) == (403, "approval_pending")
 
 
 class Feed:

@@ -28,6 +28,7 @@ from policies.approvals import (
     Vote,
     claimed,
     due,
+    heard,
     moved,
     passed,
     superseded,
@@ -553,6 +554,16 @@ class ApprovalsSuite:
         stage.advance(ANSWERS_KEPT - 60)
         await store.open(approval())
         assert await stage.handles[-1].answer(claim.id) == answer
+
+    async def test_a_change_of_what_has_ended_leaves_its_answer(self, stage: Stage) -> None:
+        store = stage.handles[0]
+        claim = await opened(store, approval(), State.CONSUMED)
+        done = replace(moved(claim, Move.FINISH, NOW), unheard=True)
+        assert await store.replace(done, answer=Answer(200, (), b"done"))
+        assert await store.replace(heard(done))
+        assert await stage.handles[-1].get(claim.id) == heard(done)
+        assert await stage.handles[-1].last(claim.key) == heard(done)
+        assert await stage.handles[-1].answer(claim.id) == Answer(200, (), b"done")
 
     async def test_an_approval_can_be_looked_up_for_a_week_after_its_end(self, stage: Stage) -> None:
         store = stage.handles[0]
