@@ -21,6 +21,7 @@ queues     where calls wait for money that others have borrowed
 shortage   what an agent is told where money or a limit stands in its way
 state      budgets and limits, kept in one process's file or on a server for several
 forward    to the target and back
+usage      what an answer has used that came in one piece
 carrier    our HTTP/1.1 client: bytes to one origin, and its answer
 probes     whether the nodes of targets are well, asked beside the calls
 headers    which headers pass the gate

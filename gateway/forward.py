@@ -1,7 +1,6 @@
 """Carries a decided call to its target and the answer back: whole if it is whole, event by event if it streams."""
 
 import asyncio
-import dataclasses
 import functools
 import re
 import time
@@ -11,9 +10,8 @@ from typing import Final, Protocol
 from adapters import anthropic, openai
 from adapters.base import AgentCall, Headers, StreamMeter, Usage
 from adapters.errors import GivenUp, MalformedCall
-from adapters.meter import bytes_of, tokens_of
+from adapters.meter import bytes_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
-from adapters.registry import ADAPTERS
 from adapters.translation import Translation, translation
 from gateway import carrier
 from gateway.attempts import Attempts
@@ -22,6 +20,7 @@ from gateway.headers import homeward, onward, parameters, replaced
 from gateway.lifeline import Lifeline
 from gateway.problems import TargetFailed, TargetTimeout, problem_for, refusal_for
 from gateway.reply import Reply
+from gateway.usage import TRANSLATED, used
 from policies.errors import ApprovalsUnavailable, ApprovalUnknown
 from routing.outcomes import FIRST_TOKEN_LATE, OUTCOMES, SELF_HOSTED, Facts, classify
 from routing.retry import retry_after
@@ -45,9 +44,6 @@ _HIDDEN: Final[Mapping[str, str]] = {
     "stream_cut": "no stream, or one that tells of an error",
     "protocol": "something that is no answer",
 }
-_TRANSLATED: Final = {"openai": "chat", "anthropic": "messages"}
-"""What a target is asked in its own protocol where calls of another one are translated for it."""
-_READERS: Final = {each.protocol: each for each in ADAPTERS}
 _MEMBERS: Final = {"openai": openai.MEMBERS, "anthropic": anthropic.MEMBERS}
 _NAMED: Final = re.compile(r"`([a-z_]+)")
 """How a MalformedCall of a translation begins."""
@@ -495,7 +491,7 @@ async def _body(
             ended = True
             if crossing is not None:
                 if succeeded:
-                    found = hidden(_TRANSLATED[attempt.arm.target.kind.protocol], answer.status, _JSON_TYPE, body)
+                    found = hidden(TRANSLATED[attempt.arm.target.kind.protocol], answer.status, _JSON_TYPE, body)
                 if found is None:
                     body = crossing.answer(call, answer.status, body)
         elif crossing is not None:
@@ -519,7 +515,7 @@ async def _body(
         x.whole = ended
         if succeeded and not call.endpoint.free:
             untranslated = attempt.arm.target if crossing is not None else None
-            x.usage = _used(x, call, body if ended else b"", size, untranslated)
+            x.usage = used(x.adapter, call, body if ended else b"", size, untranslated)
         if not reply.started:
             return await _instead(x, attempt, attempts, failure)
         x.code = refusal_for(failure, x.id).code
@@ -527,14 +523,14 @@ async def _body(
         return None
     except BaseException:  # the agent has left, or what goes wrong is ours: the target has answered all the same
         if succeeded and not call.endpoint.free:
-            x.usage = _used(x, call, b"", size)
+            x.usage = used(x.adapter, call, b"", size)
         raise
     finally:
         if attempt is x.attempts[-1]:
             x.whole = ended
     if succeeded and not call.endpoint.free:
         untranslated = attempt.arm.target if crossing is not None and found is not None else None
-        x.usage = usage = _used(x, call, body, size if crossing is None else len(body), untranslated)
+        x.usage = usage = used(x.adapter, call, body, size if crossing is None else len(body), untranslated)
         # Who has counted what it says has said something, and nearly all do; our own nodes are not believed that.
         own = attempt.arm.target.settings.kind in SELF_HOSTED
         doubtful = own or usage.estimated or b'"error"' in body or b'"abort"' in body
@@ -575,33 +571,11 @@ async def _hidden(
         body = b"".join(pieces)
         if not call.endpoint.free:
             untranslated = target if crossing is not None else None
-            x.usage = _used(x, call, body, size, untranslated) if x.whole else Usage(estimated=True)
+            x.usage = used(x.adapter, call, body, size, untranslated) if x.whole else Usage(estimated=True)
             if x.lending is not None:
                 x.lending.passed = x.usage.output_tokens  # it is not for its being unseen that none has passed
-    operation = call.operation if crossing is None else _TRANSLATED[target.kind.protocol]
+    operation = call.operation if crossing is None else TRANSLATED[target.kind.protocol]
     return hidden(operation, answer.status, kind, body)
-
-
-def _used(x: Exchange, call: AgentCall, body: bytes, size: int, untranslated: Target | None = None) -> Usage:
-    """Tokens of an unstreamed answer of `size` bytes: all of it in `body`, its end, or nothing where it broke off.
-
-    A target that reports none for what it has said has not counted. `untranslated` is the target whose protocol the
-    answer is in, where that is not the agent's.
-    """
-    reader, asked = x.adapter, call
-    if untranslated is not None:
-        protocol = untranslated.kind.protocol
-        reader, asked = _READERS[protocol], dataclasses.replace(call, operation=_TRANSLATED[protocol])
-    usage = reader.usage(asked, body) if body else None
-    if usage is not None and usage.output_tokens:
-        return usage
-    if len(body) == size:
-        counted = reader.counted(asked, body)
-    else:
-        counted = tokens_of(size) if x.adapter.token_caps(call) else 0
-    if usage is None:
-        return Usage(output_tokens=counted, estimated=True)
-    return dataclasses.replace(usage, output_tokens=counted, estimated=True) if counted else usage
 
 
 def _concealed(text: bytes, secret: bytes) -> bytes:

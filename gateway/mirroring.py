@@ -12,7 +12,6 @@ go on from something a target keeps, and that cost nothing.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import random
@@ -26,15 +25,14 @@ from orjson import Fragment
 
 from adapters.base import AgentCall, Headers, Usage
 from adapters.errors import MalformedCall
-from adapters.meter import tokens_of
 from adapters.parallax import Failure, Sniffed, Sniffer, hidden
-from adapters.registry import ADAPTERS
 from adapters.translation import Translation, translation
 from config.errors import SecretMissing
 from config.settings import MirrorSettings
 from gateway import carrier
 from gateway.exchange import Attempt, Exchange
 from gateway.headers import onward, parameters, replaced
+from gateway.usage import TRANSLATED, used
 from policies.budgets import METRICS, Spent, Store
 from policies.money import MOST as MOST_MONEY
 from policies.money import usd_text
@@ -62,9 +60,6 @@ _TAIL: Final = 4096
 """Bytes of an answer that are kept to be looked at: all of a shorter one, the end of a longer one."""
 _USUAL_LONGEST: Final = 4096
 """Tokens of an answer's limit where a target wants one and nobody says it."""
-_TARGETS_OWN: Final[Mapping[str, str]] = {"openai": "chat", "anthropic": "messages"}
-"""A target's protocol -> its operation that translated calls become."""
-_READERS: Final = {each.protocol: each for each in ADAPTERS}
 _KEPT_THERE: Final = ("previous_response_id", "conversation", "background")
 """Members of a call by which it is of use at one target only."""
 _ONCE: Final = b"idempotency-key"
@@ -441,10 +436,10 @@ async def _whole(
         ended = True
     finally:
         if 200 <= answer.status <= 299:
-            copy.usage = _used(x, call, body if ended else b"", copy.size, crossing, to)
+            copy.usage = used(x.adapter, call, body if ended else b"", copy.size, to if crossing is not None else None)
     if not 200 <= answer.status <= 299 or copy.size > _HELD:
         return
-    operation = call.operation if crossing is None else _TARGETS_OWN[to.kind.protocol]
+    operation = call.operation if crossing is None else TRANSLATED[to.kind.protocol]
     failure = hidden(operation, answer.status, kind, body)
     if failure is not None:
         copy.hidden = failure.kind
@@ -452,21 +447,6 @@ async def _whole(
             copy.status = failure.status
     elif crossing is not None:
         crossing.answer(call, answer.status, body)  # as it would have to be for the agent
-
-
-def _used(x: Exchange, call: AgentCall, body: bytes, size: int, crossing: Translation | None, to: Target) -> Usage:
-    """Of an answer of `size` bytes in its target's own words: all of it in `body`, its end, or nothing of one that
-    broke off."""
-    reader, asked = x.adapter, call
-    if crossing is not None:
-        protocol = to.kind.protocol
-        reader, asked = _READERS[protocol], dataclasses.replace(call, operation=_TARGETS_OWN[protocol])
-    usage = reader.usage(asked, body)
-    if usage is not None and usage.output_tokens:
-        return usage
-    made = reader.counted(asked, body) if len(body) == size else tokens_of(size)
-    read = usage.input_tokens if usage is not None else 0
-    return Usage(input_tokens=read, output_tokens=made, estimated=bool(made) or usage is None)
 
 
 def _count(

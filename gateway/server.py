@@ -32,8 +32,10 @@ class Server(uvicorn.Server):
     It ends as soon as it is told to and nothing is under way, where uvicorn's own sleeps for two tenths of a second.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, drain: float) -> None:
+        """`drain` is in seconds: for so long calls under way may finish."""
         super().__init__(config)
+        self._drain = drain
         self.listening = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -59,7 +61,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         try:
-            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+            async with asyncio.timeout(self._drain):
                 await self._nothing_is_under_way()
         except TimeoutError:
             log.error("%d calls are cut: the time to finish is over", len(self.server_state.tasks))
@@ -135,6 +137,5 @@ def server(application: Any, listen: ListenSettings) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=int(listen.drain),
     )
-    return Server(config)
+    return Server(config, listen.drain)

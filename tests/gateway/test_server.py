@@ -1,5 +1,6 @@
 """What a listener may take, so that the gateway never wants for a descriptor itself."""
 
+import asyncio
 import os
 import resource
 import signal
@@ -7,11 +8,12 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.server import affordable
-from tests.support.door import connected, post
+from tests.support.door import connected, door, post
 from tests.support.exchanges import AGENT_KEY
 from tests.support.gate import AUTHORIZED
 from tests.support.process import serving_beside
@@ -62,3 +64,22 @@ async def test_silent_connections_do_not_take_the_descriptors_that_calls_need(tm
 def worker_of(supervisor: int) -> int:
     (worker,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     return int(worker)
+
+
+@pytest.mark.parametrize("drain", [0.9, 5.0])
+async def test_a_call_under_way_is_finished_within_any_drain_also_one_below_a_second(drain: float) -> None:
+    arrived, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        arrived.set()
+        await goes_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with door(slow, drain=drain) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        await arrived.wait()
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)  # when the server is already told to stop
+    assert (await reader.read()).endswith(b"\r\n\r\nok")
+    writer.close()
