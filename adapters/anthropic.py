@@ -82,6 +82,9 @@ class Anthropic:
             endpoint,
         )
 
+    def edited(self, call: AgentCall, body: bytes) -> AgentCall:
+        return self.read(call.endpoint, body, call.target)
+
     def onward(self, call: AgentCall, model: str | None) -> bytes:
         if model is None or model == call.target:
             return call.body
@@ -115,6 +118,9 @@ class Anthropic:
 
     def meter(self, call: AgentCall) -> StreamMeter:
         return MessagesMeter(call, _usage)
+
+    def status(self, refusal: Refusal) -> int:
+        return refusal.status
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"request-id"), orjson.dumps(_error(refusal))

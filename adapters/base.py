@@ -18,7 +18,9 @@ class Endpoint:
 
     `path` is where agents call it; `suffix` is what follows the target's base URL. An endpoint that is `answered_here`
     needs no target: the gateway knows the answer. One that is `free` costs nothing, whoever answers. What is made at
-    one that `keeps` can be referred to in later calls, as long as these go to the same target.
+    one that `keeps` can be referred to in later calls, as long as these go to the same target. What comes to one that
+    `passes` is the protocol's own (a handshake, a question for news): nobody decides on it. `method` is `*` where a
+    protocol has a use for several.
     """
 
     operation: str
@@ -29,6 +31,7 @@ class Endpoint:
     answered_here: bool = False
     free: bool = False
     keeps: bool = False
+    passes: bool = False
 
 
 @dataclass(slots=True)
@@ -50,6 +53,21 @@ class AgentCall:
     wants_usage: bool = True
 
 
+@dataclass(slots=True)
+class ToolCall(AgentCall):
+    """A call of a tool, whose protocol wraps the arguments in something more: `body` has the arguments alone.
+
+    `kept` is what people are shown and approve, and what the call can be read from again; `headers` are those of the
+    request that are part of it.
+    """
+
+    kept: bytes = field(default=b"", repr=False)
+    headers: Headers = field(default_factory=list, repr=False)
+    query: bytes = b""
+    definition: str = ""
+    """SHA-256 of the tool's definition, as its server gives it; empty where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A "no" on its way to an agent: the HTTP status, the code of the contract, words a model can act on.
@@ -65,6 +83,16 @@ class Refusal:
     retry_after: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """Facts for programs, told beside the message under a name each."""
+    breach: "Breach | None" = None
+    """What the call has against the rules of its protocol, where that has a number of its own for it."""
+
+
+class Breach(NamedTuple):
+    """A JSON-RPC error: its code, the HTTP status that belongs to it, and what a program may want to know of it."""
+
+    code: int
+    status: int
+    data: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -224,6 +252,10 @@ class Adapter(Protocol):
         """`argument` is what a path ending in `/` was followed by. Raises MalformedCall."""
         ...
 
+    def edited(self, call: AgentCall, body: bytes) -> AgentCall:
+        """The same call with other arguments, a JSON text. Raises MalformedCall."""
+        ...
+
     def onward(self, call: AgentCall, model: str | None) -> bytes:
         """The body for a target that knows the model as `model`; only what must change differs from what came."""
         ...
@@ -255,6 +287,10 @@ class Adapter(Protocol):
         ...
 
     def meter(self, call: AgentCall) -> StreamMeter: ...
+
+    def status(self, refusal: Refusal) -> int:
+        """The HTTP status of a refusal: protocols that have an answer of their own for it send it with 200."""
+        ...
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         """Headers (with content type) and body of a refusal in the protocol's own shape."""

@@ -5,6 +5,14 @@ class MalformedCall(Exception):
     """The call cannot be read as its protocol says. The message is for the agent: what is wrong, and where."""
 
 
+class ProtocolBreach(MalformedCall):
+    """The call is against the rules of its protocol, which has a word of its own for that (a `Breach`)."""
+
+    def __init__(self, message: str, breach: object) -> None:
+        super().__init__(message)
+        self.breach = breach
+
+
 class GivenUp(ValueError):
     """A target says, in the words of an end like any other, that it has given up an answer in the middle."""
 

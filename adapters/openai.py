@@ -137,6 +137,9 @@ class OpenAI:
             wants_usage=asks_usage or not stream or endpoint.operation not in _USAGE_ON_REQUEST,
         )
 
+    def edited(self, call: AgentCall, body: bytes) -> AgentCall:
+        return self.read(call.endpoint, body, call.target)
+
     def onward(self, call: AgentCall, model: str | None) -> bytes:
         body = call.body
         if model is not None and model != call.target:
@@ -176,6 +179,9 @@ class OpenAI:
 
     def meter(self, call: AgentCall) -> StreamMeter:
         return _METERS.get(call.operation, ChatMeter)(call, _usage)
+
+    def status(self, refusal: Refusal) -> int:
+        return refusal.status
 
     def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
         return refusal_headers(refusal, b"x-request-id"), orjson.dumps(_error(refusal))

@@ -6,11 +6,15 @@ from typing import Final
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter, Endpoint
 from adapters.errors import MethodNotAllowed, UnknownEndpoint
+from adapters.http import Http
+from adapters.mcp.answers import Mcp
 from adapters.openai import OpenAI
 
 OPENAI: Final = OpenAI()
 ANTHROPIC: Final = Anthropic()
-ADAPTERS: Sequence[Adapter] = (OPENAI, ANTHROPIC)
+HTTP: Final = Http()
+MCP: Final = Mcp()
+ADAPTERS: Sequence[Adapter] = (OPENAI, ANTHROPIC, HTTP, MCP)
 
 _BY_PATH: Mapping[str, Mapping[Adapter, Endpoint]] = {
     path: {adapter: endpoint for adapter in ADAPTERS for endpoint in adapter.endpoints if endpoint.path == path}
@@ -39,7 +43,7 @@ def endpoint(adapter: Adapter, method: str, path: str) -> tuple[Endpoint, str]:
     found = owners.get(adapter)
     if found is None:
         raise UnknownEndpoint(f"Nothing is served at {path[:200]!r}.")
-    if found.method != method:
+    if found.method not in (method, "*"):
         raise MethodNotAllowed(found.method)
     return found, argument
 

@@ -891,6 +891,11 @@ class ToolSettings(Section):
     kind: Literal["mcp", "http"] = Field(description="MCP Streamable HTTP, or plain HTTP.")
     url: Url = Field(description="Base URL.")
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+    timeout: Seconds = Field(
+        default=8.0, gt=0, description="For the beginning of an answer; for plain HTTP, for all of it."
+    )
+    idle: Seconds = Field(default=300.0, gt=0, description="Between two pieces of a streamed answer.")
+    longest: Seconds = Field(default=1800.0, gt=0, description="For a whole streamed answer.")
     price: ToolPriceSettings | None = Field(default=None, description="Its price; free of charge when absent.")
     no_grant: bool = Field(
         default=False,

@@ -8,6 +8,7 @@ from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.decision_log import ARGUMENTS
 from gateway.identity import Directory, People
+from gateway.tools.toolbox import Toolbox
 from policies.budgets import Plan
 from policies.limits import LimitPlan
 from policies.masks import Mask
@@ -49,6 +50,7 @@ class Assembly:
     plan: Plan
     limit_plan: LimitPlan
     prices: Prices
+    toolbox: Toolbox
 
 
 def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
@@ -74,6 +76,7 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
         Plan(settings.budgets),
         LimitPlan(settings.limits),
         _prices(settings),
+        Toolbox(settings.tools, previous.toolbox if previous is not None else None),
     )
 
 

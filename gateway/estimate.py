@@ -55,6 +55,17 @@ class Tariff:
         self.flat = found[0].flat if len(found) == 1 else None
         self.unpriced = self.unpriced or not found
 
+    @classmethod
+    def of(cls, prices: Sequence[Price]) -> Tariff:
+        """What charges these prices and is no model: nothing of it is counted in tokens."""
+        tariff = cls.__new__(cls)
+        tariff.prices = tuple(prices)
+        tariff.longest = tariff.possible = 0
+        tariff.context = 1
+        tariff.looks_up, tariff.unpriced = False, not prices
+        tariff.flat = prices[0].flat if len(prices) == 1 else None
+        return tariff
+
 
 def _largest(numbers: Sequence[int | None]) -> int:
     """0 where one of them is not known."""

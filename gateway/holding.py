@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import orjson
 
+from adapters.base import ToolCall
 from config.settings import ApprovalSettings, Settings
 from gateway.callids import CallIds
 from gateway.exchange import Exchange, Reached
@@ -672,6 +673,7 @@ def held_call(x: Exchange) -> HeldCall:
     call, agent = x.call, x.agent
     assert call is not None, "a call is read before it is held"
     assert agent is not None, "a call is identified before it is held"
+    tool = call if isinstance(call, ToolCall) else None
     return HeldCall(
         agent.tenant,
         agent.name,
@@ -682,11 +684,11 @@ def held_call(x: Exchange) -> HeldCall:
         call.operation,
         x.method,
         x.path,
-        x.query,
-        tuple(meaningful(x.headers)),
-        call.body,
+        x.query if tool is None else tool.query,
+        tuple(meaningful(x.headers) if tool is None else tool.headers),
+        call.body if tool is None else tool.kept,
         bool(call.stream),
-        "",
+        "" if tool is None else tool.definition,
         money.estimated_cost() if (money := x.asked[-1].question.money) is not None else None,
     )
 

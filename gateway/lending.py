@@ -45,6 +45,7 @@ from routing.table import Weights
 
 if TYPE_CHECKING:
     from gateway.assembly import Assembly
+    from gateway.identity import Agent
     from policies.prices import Price
 
 log = logging.getLogger("weighbridge.budgets")
@@ -223,6 +224,9 @@ class Lender:
 
     def _tariff(self, x: Exchange, call: AgentCall) -> Tariff:
         """Raises NoRoute."""
+        if call.kind == "tool":
+            price = x.assembly.prices.tool(call.target)
+            return Tariff.of(() if price is None else (price,))
         route = (x.fulfilled.route if x.fulfilled is not None else None) or x.assembly.table.match(call.target)
         now = time.monotonic()
         if now > self._tariffs_until or len(self._tariffs) > _MOST_TARIFFS:
@@ -332,7 +336,7 @@ class Lender:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
         loan, admitted = x.loan, x.admitted
         try:
-            if x.reached is not Reached.NO and x.arm is not None and x.call is not None and not x.call.endpoint.free:
+            if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
                 self._post(x, loan)
             elif x.bills:
                 self._pay(x, loan, x.bills)
@@ -384,7 +388,8 @@ class Lender:
         call, agent, arm = x.call, x.agent, x.arm
         assert call is not None, "only calls that were read reach a target"
         assert agent is not None, "only calls that were identified reach a target"
-        assert arm is not None, "only calls for which a target was chosen reach one"
+        if arm is None:
+            return self._spent_on_tool(x, call, agent)
         price = x.assembly.prices.of(arm.target.name, arm.model or call.target)
         usage = x.usage
         if usage is None and x.reached is Reached.MAYBE:
@@ -414,6 +419,13 @@ class Lender:
         unpriced = int(price is None)
         metrics = (first, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost, 0, unpriced)
         return spent_of(dimensions + metrics)
+
+    def _spent_on_tool(self, x: Exchange, call: AgentCall, agent: Agent) -> Spent:
+        price = x.assembly.prices.tool(call.target)
+        x.cost = cost = min(price.cost(Usage()), MOST) if price is not None else 0
+        first = 0 if x.bills else 1
+        dimensions = (x.day, agent.tenant, agent.team or "", agent.name, x.session or "", "", call.target, "")
+        return spent_of((*dimensions, first, 0, 0, 0, cost, 0, 0))
 
     def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
         """What a call has cost of which the target has not said what it has used; notes in `usage` what is likely.

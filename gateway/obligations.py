@@ -228,7 +228,7 @@ def _canonical(text: bytes) -> bytes:
 def _read_again(call: AgentCall, body: bytes, adapter: Adapter) -> AgentCall:
     """The edited body is read as every body is, so that the policy and the target see the same call again."""
     try:
-        return adapter.read(call.endpoint, body, call.target)
+        return adapter.edited(call, body)
     except MalformedCall as error:
         raise Unfulfilled(f"`redact` or `replace`: what would be left is no call of this protocol ({error})") from None
 

@@ -14,6 +14,7 @@ import functools
 import logging
 import random
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -34,11 +35,13 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
+from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.standings import AgentStopped, Standings, StandingsUnknown
 from gateway.telemetry import Telemetry
+from gateway.tools.toolbox import TOOLS
 from gateway.traffic import Traffic
 from gateway.trial import Trial
 from gateway.waiting import asynchronous, patience, wait
@@ -114,6 +117,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._chance = chance
         self._ids = CallIds()
+        self.seals = Seals(secrets.token_bytes(32))
         self._failures = Failures()
 
     @property
@@ -130,19 +134,16 @@ class Pipeline:
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""
         self.identify(x)
-        await self.read(x, receive)
-        await self.admit(x)
-        if not await self.hold(x, reply):
-            return
-        await self.reserve(x)
-        if not await self.claim(x, reply, lifeline):
-            return
-        await self._ledger.intend(x)
-        if x.call is not None and x.call.endpoint.answered_here:
-            await self.answer(x, reply)
-        else:
-            self.choose(x)
-            await forward(x, reply, lifeline, self.attempts)
+        call = await self.read(x, receive)
+        if not call.endpoint.passes:
+            await self.admit(x)
+            if not await self.hold(x, reply):
+                return
+            await self.reserve(x)
+            if not await self.claim(x, reply, lifeline):
+                return
+            await self._ledger.intend(x)
+        await self.send(x, reply, lifeline)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI hands it over."""
@@ -187,8 +188,9 @@ class Pipeline:
         if not self.standings.heard:
             raise StandingsUnknown("Which agents are stopped is not known yet, so no call is let in.")
 
-    async def read(self, x: Exchange, receive: Receive) -> None:
-        """Bytes become a call. Raises MalformedCall, BodyTooLarge, UnknownEndpoint, MethodNotAllowed, ClientGone."""
+    async def read(self, x: Exchange, receive: Receive) -> AgentCall:
+        """Bytes become a call. Raises MalformedCall, BodyTooLarge, UnknownEndpoint, MethodNotAllowed, ClientGone; and
+        AgentPaused, AgentQuarantined where nobody will be asked."""
         endpoint, argument = registry.endpoint(x.adapter, x.method, x.path)
         own = x.own
         if x.doubled:
@@ -203,8 +205,17 @@ class Pipeline:
         limit = x.assembly.settings.listen.max_body
         if _length(own.get(b"content-length", b"0")) > limit:
             raise BodyTooLarge(limit)
-        x.call = x.adapter.read(endpoint, await _body(receive, limit), argument)
+        body = await _body(receive, limit)
+        if x.adapter.protocol in TOOLS:
+            call: AgentCall = await x.assembly.toolbox.read(x, body, argument, self)
+        else:
+            call = x.adapter.read(endpoint, body, argument)
+        x.call = call
         x.read_at = time.monotonic()
+        if call.endpoint.passes:
+            assert x.agent is not None, "a call is identified before it is read"
+            self.standings.check(x.agent)
+        return call
 
     async def admit(self, x: Exchange) -> None:
         """The policy's answer, which knows how the agent stands; then a person's, who may have stopped it whatever the
@@ -359,6 +370,8 @@ class Pipeline:
 
     def _stored(self, x: Exchange, held: HeldCall) -> AgentCall:
         """The call that people saw, out of the bytes that they saw; those that have come now are put aside."""
+        if held.kind == "tool":
+            return x.assembly.toolbox.stored(x, held)
         endpoint, argument = registry.endpoint(x.adapter, held.method, held.path)
         x.query, x.headers = held.query, list(held.headers)
         return x.adapter.read(endpoint, held.body, argument)
@@ -367,6 +380,30 @@ class Pipeline:
         """Answers a call as the identical one was answered that ran."""
         x.repeated = True
         await reply.whole(answer.status, list(answer.headers), answer.body)
+
+    async def could(self, x: Exchange, call: AgentCall) -> Effect:
+        """What the policy says of a call that nobody makes yet. Raises Undecided, InputRefused, EngineUnavailable."""
+        agent, engine = x.agent, self.engine
+        assert agent is not None, "a call is identified before anything is said of others"
+        if engine is None:
+            raise EngineUnavailable("No policy is loaded, so every call is refused.")
+        question = Question(
+            agent.fragment,
+            call.kind,
+            call.protocol,
+            call.target,
+            call.operation,
+            call.stream,
+            x.session,
+            call.body,
+            call.arguments,
+            x.arrived_ns,
+        )
+        return (await engine.decide(question)).effect
+
+    async def within(self, x: Exchange, call: AgentCall, carry: Callable[[], Awaitable[None]]) -> None:
+        """A call that begins within another one. Raises as `carry` does before it sends."""
+        raise NotImplementedError
 
     async def reserve(self, x: Exchange) -> None:
         """The money, before it is spent; a call that can be paid for only in part is lowered.
@@ -448,6 +485,18 @@ class Pipeline:
             raise ApprovalsUnavailable("The approval of this call cannot be used now.") from error
         return True
 
+    async def send(self, x: Exchange, reply: Reply, lifeline: Lifeline) -> None:
+        """To whoever has the answer: the gateway itself, the tool that the call names, or an arm of its route."""
+        call = x.call
+        assert call is not None, "a call is read before it is sent"
+        if call.endpoint.answered_here:
+            await self.answer(x, reply)
+        elif call.kind == "tool":
+            await x.assembly.toolbox.forward(x, reply, lifeline, self)
+        else:
+            self.choose(x)
+            await forward(x, reply, lifeline, self.attempts)
+
     def choose(self, x: Exchange) -> None:
         """Sets the route, and `order`: its arms that may take the call, in the order to ask them. Raises NoRoute.
 
@@ -509,18 +558,19 @@ class Pipeline:
             await reply.refuse(refusal)
             return
         headers, body = x.adapter.refusal(refusal)
+        status = x.adapter.status(refusal)
         if isinstance(error, ApprovalEnded):
             headers = [*headers, (b"location", f"/approvals/{error.approval}".encode())]
             if isinstance(error, ApprovalPending) and asynchronous(x.headers):
                 headers = [*headers, (b"preference-applied", b"respond-async")]
-                refusal = dataclasses.replace(refusal, status=202)
+                status = 202 if status == refusal.status else status
         if refusal.retry_after is not None:
             headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after)]
         if refusal.status == 401:
             headers = [*headers, (b"www-authenticate", b"Bearer")]
         if refusal.status == 405:
             headers = [*headers, (b"allow", str(getattr(error, "allowed", "")).encode())]
-        await reply.whole(refusal.status, headers, body)
+        await reply.whole(status, headers, body)
 
     def settle(self, x: Exchange) -> None:
         """Pays back and records, once, whatever happened before and whoever has left since."""

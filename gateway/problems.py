@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import Refusal
-from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
+from adapters.base import Breach, Refusal
+from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, ProtocolBreach, UnknownEndpoint
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
@@ -61,6 +61,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     UnknownEndpoint: Problem(404, "no_route", "Check the base URL."),
     MethodNotAllowed: Problem(405, "malformed_call", ""),
     MalformedCall: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
+    ProtocolBreach: Problem(400, "malformed_call", "Correct the message; repeating it unchanged will not help."),
     InputRefused: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
     BodyTooLarge: Problem(413, "body_too_large", "Send less at once."),
     BodyTooSlow: Problem(408, "malformed_call", "Send the whole body without long pauses."),
@@ -125,4 +126,5 @@ def refusal_for(error: BaseException, call_id: str) -> Refusal:
         details = error.details
     elif isinstance(error, ApprovalEnded):
         details = {"approval": error.approval}
-    return Refusal(problem.status, problem.code, message, call_id, retry, retry_after, details)
+    breach = error.breach if isinstance(error, ProtocolBreach) and isinstance(error.breach, Breach) else None
+    return Refusal(problem.status, problem.code, message, call_id, retry, retry_after, details, breach)

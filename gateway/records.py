@@ -93,7 +93,7 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["session"] = x.session
     if call is not None:
         record["operation"] = call.operation
-        record["model"] = call.target
+        record["target" if call.kind == "tool" else "model"] = call.target
         record["request_bytes"] = len(call.body)
     if decision is not None:
         record["decision"] = decision.effect

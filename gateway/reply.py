@@ -153,6 +153,8 @@ def marks(x: Exchange) -> Headers:
         name = x.arm.target.name.encode()
         lines.append((b"x-weighbridge-target", name))
         lines.append((b"x-weighbridge-arm", name))
+    elif x.sent_at is not None and x.call is not None:
+        lines.append((b"x-weighbridge-target", x.call.target.encode()))
     if x.held is not None:
         lines.append((b"x-weighbridge-approval", x.held.encode()))
         if x.changed is not None:

@@ -1,0 +1,67 @@
+"""How the gateway itself answers an MCP message: a refusal that the model sees, or a JSON-RPC error."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from adapters.base import AgentCall, Endpoint, Headers, Refusal
+from adapters.errors import MalformedCall
+from adapters.mcp.messages import FREE, McpCall, edited
+from adapters.untokened import Untokened
+
+_JSON: Final[Headers] = [(b"content-type", b"application/json")]
+_BEFORE_THE_MESSAGE: Final = frozenset({401, 404, 405, 408, 413, 421})
+"""Statuses that clients act on by themselves, or that say that no message was read."""
+
+
+class Mcp(Untokened):
+    """MCP before a message is read; `Answering` is the same with one to answer."""
+
+    protocol = "mcp"
+    endpoints: tuple[Endpoint, ...] = (FREE,)
+
+    def __init__(self, call: McpCall | None = None) -> None:
+        self._call = call
+
+    def answering(self, call: McpCall) -> Mcp:
+        """The adapter of the exchange that this message began."""
+        return Mcp(call)
+
+    def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
+        raise MalformedCall("A message is read where its server is known.")
+
+    def edited(self, call: AgentCall, body: bytes) -> AgentCall:
+        assert isinstance(call, McpCall), "whoever speaks MCP makes such calls"
+        return edited(call, body)
+
+    def status(self, refusal: Refusal) -> int:
+        if refusal.breach is not None:
+            return refusal.breach.status
+        if self._call is None or not self._call.id or refusal.status in _BEFORE_THE_MESSAGE:
+            return refusal.status
+        return 200
+
+    def refusal(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        return _JSON, self._message(refusal)
+
+    def broken_stream(self, refusal: Refusal) -> bytes:
+        return b"event: message\ndata: " + self._message(refusal) + b"\n\n"
+
+    def _message(self, refusal: Refusal) -> bytes:
+        call = self._call
+        identity = call.id if call is not None and call.id else b"null"
+        about: dict[str, Any] = {"code": refusal.code, "call": refusal.call_id, **refusal.details}
+        if call is not None and call.method == "tools/call" and refusal.breach is None:
+            result: dict[str, Any] = {"content": [{"type": "text", "text": refusal.message}], "isError": True}
+            if call.era == "modern":
+                result["resultType"] = "complete"
+            result["_meta"] = {"weighbridge/refusal": about}
+            return b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (identity, orjson.dumps(result))
+        error: dict[str, Any] = {"code": refusal.status, "message": refusal.message, "data": about}
+        if refusal.breach is not None:
+            error["code"] = refusal.breach.code
+            if refusal.breach.data is not None:
+                error["data"] = refusal.breach.data
+        return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (identity, orjson.dumps(error))

@@ -1,0 +1,61 @@
+"""Where an MCP server is reached: an exchange of one HTTP request, whatever stands behind it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+from adapters.base import Headers
+from config.settings import ToolSettings
+from gateway.carrier import Carrier, Limits, Origin, Timeouts
+
+
+class Answer(Protocol):
+    """What comes back, as `gateway.carrier.Reply` is: a head, and pieces of a body until an empty one."""
+
+    status: int
+    headers: Headers
+    complete: bool
+
+    async def read(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """A server that speaks MCP Streamable HTTP, or stands in for one that speaks something else."""
+
+    async def send(
+        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None
+    ) -> Answer:
+        """One request; as `gateway.carrier.Carrier.send`. Raises CarrierError."""
+        ...
+
+    async def close(self) -> None: ...
+    def retire(self) -> None: ...
+
+
+class HttpUpstream:
+    """A server at a URL."""
+
+    def __init__(self, settings: ToolSettings) -> None:
+        """Raises OSError, ssl.SSLError for a CA file that cannot be used."""
+        origin, path = Origin.parse(settings.url)
+        self._path = (path or "/").encode()
+        timeouts = Timeouts(connect=5.0, first_byte=settings.timeout, idle=settings.idle, total=settings.longest)
+        tls = ssl.create_default_context() if origin.scheme == "https" else None
+        self._carrier = Carrier(origin, timeouts=timeouts, limits=Limits(), tls=tls)
+        self._credentials: Headers = (
+            [(b"authorization", b"Bearer " + settings.key.reveal().encode())] if settings.key is not None else []
+        )
+
+    async def send(
+        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None
+    ) -> Answer:
+        return await self._carrier.send(method, self._path, [*headers, *self._credentials], body, leaving=leaving)
+
+    async def close(self) -> None:
+        await self._carrier.close()
+
+    def retire(self) -> None:
+        self._carrier.retire()

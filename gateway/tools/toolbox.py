@@ -1,0 +1,63 @@
+"""The tools of one configuration, by their names: where a call of a tool is read, and where it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from adapters import http
+from adapters.base import ToolCall
+from adapters.errors import UnknownEndpoint
+from adapters.mcp import messages
+from config.settings import ToolSettings
+from gateway.exchange import Exchange
+from gateway.lifeline import Lifeline
+from gateway.mcp.server import McpServer
+from gateway.reply import Reply
+from gateway.tools.desk import Desk, Tool
+from gateway.tools.http import HttpTool
+from policies.approvals import HeldCall
+
+TOOLS: Final = frozenset({"http", "mcp"})
+"""Protocols in which tools are called."""
+
+_PATHS: Final[Mapping[str, str]] = {"http": http.PATH, "mcp": messages.PATH}
+_KINDS: Final[Mapping[str, type[HttpTool] | type[McpServer]]] = {"http": HttpTool, "mcp": McpServer}
+
+
+class Toolbox:
+    """Tools that did not change keep their connections, their sessions and their children."""
+
+    def __init__(self, tools: Iterable[ToolSettings], previous: Toolbox | None = None) -> None:
+        """Raises SecretMissing, OSError."""
+        self._tools: dict[tuple[str, str], Tool] = {}
+        for settings in tools:
+            before = previous._tools.get((settings.kind, settings.name)) if previous is not None else None
+            same = before is not None and before.settings == settings
+            self._tools[settings.kind, settings.name] = before if before and same else _KINDS[settings.kind](settings)
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def find(self, protocol: str, name: str) -> Tool:
+        """Raises UnknownEndpoint."""
+        found = self._tools.get((protocol, name))
+        if found is None:
+            raise UnknownEndpoint(f"There is no tool {name[:100]!r} at {_PATHS[protocol]}.")
+        return found
+
+    async def read(self, x: Exchange, body: bytes, argument: str, desk: Desk) -> ToolCall:
+        """`argument` is what follows `/tools/` or `/mcp/`. Raises as `Tool.read` does, UnknownEndpoint."""
+        name, slash, rest = argument.partition("/")
+        return await self.find(x.adapter.protocol, name).read(x, body, slash + rest, desk)
+
+    def stored(self, x: Exchange, held: HeldCall) -> ToolCall:
+        """As `Tool.stored`. Raises UnknownEndpoint, MalformedCall."""
+        return self._of(held.protocol, held.path).stored(x, held)
+
+    async def forward(self, x: Exchange, reply: Reply, lifeline: Lifeline, desk: Desk) -> None:
+        """As `Tool.forward`. Raises UnknownEndpoint besides, where a reload has taken the tool away meanwhile."""
+        await self._of(x.adapter.protocol, x.path).forward(x, reply, lifeline, desk)
+
+    def _of(self, protocol: str, path: str) -> Tool:
+        return self.find(protocol, path.removeprefix(_PATHS[protocol]).partition("/")[0])
