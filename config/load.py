@@ -33,6 +33,8 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("agents", "*", "key"),
     ("targets", "*", "key"),
     ("tools", "*", "key"),
+    ("tools", "*", "credential", "value"),
+    ("tools", "*", "env", "*", "value"),
     ("peers", "*", "key"),
     ("environments", "*", "key"),
     ("policy", "opa", "token"),
@@ -46,7 +48,6 @@ SECRETS: Final[tuple[document.Path, ...]] = (
 """Every place a secret can stand in; `*` is any item of a list. What stands in STATE need not be one."""
 
 NOT_YET: Final[tuple[document.Path, ...]] = (
-    ("tools",),
     ("peers",),
     ("environments",),
 )
@@ -97,6 +98,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
         settings, invalid = _validate(read, context)
         secrets = list(_secrets(read.data, context))
         files = files | {file for _, secret in secrets if (file := secret.file)} | set(_authorities(read.data, folder))
+        files = files | {
+            folder / each for _, each in _at(read.data, ("tools", "*", "openapi")) if isinstance(each, str)
+        }
         complaints = [
             *crosscheck.names(read.data),
             *crosscheck.listeners(read.data),

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from decimal import Decimal, InvalidOperation
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -48,6 +48,19 @@ _LONGEST_SOCKET: Final = 103  # macOS ends there; Linux has four more
 _AUTHORITY: Final = re.compile(r"(?:[^][:]+|\[[^][]+\])(?::[0-9]*)?")
 """A name or a bracketed address, and a port: the reading of a URL passes over what else stands beside them."""
 
+RESERVED_HEADERS: Final = frozenset(
+    {
+        "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "cookie", "expect",
+        "forwarded", "host", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-http-method",
+        "x-http-method-override", "x-method-override", "x-original-url", "x-real-ip", "x-rewrite-url",
+    }
+)  # fmt: skip
+"""Headers that frame a request, say where it comes from, or make another request of it."""
+RESERVED_PREFIXES: Final = ("x-forwarded-", "x-weighbridge-", "sec-", "proxy-")
+
+LONGEST_JOINED: Final = 40
+"""Characters of a server's name that stands before those of its tools: some models take names of 64 in all."""
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
@@ -203,6 +216,39 @@ def _pointer(value: object) -> object:
     return value
 
 
+def _header_name(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", value):
+        raise mistaken("is not the name of a header", "Write for example x-api-version.")
+    if (name := value.lower()) in RESERVED_HEADERS or name.startswith(RESERVED_PREFIXES):
+        raise mistaken(
+            "is a header of the connection, of the gateway or of proxies", "Leave it out: the gateway writes its own."
+        )
+    return name
+
+
+def _path_pattern(value: object) -> object:
+    if isinstance(value, str):
+        segments = value.split("/")
+        odd = any("**" in each and each != "**" for each in segments)
+        if not re.fullmatch(r"(/[^/\\;?#%\x00-\x20\x7f]*)+", value) or odd or {".", ".."} & set(segments):
+            raise mistaken("is not a pattern of paths", "Write for example /v2/tickets/* or /v2/**.")
+    return value
+
+
+def _network(value: object) -> object:
+    if isinstance(value, str) and value not in ("public", "private"):
+        try:
+            ip_network(value)
+        except ValueError:
+            pass
+        else:
+            return value
+        raise mistaken("is not a network", "Write public, private, or for example 10.1.0.0/16 or fd12::/32.")
+    return value
+
+
 def _finite(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) < 1e15:
         raise mistaken("is not a usable number", "Write an ordinary finite number.")
@@ -227,6 +273,15 @@ InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 """A file that is written; relative to the working directory, absolute once loaded."""
+Word = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
+"""A word of a command line."""
+Variable = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+HeaderName = Annotated[str, BeforeValidator(_header_name)]
+"""The name of a header that is neither the connection's nor says who calls; in lower case once loaded."""
+PathPattern = Annotated[str, BeforeValidator(_path_pattern)]
+Network = Annotated[str, BeforeValidator(_network)]
+"""`public`, `private`, or addresses as CIDR."""
+Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 State = Annotated[str | Secret, BeforeValidator(_state)]
 """`sqlite:///PATH` or a Redis URL as text; a Secret where it is written env:NAME or file:PATH, or has credentials."""
 Pointer = Annotated[str, BeforeValidator(_pointer)]
@@ -884,12 +939,78 @@ class RouteSettings(Section):
         return self
 
 
+class CredentialSettings(Section):
+    """What the gateway shows a plain HTTP tool in place of the agent's own key, where that is no bearer token."""
+
+    header: HeaderName | None = Field(default=None, description="The header that it stands in.")
+    query: Text | None = Field(default=None, description="Or the query parameter.")
+    value: Secret = Field(description="The credential itself; it is masked where the tool's answers repeat it.")
+
+    @model_validator(mode="after")
+    def _stands_somewhere(self) -> Self:
+        if (self.header is None) == (self.query is None):
+            raise mistaken("does not say where it stands", "Write one of header: NAME and query: NAME.")
+        return self
+
+
+_HTTP_ONLY: Final = (
+    "methods", "paths", "headers", "credential", "largest_request", "concurrent", "retries", "openapi",
+    "only_described", "offer_as_mcp",
+)  # fmt: skip
+"""Settings of a tool that mean nothing where it speaks MCP."""
+
+
+class VariableSettings(Section):
+    """A variable of a local server's environment."""
+
+    name: Variable = Field(description="For example GITHUB_TOKEN.")
+    value: Secret = Field(description="`env:NAME`, `file:PATH` or the value itself; it never reaches the log.")
+
+
+_COMMAND_ONLY: Final = ("env", "directory", "shared", "memory", "count", "restart", "session_idle")
+"""Settings of a tool that mean nothing where it is at a URL."""
+
+
 class ToolSettings(Section):
     """A tool server."""
 
     name: Name = Field(description="The tool's name in URLs and policies.")
-    kind: Literal["mcp", "http"] = Field(description="MCP Streamable HTTP, or plain HTTP.")
-    url: Url = Field(description="Base URL.")
+    kind: Literal["mcp", "http"] = Field(description="MCP, or plain HTTP.")
+    url: Url = Field(default="", description="Base URL: Streamable HTTP where it speaks MCP.")
+    command: Several[Word] = Field(
+        default=(),
+        description="In place of `url`: a local MCP server that the gateway starts, as a program and its arguments, "
+        "and speaks to over its standard input and output.",
+    )
+    env: Several[VariableSettings] = Field(
+        default=(), description="Its environment, beside a PATH, a HOME and LANG: nothing of the gateway's own; command."
+    )
+    directory: InputPath | None = Field(
+        default=None, description="The folder it is started in; the configuration file's when absent; command."
+    )
+    shared: bool = Field(
+        default=False,
+        description="Whether one child serves all agents; otherwise each session has its own, and each agent whose "
+        "client knows no sessions; command.",
+    )
+    memory: Bytes = Field(
+        default=2 * 2**30, ge=16 * 2**20, description="Data that each of its processes may have; command."
+    )
+    count: int = Field(
+        default=32, ge=1, le=10_000, description="Children at the same time, for each worker; command."
+    )
+    restart: Seconds = Field(
+        default=30.0,
+        gt=0,
+        description="Longest pause before a server that keeps ending is started again; the first is half a second; "
+        "command.",
+    )
+    session_idle: Seconds = Field(
+        default=1800.0,
+        gt=0,
+        description="After which a child ends that nothing was asked of and whose client does not listen; command.",
+    )
+    joined: bool = Field(default=True, description="Whether it is one of those at /mcp/all; MCP.")
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
     timeout: Seconds = Field(
         default=8.0, gt=0, description="For the beginning of an answer; for plain HTTP, for all of it."
@@ -901,6 +1022,92 @@ class ToolSettings(Section):
         default=False,
         description="Whether people decide on each of its calls: none can be allowed beforehand.",
     )
+    networks: Several[Network] | None = Field(
+        default=None,
+        min_length=1,
+        description="Where the host of `url` may be: `public`, `private` (RFC 1918, shared and unique local addresses) "
+        "and networks such as 10.1.0.0/16. Absent: anywhere but at addresses of this machine, of one link only, and of "
+        "clouds' metadata services, which only a network written here allows. Looked at with every connection; an "
+        "address or `localhost` in `url` is taken as it is.",
+    )
+    methods: Several[Method] = Field(
+        default=("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"),
+        min_length=1,
+        description="Methods that agents may use; plain HTTP.",
+    )
+    paths: Several[PathPattern] = Field(
+        default=("/**",),
+        min_length=1,
+        description="Paths below `url` that agents may use: `*` stands for any characters of one segment, a segment "
+        "`**` for any number of segments; plain HTTP.",
+    )
+    headers: Several[HeaderName] = Field(
+        default=(),
+        description="Headers of agents that pass beside the usual ones (docs/tools.md); plain HTTP.",
+    )
+    credential: CredentialSettings | None = Field(
+        default=None, description="What is shown to it in place of `key`; plain HTTP."
+    )
+    largest_answer: Bytes = Field(default=16 * 2**20, gt=0, description="Of an answer; of a stream, all its events.")
+    largest_request: Bytes | None = Field(
+        default=None, gt=0, description="Of a body sent to it; `listen.max_body` when absent; plain HTTP."
+    )
+    concurrent: int = Field(
+        default=64, ge=1, le=10_000, description="Calls of it at the same time, for each worker; plain HTTP."
+    )
+    retries: int = Field(
+        default=1,
+        ge=0,
+        le=5,
+        description="How often a call is sent again that failed before it was answered, where that cannot do it twice: "
+        "GET, HEAD and OPTIONS, and PUT and DELETE of which nothing was sent; plain HTTP.",
+    )
+    openapi: InputPath | None = Field(
+        default=None,
+        description="An OpenAPI 3.0 or 3.1 document, YAML or JSON, which names its operations and says what they take; "
+        "plain HTTP.",
+    )
+    only_described: bool = Field(
+        default=False, description="Whether calls of operations that `openapi` does not have are refused; plain HTTP."
+    )
+    offer_as_mcp: bool = Field(
+        default=False, description="Whether the operations of `openapi` are tools at /mcp/NAME as well; plain HTTP."
+    )
+
+    @field_validator("headers", mode="after")
+    @classmethod
+    def _are_no_keys(cls, headers: tuple[str, ...]) -> tuple[str, ...]:
+        if {"authorization", "x-api-key"} & set(headers):
+            raise mistaken(
+                "lets an agent's key of this gateway pass", "Give the tool a key of its own, as key or credential."
+            )
+        return headers
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        written = self.model_fields_set
+        if bool(self.url) == bool(self.command):
+            raise mistaken("does not say where it is", "Write one of url: URL and command: [PROGRAM, ARGUMENT, ...].")
+        if self.kind == "http" and self.command:
+            raise mistaken("has a command and kind http", "Write kind: mcp, or give it a url.")
+        if self.url and (foreign := [name for name in _COMMAND_ONLY if name in written]):
+            raise mistaken(f"{foreign[0]} is for tools with a command", "Remove it, or write command in place of url.")
+        if self.kind == "mcp" and self.name == "all":
+            raise mistaken("has the name under which all MCP servers are joined", "Rename it.")
+        if self.kind == "mcp" and self.joined and ("__" in self.name or self.name.endswith("_")):
+            raise mistaken("has a name that cannot stand before two underscores", "Rename it, or write joined: false.")
+        if self.kind == "mcp" and self.joined and len(self.name) > LONGEST_JOINED:
+            raise mistaken("has a name too long to stand before those of its tools", "Rename it, or write joined: false.")
+        if self.kind == "mcp" and (foreign := [name for name in _HTTP_ONLY if name in written]):
+            raise mistaken(f"{foreign[0]} is for tools of kind http", "Remove it, or write kind: http.")
+        if self.key is not None and self.credential is not None:
+            raise mistaken("has a key and a credential", "Keep one of them.")
+        if self.credential is not None and self.credential.header in self.headers:
+            raise mistaken("lets agents write the header of its credential", "Remove it from headers.")
+        if self.openapi is None and (self.only_described or self.offer_as_mcp):
+            name = "only_described" if self.only_described else "offer_as_mcp"
+            raise mistaken(f"has {name} and no openapi", "Name the document, as openapi: FILE.")
+        return self
 
 
 class PeerSettings(Section):

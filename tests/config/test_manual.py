@@ -38,6 +38,7 @@ def test_no_row_is_left_without_a_type_of_its_own() -> None:
 SECTIONS = {
     "listen",
     "admin",
+    "credential",
     "ledger",
     "decision_log",
     "policy",
