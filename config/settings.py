@@ -249,6 +249,18 @@ def _network(value: object) -> object:
     return value
 
 
+def _word(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[^\x00]{1,4096}", value, re.DOTALL):
+        raise mistaken("is no word of a command", "Write a program, and its arguments one by one.")
+    return value
+
+
+def _variable(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+        raise mistaken("is not the name of an environment variable", "Write for example GITHUB_TOKEN.")
+    return value
+
+
 def _finite(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) < 1e15:
         raise mistaken("is not a usable number", "Write an ordinary finite number.")
@@ -273,9 +285,10 @@ InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 """A file that is written; relative to the working directory, absolute once loaded."""
-Word = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
+Word = Annotated[str, BeforeValidator(_word)]
 """A word of a command line."""
-Variable = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variable = Annotated[str, BeforeValidator(_variable)]
+"""The name of an environment variable."""
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 """The name of a header that is neither the connection's nor says who calls; in lower case once loaded."""
 PathPattern = Annotated[str, BeforeValidator(_path_pattern)]
@@ -983,10 +996,11 @@ class ToolSettings(Section):
         "and speaks to over its standard input and output.",
     )
     env: Several[VariableSettings] = Field(
-        default=(), description="Its environment, beside a PATH, a HOME and LANG: nothing of the gateway's own; command."
+        default=(),
+        description="Its environment, beside a PATH, a HOME and LANG: nothing of the gateway's own; command.",
     )
     directory: InputPath | None = Field(
-        default=None, description="The folder it is started in; the configuration file's when absent; command."
+        default=None, description="The folder it is started in; the gateway's own when absent; command."
     )
     shared: bool = Field(
         default=False,
@@ -996,9 +1010,7 @@ class ToolSettings(Section):
     memory: Bytes = Field(
         default=2 * 2**30, ge=16 * 2**20, description="Data that each of its processes may have; command."
     )
-    count: int = Field(
-        default=32, ge=1, le=10_000, description="Children at the same time, for each worker; command."
-    )
+    count: int = Field(default=32, ge=1, le=10_000, description="Children at the same time, for each worker; command.")
     restart: Seconds = Field(
         default=30.0,
         gt=0,
@@ -1097,7 +1109,9 @@ class ToolSettings(Section):
         if self.kind == "mcp" and self.joined and ("__" in self.name or self.name.endswith("_")):
             raise mistaken("has a name that cannot stand before two underscores", "Rename it, or write joined: false.")
         if self.kind == "mcp" and self.joined and len(self.name) > LONGEST_JOINED:
-            raise mistaken("has a name too long to stand before those of its tools", "Rename it, or write joined: false.")
+            raise mistaken(
+                "has a name too long to stand before those of its tools", "Rename it, or write joined: false."
+            )
         if self.kind == "mcp" and (foreign := [name for name in _HTTP_ONLY if name in written]):
             raise mistaken(f"{foreign[0]} is for tools of kind http", "Remove it, or write kind: http.")
         if self.key is not None and self.credential is not None:
