@@ -1,6 +1,7 @@
 """The composition root: settings become rooms, rooms become the pipeline, and edits become the next decision."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from gateway.decision_log import DecisionLog
 from gateway.holding import Holds
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
+from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.notices import Courier
 from gateway.pipeline import Pipeline
@@ -31,11 +33,18 @@ from gateway.steering import Steering
 from gateway.telemetry import Telemetry
 from gateway.traffic import Traffic
 from gateway.webhooks import Webhooks
+from policies.budgets import StoreUnavailable
 
 log = logging.getLogger("weighbridge.app")
 
 _CLOSING = 5.0
 """Seconds in which connections to targets have to be gone at the end."""
+
+_SESSIONS = "mcp_sessions"
+_SEALED_WITHIN = 2.0
+"""Seconds for which a start waits for the key of MCP sessions."""
+_SEAL_AGAIN = 0.1
+"""Seconds until it is asked for again where it could not be had."""
 
 _NEEDS_RESTART = ("listen", "admin", "state", "ledger", "decision_log", "log")
 """Sections that are read when a process starts. Within them only what `_cold` leaves out can change while it runs."""
@@ -64,6 +73,7 @@ class App:
         """Set when the gateway is told to stop: what has no end of its own, and is no call, ends then."""
         self._stop = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._sealing: asyncio.Task[None] | None = None
         assembly = assemble(loaded.settings)
         upload, events = loaded.settings.decision_log, DecisionLog()
         self.collector = Collector(upload) if upload is not None else None
@@ -92,6 +102,7 @@ class App:
             events=events,
             telemetry=self.telemetry,
         )
+        self.pipeline.seals = Seals(None)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
         self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes, fleet=fleet)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
@@ -135,6 +146,9 @@ class App:
             self.telemetry.uploaded = self.collector.counts
             self.collector.begin()
         self.state.begin()
+        self._began = time.monotonic()
+        self._sealing = asyncio.create_task(self._seal(), name="key of MCP sessions")
+        await asyncio.wait([self._sealing], timeout=_SEALED_WITHIN)
         self.probes.watch(self.settings.targets)
         await self.steering.begin()
         await self.holds.begin()
@@ -147,8 +161,7 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         self.ending.set()
         self._stop.set()
-        if self._watch is not None:
-            await asyncio.wait([self._watch])
+        await asyncio.gather(*filter(None, (self._watch, self._sealing)), return_exceptions=True)
         await self.deciding.end()
         await self.probes.close()
         await self.mirrors.close()
@@ -170,6 +183,21 @@ class App:
         if self.collector is not None:
             await self.collector.close()
         await self.deciding.retire()
+
+    async def _seal(self) -> None:
+        """Gets the key with which the ids of MCP sessions are sealed, however long the server of the state takes."""
+        told = False
+        while not self._stop.is_set():
+            try:
+                self.pipeline.seals.use(await self.state.keys.key(_SESSIONS))
+                return
+            except StoreUnavailable as error:
+                if not told and time.monotonic() > self._began + _SEALED_WITHIN:
+                    log.warning("the key of MCP sessions cannot be read, so there are none for now: %s", error)
+                    told = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SEAL_AGAIN):
+                    await self._stop.wait()
 
     async def reload_config(self, who: str) -> None:
         """Loads the file again and swaps the assembly; whatever is wrong, nothing changes but `config.errors`."""

@@ -10,6 +10,7 @@ from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, Proto
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
+from gateway.mcp.sessions import SealsUnavailable
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
 from policies.errors import (
     ApprovalDenied,
@@ -92,6 +93,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     ),
     NoHealthyTarget: Problem(503, "no_healthy_target", "Repeat the call later.", retry=True, retry_after=5),
     Stopping: Problem(503, "no_healthy_target", "Repeat the call.", retry=True, retry_after=1),
+    SealsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     TargetTimeout: Problem(504, "target_timeout", "Repeat the call later.", retry=True),
     TargetFailed: Problem(502, "target_failed", "Repeat the call later.", retry=True),
     LedgerUnavailable: Problem(503, "ledger_unavailable", _TELL_OPERATOR, retry=True, retry_after=10),

@@ -36,15 +36,29 @@ class Session:
     """What the client has said that it can do, as JSON text."""
 
 
-class Seals:
-    """Makes ids, and reads them."""
+class SealsUnavailable(Exception):
+    """The key of the sealed ids cannot be had: nobody's session can be told from a forged one."""
 
-    def __init__(self, key: bytes) -> None:
+
+class Seals:
+    """Makes ids, and reads them; without a key yet, neither."""
+
+    def __init__(self, key: bytes | None) -> None:
         """`key` has 32 bytes."""
-        self._cipher = AESGCM(key)
+        self._key = AESGCM(key) if key is not None else None
+
+    def use(self, key: bytes) -> None:
+        """From now on this is the key."""
+        self._key = AESGCM(key)
+
+    @property
+    def _cipher(self) -> AESGCM:
+        if self._key is None:
+            raise SealsUnavailable("The key of MCP sessions cannot be read, so no session can be begun or continued.")
+        return self._key
 
     def sealed(self, session: Session) -> str:
-        """Visible ASCII, as the protocol wants ids to be."""
+        """Visible ASCII, as the protocol wants ids to be. Raises SealsUnavailable."""
         nonce = os.urandom(_NONCE)
         text = orjson.dumps(
             [session.server, session.tenant, session.agent, session.upstream, session.version, session.id,
@@ -53,12 +67,13 @@ class Seals:
         return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, text, None)).rstrip(b"=").decode()
 
     def opened(self, identity: str) -> Session | None:
-        """None for what was not made here, or with another key."""
+        """None for what was not made here, or with another key. Raises SealsUnavailable."""
+        cipher = self._cipher
         if len(identity) > _LONGEST:
             return None
         try:
             sealed = base64.urlsafe_b64decode(identity.encode("ascii") + b"=" * (-len(identity) % 4))
-            text = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], None)
+            text = cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], None)
         except (ValueError, binascii.Error, InvalidTag):
             return None
         server, tenant, agent, upstream, version, name, abilities = orjson.loads(text)

@@ -11,6 +11,7 @@ from config.redis_url import RedisUrl
 from gateway.state.approvals import EmbeddedApprovals
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
+from gateway.state.keys import EmbeddedKeys, Keys, RedisKeys
 from gateway.state.limits import EmbeddedLimits
 from gateway.state.redis import RedisStore
 from gateway.state.redis_approvals import RedisApprovals
@@ -35,6 +36,7 @@ class State:
     limits: LimitStore
     routes: RouteStore
     approvals: ApprovalStore
+    keys: Keys
 
     def begin(self) -> None:
         """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
@@ -61,11 +63,12 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     file = file_of(url)
     if file is not None:
         embedded = EmbeddedStore(file, clock)
-        return State(embedded, EmbeddedLimits(), EmbeddedRoutes(embedded, clock), EmbeddedApprovals(embedded, clock))
+        routes, approvals = EmbeddedRoutes(embedded, clock), EmbeddedApprovals(embedded, clock)
+        return State(embedded, EmbeddedLimits(), routes, approvals, EmbeddedKeys(embedded))
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:
         raise StateUnusable(f"The place of the state {error}.") from None
     store = RedisStore(address, clock=clock)
     servers = store.servers
-    return State(store, RedisLimits(servers), RedisRoutes(servers), RedisApprovals(servers))
+    return State(store, RedisLimits(servers), RedisRoutes(servers), RedisApprovals(servers), RedisKeys(servers))

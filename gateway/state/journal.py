@@ -48,7 +48,7 @@ DROPPED_AT_ONCE: Final = 50
 """Turns of the journal that are deleted at once."""
 
 _APPLICATION: Final = 0x57656967
-_VERSION: Final = 3
+_VERSION: Final = 4
 
 _LARGEST: Final = 2**63 - 1
 """The largest number that a column holds."""
@@ -100,6 +100,10 @@ CREATE TABLE standings (
 ) WITHOUT ROWID;
 """
 
+_KEYS: Final = """
+CREATE TABLE keys (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
 _SCHEMA: Final = f"""
 CREATE TABLE journal (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, steps BLOB NOT NULL);
 CREATE TABLE accounts (
@@ -123,12 +127,13 @@ CREATE TABLE limits (
 ) WITHOUT ROWID;
 {_ROUTES}
 {_APPROVALS}
+{_KEYS}
 INSERT INTO journal VALUES (0, 0, CAST('[[],[],[]]' AS BLOB));
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 
-_SINCE: Final = {1: _ROUTES, 2: _APPROVALS}
+_SINCE: Final = {1: _ROUTES, 2: _APPROVALS, 3: _KEYS}
 """What a file of an earlier version lacks of the next one."""
 
 _TURN = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)"
