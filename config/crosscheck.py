@@ -60,6 +60,33 @@ def names(data: dict[str, Any]) -> Iterator[Complaint]:
     yield from _nodes(data)
 
 
+def logins(data: dict[str, Any]) -> Iterator[Complaint]:
+    """Whose tokens say what of which agent: no two agents may be one and the same to an issuer."""
+    issuers = each(data, ("oauth", "issuers"))
+    yield from _twice(issuers, "issuer")
+    known = [item["issuer"] for _, item in issuers if isinstance(item.get("issuer"), str)]
+    taken: dict[tuple[str, str], Path] = {}
+    for path, agent in each(data, ("agents",)):
+        subject, issuer = agent.get("subject"), agent.get("issuer")
+        if not isinstance(subject, str):
+            continue
+        if not issuers:
+            yield (*path, "subject"), "is the subject of tokens, and none are taken", "Add oauth, or give it a key."
+        elif issuer is None and len(known) > 1:
+            yield path, "does not say which issuer knows it by its subject", "Add issuer, one of oauth.issuers."
+        elif isinstance(issuer, str) and issuer not in known:
+            yield (*path, "issuer"), "names no issuer", "Write one of oauth.issuers, letter by letter."
+        elif known:
+            identity = (issuer if isinstance(issuer, str) else known[0], subject)
+            if identity in taken:
+                yield (
+                    (*path, "subject"),
+                    f"is the same as {dotted((*taken[identity], 'subject'))}",
+                    "Give each its own.",
+                )
+            taken.setdefault(identity, path)
+
+
 def listeners(data: dict[str, Any]) -> Iterator[Complaint]:
     """The admin API must never answer on the port that agents can reach."""
     admin = data.get("admin")

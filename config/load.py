@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import ssl
@@ -34,6 +35,7 @@ SECRETS: Final[tuple[document.Path, ...]] = (
     ("targets", "*", "key"),
     ("tools", "*", "key"),
     ("tools", "*", "credential", "value"),
+    ("tools", "*", "oauth", "client_secret"),
     ("tools", "*", "env", "*", "value"),
     ("peers", "*", "key"),
     ("environments", "*", "key"),
@@ -52,6 +54,13 @@ NOT_YET: Final[tuple[document.Path, ...]] = (
     ("environments",),
 )
 """What this version reads and checks but does not act on: a warning each."""
+
+_CAS: Final[tuple[document.Path, ...]] = (
+    ("targets", "*", "ca"),
+    ("policy", "opa", "ca"),
+    ("policy", "bundle", "ca"),
+    ("oauth", "issuers", "*", "ca"),
+)
 
 MOST_WARNINGS: Final = 20
 """Literal secrets that are named one by one; a reload must not fill the log."""
@@ -105,6 +114,8 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, resolve: bool 
             *crosscheck.names(read.data),
             *crosscheck.listeners(read.data),
             *_distrusted(read.data, folder),
+            *_keyless(read.data, folder),
+            *crosscheck.logins(read.data),
         ]
         if resolve:
             complaints += crosscheck.credentials(read.data, secrets)
@@ -283,8 +294,9 @@ def _at(data: Any, pattern: document.Path, path: document.Path = ()) -> Iterator
 
 
 def _authorities(data: dict[str, Any], folder: Path) -> Iterator[Path]:
-    for _, ca in _authority_files(data):
-        yield folder / ca
+    """Files beside the configuration whose change is one of it: whom to trust, and whose keys."""
+    for _, name in (*_authority_files(data), *_key_files(data)):
+        yield folder / name
 
 
 def _distrusted(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
@@ -295,10 +307,30 @@ def _distrusted(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Compl
 
 
 def _authority_files(data: dict[str, Any]) -> Iterator[tuple[document.Path, str]]:
-    for pattern in (("targets", "*", "ca"), ("policy", "opa", "ca"), ("policy", "bundle", "ca")):
+    for pattern in _CAS:
         for path, ca in _at(data, pattern):
             if isinstance(ca, str):
                 yield path, ca
+
+
+def _keyless(data: dict[str, Any], folder: Path) -> Iterator[crosscheck.Complaint]:
+    """Files that have to hold an issuer's keys and do not."""
+    for path, keys in _key_files(data):
+        try:
+            held = json.loads(_content(folder / keys))
+        except OSError:
+            yield path, "cannot be read", "Name a file, relative to this file's folder."
+            continue
+        except ValueError:
+            held = None
+        if not isinstance(held, dict) or not isinstance(held.get("keys"), list) or not held["keys"]:
+            yield path, "holds no JWK set", 'Write {"keys": [...]} into it, as RFC 7517 says.'
+
+
+def _key_files(data: dict[str, Any]) -> Iterator[tuple[document.Path, str]]:
+    for path, keys in _at(data, ("oauth", "issuers", "*", "jwks_file")):
+        if isinstance(keys, str) and keys.isprintable():
+            yield path, keys
 
 
 def _wrong_with(authorities: Path) -> str | None:
@@ -337,6 +369,10 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
             yield (*path, "arms"), message, "Make them add up to 100."
     for path, target in crosscheck.each(data, ("targets",)):
         yield from _misaddressed(path, target)
+    for pattern in (("oauth", "issuers", "*", "jwks_url"), ("tools", "*", "oauth", "token_url")):
+        for path, url in _at(data, pattern):
+            if isinstance(url, str) and re.match(r"http://(?!(127\.[0-9.]+|localhost|\[::1\])([:/]|$))", url):
+                yield path, "is not encrypted, and what comes from there is trusted", "Write https://."
     roles = {role for _, person in crosscheck.each(data, ("admin", "people")) for role in _texts(person.get("roles"))}
     for path, wanted in _at(data, ("routes", "*", "rollout", "approval")):
         if isinstance(wanted, list) and roles.isdisjoint(_texts(wanted)):

@@ -155,6 +155,39 @@ def _opa_url(value: object) -> object:
     return value
 
 
+def _called_host(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    example = "Write for example gateway, gateway:8080 or mcp.example.com."
+    try:
+        parts = urlsplit(f"//{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise mistaken("is not the name of a host", example) from None
+    if not host or port == 0 or not _is_host(host) or not _AUTHORITY.fullmatch(value):
+        raise mistaken("is not the name of a host", example)
+    return value.lower().rstrip(".")
+
+
+def _origin(value: object) -> object:
+    """As browsers write it: in lower case, without a port that is the scheme's own."""
+    if not isinstance(value, str):
+        return value
+    _url(value)
+    parts = urlsplit(value.lower())
+    if parts.path:
+        raise mistaken("is more than an origin", "Write for example https://app.example.com, without a path.")
+    own = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{parts.netloc.removesuffix(f':{own}')}"
+
+
+def _scope(value: object) -> object:
+    # RFC 6749, 3.3: visible ASCII without quotes and backslashes.
+    if isinstance(value, str) and not re.fullmatch(r"[!#-\[\]-~]{1,256}", value):
+        raise mistaken("is not a scope", "Write one word for each scope, for example mcp:tools.")
+    return value
+
+
 def _is_host(host: str) -> bool:
     if ":" not in host:
         return len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None
@@ -278,6 +311,13 @@ Url = Annotated[str, BeforeValidator(_url)]
 WholeUrl = Annotated[str, BeforeValidator(_whole_url)]
 """A URL that is asked for as it is."""
 OpaUrl = Annotated[str, BeforeValidator(_opa_url)]
+CalledHost = Annotated[str, BeforeValidator(_called_host)]
+"""A host as the Host header has it, in lower case; without a port, on any."""
+WebOrigin = Annotated[str, BeforeValidator(_origin)]
+"""What browsers call the site that a page belongs to."""
+Scope = Annotated[str, BeforeValidator(_scope)]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Signatures that are checked with a public key: there are none that one shared secret both makes and checks."""
 Number = Annotated[float, BeforeValidator(_finite)]
 Rate = Annotated[Number, Field(le=1_000_000)]
 """US dollars for something that is sold piece by piece or by the million."""
@@ -321,6 +361,16 @@ class ListenSettings(Section):
 
     host: Text = Field(default="127.0.0.1", description="Address to bind; 0.0.0.0 or :: for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to bind; 0 takes any free one.")
+    hosts: Several[CalledHost] = Field(
+        default=(),
+        description="Names by which agents reach /mcp/, as `gateway` or `gateway:8080`, beside localhost and `host`. "
+        "With none written, any name will do at an address other than loopback (docs/identity.md).",
+    )
+    origins: Several[WebOrigin] = Field(
+        default=(),
+        description="Sites whose pages may call /mcp/, as `https://app.example.com`, beside the gateway's own at "
+        "localhost.",
+    )
     max_body: Bytes = Field(
         default=32 * 2**20, gt=0, description="Largest request body; a larger one is `body_too_large`."
     )
@@ -546,6 +596,13 @@ class AgentSettings(Section):
     key_sha256: str | None = Field(
         default=None, description="Instead of `key`: the key's SHA-256 as 64 hexadecimal digits."
     )
+    subject: Text | None = Field(
+        default=None,
+        description="Instead of a key or beside it: what tokens say of the agent, in the `claim` of their issuer.",
+    )
+    issuer: Url | None = Field(
+        default=None, description="Which of `oauth.issuers` says so; it may be left out where there is one."
+    )
     roles: Several[Name] = Field(default=(), description="Roles that policies may ask for.")
     autonomy_tier: int = Field(
         default=0, ge=0, le=10, description="How much the agent may do unattended; higher is more."
@@ -564,10 +621,13 @@ class AgentSettings(Section):
         return value
 
     @model_validator(mode="after")
-    def _has_one_credential(self) -> Self:
-        if (self.key is None) == (self.key_sha256 is None):
-            found = "has neither key nor key_sha256" if self.key is None else "has both key and key_sha256"
-            raise mistaken(found, "Give exactly one of them.")
+    def _has_a_credential(self) -> Self:
+        if self.key is not None and self.key_sha256 is not None:
+            raise mistaken("has both key and key_sha256", "Give exactly one of them.")
+        if self.key is None and self.key_sha256 is None and self.subject is None:
+            raise mistaken("has neither key nor key_sha256", "Give exactly one of them, or the subject of its tokens.")
+        if self.issuer is not None and self.subject is None:
+            raise mistaken("has an issuer and no subject", "Give the subject of its tokens, or remove the issuer.")
         return self
 
 
@@ -984,6 +1044,21 @@ _COMMAND_ONLY: Final = ("env", "directory", "shared", "memory", "count", "restar
 """Settings of a tool that mean nothing where it is at a URL."""
 
 
+class LoginSettings(Section):
+    """How the gateway itself logs in at a tool: OAuth 2.0 client credentials (RFC 6749, 4.4)."""
+
+    token_url: WholeUrl = Field(description="The authorization server's token endpoint.")
+    client_id: Text = Field(description="The gateway's name there.")
+    client_secret: Secret = Field(description="Its password: `env:NAME`, `file:PATH` or a literal.")
+    method: Literal["basic", "post"] = Field(
+        default="basic", description="Where both stand: in the Authorization header, or in the form."
+    )
+    scope: Several[Scope] = Field(default=(), description="What is asked for; the client's usual scopes when empty.")
+    resource: Url | None = Field(
+        default=None, description="For which resource (RFC 8707); MCP servers want their own URL here."
+    )
+
+
 class ToolSettings(Section):
     """A tool server."""
 
@@ -1024,6 +1099,9 @@ class ToolSettings(Section):
     )
     joined: bool = Field(default=True, description="Whether it is one of those at /mcp/all; MCP.")
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
+    oauth: LoginSettings | None = Field(
+        default=None, description="Where the gateway gets a bearer token for it, in place of `key`."
+    )
     timeout: Seconds = Field(
         default=8.0, gt=0, description="For the beginning of an answer; for plain HTTP, for all of it."
     )
@@ -1116,12 +1194,66 @@ class ToolSettings(Section):
             raise mistaken(f"{foreign[0]} is for tools of kind http", "Remove it, or write kind: http.")
         if self.key is not None and self.credential is not None:
             raise mistaken("has a key and a credential", "Keep one of them.")
+        if self.oauth is not None and (self.key is not None or self.credential is not None or self.command):
+            raise mistaken("has oauth beside another credential or a command", "Keep one of them.")
         if self.credential is not None and self.credential.header in self.headers:
             raise mistaken("lets agents write the header of its credential", "Remove it from headers.")
         if self.openapi is None and (self.only_described or self.offer_as_mcp):
             name = "only_described" if self.only_described else "offer_as_mcp"
             raise mistaken(f"has {name} and no openapi", "Name the document, as openapi: FILE.")
         return self
+
+
+class IssuerSettings(Section):
+    """An authorization server whose tokens agents may show."""
+
+    issuer: Url = Field(description="As its tokens name it (`iss`), letter by letter.")
+    jwks_url: WholeUrl | None = Field(default=None, description="Where its public keys are, as a JWK set.")
+    jwks_file: InputPath | None = Field(default=None, description="Instead of `jwks_url`: a file that holds them.")
+    ca: InputPath | None = Field(
+        default=None,
+        description="PEM file of the authorities that the certificate of `jwks_url` may come from; the system's when "
+        "absent.",
+    )
+    algorithms: Several[Algorithm] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        min_length=1,
+        description="How its tokens may be signed: any of RS, PS and ES with 256, 384 or 512, and EdDSA.",
+    )
+    claim: Text = Field(
+        default="sub", description="The member of its tokens that names the agent, for example `client_id` or `azp`."
+    )
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if (self.jwks_url is None) == (self.jwks_file is None):
+            raise mistaken("does not say where its keys are", "Give exactly one of jwks_url and jwks_file.")
+        return self
+
+
+class OAuthSettings(Section):
+    """Tokens that agents may show in place of a key: the gateway is an OAuth 2.0 resource server."""
+
+    resource: Url = Field(
+        description="Where agents reach the gateway, as https://gateway.example.com. Tokens are for this, or for one "
+        "MCP server below it, as https://gateway.example.com/mcp/github."
+    )
+    issuers: Several[IssuerSettings] = Field(min_length=1, description="Who issues them.")
+    audiences: Several[Text] = Field(
+        default=(),
+        description="What else tokens may be for (`aud`): of authorization servers that know no resources.",
+    )
+    scopes: Several[Scope] = Field(default=(), description="Scopes that each token must have.")
+    leeway: Seconds = Field(default=30.0, ge=0, le=300, description="How far clocks may differ.")
+    refresh: Seconds = Field(default=600.0, ge=1, description="After which keys are asked for again.")
+    refresh_pause: Seconds = Field(
+        default=30.0, ge=1, description="How often at most they are asked for because a token has an unknown one."
+    )
+
+    @field_validator("resource", mode="after")
+    @classmethod
+    def _has_no_slash(cls, resource: str) -> str:
+        return resource.rstrip("/")
 
 
 class PeerSettings(Section):
@@ -1228,6 +1360,9 @@ class Settings(Section):
     )
     policy: PolicySettings = Field(default=PolicySettings(), description="Which rules decide.")
     agents: Several[AgentSettings] = Field(default=(), description="Who may call.")
+    oauth: OAuthSettings | None = Field(
+        default=None, description="Tokens that agents may show in place of a key; none when absent."
+    )
     targets: Several[TargetSettings] = Field(default=(), description="Where completions can go.")
     routes: Several[RouteSettings] = Field(default=(), description="Which calls go where; the first match wins.")
     tools: Several[ToolSettings] = Field(default=(), description="Tool servers.")

@@ -40,6 +40,7 @@ SECTIONS = {
     "admin",
     "credential",
     "ledger",
+    "oauth",
     "decision_log",
     "policy",
     "opa",
