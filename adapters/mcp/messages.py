@@ -8,14 +8,16 @@ Sources: the MCP specification, basic/transports and basic/lifecycle of these re
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import orjson
 
-from adapters.base import Breach, Endpoint, ToolCall
-from adapters.body import parse, places, put_first, splice
+from adapters.base import Breach, Endpoint, Headers, ToolCall
+from adapters.body import find, parse, places, put_first, splice
 from adapters.errors import MalformedCall, ProtocolBreach
 
 PATH: Final = "/mcp/"
@@ -47,6 +49,25 @@ the protocol's own."""
 Era = Literal["legacy", "modern"]
 
 
+ASKS: Final = frozenset({"tools/call", "resources/read", "prompts/get"})
+"""Methods whose answer can be a question (2026-07-28, basic/patterns/mrtr): the client sends the same again, with what
+it was told to keep and what it answers."""
+_BEYOND: Final = re.compile(r"[^\x00-\x7f]")
+STATE: Final = "requestState"
+RESPONSES: Final = "inputResponses"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the gateway itself has asked for before, as the client gives it back: for which call (`key`), until when (in
+    Unix seconds) and for how many times (`round`, from 1). `went` says whether its user went where they were led."""
+
+    key: str
+    until: int
+    round: int
+    went: bool
+
+
 @dataclass(slots=True)
 class McpCall(ToolCall):
     """One message. `message` is what came, whole; `method` its JSON-RPC method, empty for an answer to a question of
@@ -64,6 +85,12 @@ class McpCall(ToolCall):
     """What the client says that it can do, where each request says so."""
     changed: bool = False
     """Whether the arguments are others than those in `message`."""
+    state: str = ""
+    """What the client was told to keep by who has asked it something; empty for nothing."""
+    responses: bytes = b""
+    """The JSON text of what it answers, empty for nothing."""
+    asked: Asked | None = None
+    """Set where it was the gateway that has asked; `state` and `responses` are then those of before."""
 
 
 def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
@@ -101,6 +128,7 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         return _protocol(server, body, method, identity, era, said or version)
     operation, arguments, raw = _act(method, params, body)
     abilities = meta.get(_ABILITIES_KEY)
+    state, responses = _kept(params, body) if era == "modern" and method in ASKS else ("", b"")
     return McpCall(
         "tool",
         "mcp",
@@ -119,7 +147,50 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         name=str(params.get(ACTS[method], "")) if ACTS[method] else "",
         progress=orjson.dumps(meta["progressToken"]) if "progressToken" in meta else b"",
         abilities=abilities if isinstance(abilities, dict) else {},
+        state=state,
+        responses=responses,
+        headers=beside(state, responses),
     )
+
+
+def beside(state: str, responses: bytes) -> Headers:
+    """What a call says beside its arguments, as part of what people approve: an answer to its server's question."""
+    lines: Headers = []
+    if state:
+        lines.append((b"request-state", _in_ascii(orjson.dumps(state))))
+    if responses:
+        lines.append((b"input-responses", _in_ascii(responses)))
+    return lines
+
+
+def _in_ascii(text: bytes) -> bytes:
+    """The same JSON text without a character beyond ASCII: headers are shown byte by byte."""
+    return text if text.isascii() else _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], text.decode()).encode()
+
+
+def with_kept(call: McpCall, state: str, responses: bytes, asked: Asked | None = None) -> McpCall:
+    """The same call with another `state` and other `responses` in its message; `asked` is kept beside them."""
+    (span,) = places(call.message, ("params",))
+    params = call.message[slice(*span)]
+    members = {name: value for name, value in raw_members(params).items() if name not in (STATE, RESPONSES)}
+    if state:
+        members[STATE] = orjson.dumps(state)
+    if responses:
+        members[RESPONSES] = responses
+    message = splice(call.message, [span], joined(members))
+    return replace(
+        call, message=message, state=state, responses=responses, headers=beside(state, responses), asked=asked
+    )
+
+
+def raw_members(text: bytes) -> dict[str, bytes]:
+    """The members of a JSON object by name, each as the JSON text that it came as."""
+    return {name: text[slice(*span)] for name in orjson.loads(text) if (span := find(text, name)) is not None}
+
+
+def joined(members: Mapping[str, bytes]) -> bytes:
+    """An object of JSON texts."""
+    return b"{%s}" % b",".join(orjson.dumps(name) + b":" + value for name, value in members.items())
 
 
 def bare(server: str, method: str, era: Era, version: str) -> McpCall:
@@ -170,5 +241,18 @@ def _act(method: str, params: Mapping[str, Any], body: bytes) -> tuple[str, dict
             raise ProtocolBreach("`params.arguments` must be an object.", INVALID_PARAMS)
         spans = places(body, ("params", "arguments"))
         return name, arguments, body[slice(*spans[0])] if spans else b"{}"
-    said = {key: value for key, value in params.items() if key != "_meta"}
+    said = {key: value for key, value in params.items() if key not in ("_meta", STATE, RESPONSES)}
     return method, said, orjson.dumps(said)
+
+
+def _kept(params: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
+    """What the client was told to keep, and what it answers. Raises ProtocolBreach."""
+    state, responses = params.get(STATE, ""), params.get(RESPONSES)
+    if not isinstance(state, str):
+        raise ProtocolBreach("`params.requestState` must be a text.", INVALID_PARAMS)
+    if responses is None:
+        return state, b""
+    if not isinstance(responses, dict):
+        raise ProtocolBreach("`params.inputResponses` must be an object.", INVALID_PARAMS)
+    (span,) = places(body, ("params", RESPONSES))
+    return state, body[slice(*span)]
