@@ -25,11 +25,12 @@ from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.attempts import Attempts, told_of_a_node
 from gateway.callids import CallIds
+from gateway.claims import Claims, NotUsable
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
-from gateway.holding import NAMELESS, Holds, NotUsable, held_call, seen_by_policy
+from gateway.holding import NAMELESS, Holds, held_call, seen_by_policy
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
@@ -109,6 +110,7 @@ class Pipeline:
         self.traffic: Traffic | None = None
         self.mirrors: Mirrors | None = None
         self.holds = holds
+        self.claims = Claims(holds)
         self._ledger = ledger
         self._events = events
         self._telemetry = telemetry
@@ -167,7 +169,7 @@ class Pipeline:
                 x.code = "client_gone"
             self.settle(x)
             if x.approval is not None:
-                self.holds.conclude(x, reply.answer)
+                self.claims.conclude(x, reply.answer)
             if x.grant is not None and x.reached is Reached.NO and not x.bills:
                 self.holds.give_back(x.grant, x.id)
             if self.mirrors is not None:
@@ -295,7 +297,7 @@ class Pipeline:
         try:
             x.grant = await self.holds.allow(x)
             x.patience = patience(x, self.holds)
-            answer = await wait(x, self.holds, reply, x.patience) if x.grant is None else None
+            answer = await wait(x, self.holds, self.claims, reply, x.patience) if x.grant is None else None
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
         except Unbindable as error:
@@ -426,19 +428,18 @@ class Pipeline:
             while x.approval is not None:
                 approval = x.approval
                 try:
-                    await self.holds.claim(x)
+                    x.approval = await self.claims.claim(approval.id)
                 except NotUsable:
                     assert x.patience is not None, "a call with an approval has waited for it"
-                    self.holds.back(approval.id)
                     x.approval = None
-                    answer = await wait(x, self.holds, reply, x.patience, approval)
+                    answer = await wait(x, self.holds, self.claims, reply, x.patience, approval)
                     if answer is not None:
                         await self.repeat(x, answer, reply)
                         return False
                     self.identify_again(x)
                     await self.confirm(x)
                 else:
-                    x.still_claimed = functools.partial(self.holds.still_claimed, x.approval)
+                    x.still_claimed = functools.partial(self.claims.still_claimed, approval.id)
                     reply.copied()
                     lifeline.go_on_alone()
                     return True

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from adapters.base import Headers
+from gateway.claims import Claims
 from gateway.exchange import Exchange
 from gateway.holding import DENIED_FOR, Holds
 from gateway.identity import ACTIVE
@@ -47,7 +48,7 @@ class Patience:
 
 
 async def wait(
-    x: Exchange, holds: Holds, reply: Reply, patience: Patience, approval: Approval | None = None
+    x: Exchange, holds: Holds, claims: Claims, reply: Reply, patience: Patience, approval: Approval | None = None
 ) -> Answer | None:
     """Holds a call until people have decided. None when it may run, by `x.approval`; else what an identical call, which
     ran by the same approval, was answered with.
@@ -58,7 +59,7 @@ async def wait(
     approval = approval or await holds.admit(x)
     while True:
         x.held, x.changed = approval.id, approval.instead_of
-        approval = await _decided(x, holds, approval, patience, reply)
+        approval = await _decided(x, holds, claims, approval, patience, reply)
         if approval.state is State.APPROVED:
             x.approval = approval
             return None
@@ -76,7 +77,9 @@ async def wait(
         approval = other
 
 
-async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Patience, reply: Reply) -> Approval:
+async def _decided(
+    x: Exchange, holds: Holds, claims: Claims, approval: Approval, patience: Patience, reply: Reply
+) -> Approval:
     """The approval once there is nothing to wait for: one that is approved is this call's to use.
 
     What people have approved waits on while its agent is paused.
@@ -90,7 +93,7 @@ async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Pati
             except StoreUnavailable:  # what people say is kept all the same: this call may wait for it on
                 holds.missed(approval.id)
             else:
-                if approval.state is State.APPROVED and x.agent.state == ACTIVE and holds.take(approval.id):
+                if approval.state is State.APPROVED and x.agent.state == ACTIVE and claims.take(approval.id, x.id):
                     return approval
                 if approval.state not in (State.PENDING, State.APPROVED, State.CONSUMED):
                     return approval
