@@ -82,7 +82,7 @@ class Use:
 
     call: str
     stage: Stage = Stage.TAKEN
-    claiming: asyncio.Task[Approval] | None = None
+    claiming: asyncio.Task[None] | None = None
     """A call may be ended while its claim is on its way, and what comes of that must be known."""
     claim: Approval | None = None
     """The approval as claimed, or renewed, last; None where no claim stands, or nobody knows."""
@@ -112,8 +112,8 @@ class Claims:
         self._uses[approval] = Use(call)
         return True
 
-    async def claim(self, approval: str) -> Approval:
-        """Uses up, durably, what was taken: the approval as it is then. Raises NotUsable, Refused.
+    async def claim(self, approval: str) -> None:
+        """Uses up, durably, what was taken. Raises NotUsable, Refused.
 
         After NotUsable it is given back, and other calls that wait for it look again. A call that is ended meanwhile
         takes no claim with it: `conclude` waits for what comes of it.
@@ -123,12 +123,12 @@ class Claims:
         use.claiming = asyncio.create_task(self._claim(approval, use), name=f"claim of {approval}")
         use.claiming.add_done_callback(_seen)
         try:
-            return await asyncio.shield(use.claiming)
+            await asyncio.shield(use.claiming)
         except NotUsable:
             self._give_back(approval)
             raise
 
-    async def _claim(self, approval: str, use: Use) -> Approval:
+    async def _claim(self, approval: str, use: Use) -> None:
         holds, store = self._holds, self._holds.store
         try:
             for _ in range(_TRIES):
@@ -154,7 +154,7 @@ class Claims:
                 if await holds.put(claimed, "consumed"):
                     use.comes_to(Stage.CLAIMED)
                     use.claim = claimed
-                    return claimed
+                    return
                 use.comes_to(Stage.CLAIMING)
             raise StoreUnavailable("Others are changing this approval at the same time.")
         finally:
@@ -240,7 +240,7 @@ class Claims:
         self._holds.wake(approval)
 
 
-def _seen(claiming: asyncio.Task[Approval]) -> None:
+def _seen(claiming: asyncio.Task[None]) -> None:
     """Whoever wanted to know what comes of it may have left."""
     if not claiming.cancelled():
         claiming.exception()

@@ -47,11 +47,25 @@ class Patience:
     """Seconds; None where it cannot be told anything."""
 
 
+@dataclass(frozen=True, slots=True)
+class MayRun:
+    """People have approved the call, which has taken the approval: nobody else of this process uses it now."""
+
+    approval: Approval
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An identical call has run by the same approval, and this is its answer."""
+
+    answer: Answer
+
+
 async def wait(
     x: Exchange, holds: Holds, claims: Claims, reply: Reply, patience: Patience, approval: Approval | None = None
-) -> Answer | None:
-    """Holds a call until people have decided. None when it may run, by `x.approval`; else what an identical call, which
-    ran by the same approval, was answered with.
+) -> MayRun | Answered:
+    """Holds a call until people have decided and it may run, or an identical one has. `x.held` and `x.changed` say
+    meanwhile what it waits for.
 
     `approval` is one that the call waits for already. Raises ApprovalPending, ApprovalDenied, ApprovalExpired,
     ApprovalUnknown, Unbindable, StoreUnavailable.
@@ -61,8 +75,7 @@ async def wait(
         x.held, x.changed = approval.id, approval.instead_of
         approval = await _decided(x, holds, claims, approval, patience, reply)
         if approval.state is State.APPROVED:
-            x.approval = approval
-            return None
+            return MayRun(approval)
         if approval.state is State.DONE:
             await holds.heard(approval)
             answer = await holds.store.answer(approval.id)
@@ -70,7 +83,7 @@ async def wait(
                 raise ApprovalUnknown(
                     "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
                 )
-            return answer
+            return Answered(answer)
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:
             raise ended(approval)
