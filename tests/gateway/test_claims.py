@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,14 @@ import orjson
 import pytest
 
 from gateway import claims
-from gateway.exchange import Exchange
+from gateway.claims import Claims, NotUsable, Stage
+from gateway.exchange import Exchange, Reached
+from gateway.holding import Holds
 from gateway.lifeline import Stopping
 from policies.approval_store import StoreUnavailable
-from policies.approvals import State
+from policies.approvals import Approval, Refused, State, claimed
 from policies.decision import Decision
+from tests.gateway.state.approvals_suite import NOW, approval, opened
 from tests.gateway.test_holding import (
     CHAT,
     REPEATED,
@@ -30,12 +34,160 @@ from tests.gateway.test_holding import (
     until,
 )
 from tests.support.door import connected, post
-from tests.support.exchanges import settings
+from tests.support.exchanges import exchange, settings
 from tests.support.gate import AUTHORIZED, Gate, gate
 from tests.support.misbehaving import Misbehaving
 from tests.support.people import deciding
-from tests.support.register import Register, by_way_of
+from tests.support.register import Register, Weather, by_way_of
 from tests.support.target import target
+
+
+async def fair(_: str, question: Callable[[], Awaitable[Any]]) -> Any:
+    return await question()
+
+
+# Stages
+
+
+class Process:
+    """What one process does with the one approval of a store. `asked` has its questions to the store, each with the
+    stage that the use was at."""
+
+    def __init__(self, shared: Register, weather: Weather = fair) -> None:
+        async def noting(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+            self.asked += [(name, use.stage) for use in self.claims._uses.values()]
+            return await weather(name, question)
+
+        self.asked: list[tuple[str, Stage]] = []
+        self.holds = Holds(by_way_of(shared, noting), lambda *_: None)
+        self.holds.under(settings(admin={"people": [{"name": "dana", "token": "t" * 8, "roles": ["finance"]}]}))
+        self.claims = Claims(self.holds)
+
+    def call(self, which: Approval) -> Exchange:
+        """One that has taken the approval."""
+        x = exchange()
+        assert self.claims.take(which.id, x.id)
+        x.approval = which
+        return x
+
+    async def conclude(self, x: Exchange) -> None:
+        self.claims.conclude(x, None)
+        await self.holds.end()
+
+
+async def approved() -> tuple[Register, Approval]:
+    shared = Register(lambda: NOW + SECOND)
+    return shared, await opened(shared, approval(), State.APPROVED)
+
+
+LOOKED, CLAIMS, TELLS = ("get", Stage.CLAIMING), ("replace", Stage.DOUBTFUL), ("replace", Stage.TELLING)
+
+
+@pytest.mark.parametrize(
+    ("fate", "ends", "asked"),
+    [
+        ("runs", None, [LOOKED, CLAIMS, TELLS]),
+        ("store away", StoreUnavailable, [LOOKED]),
+        ("claim lost", StoreUnavailable, [LOOKED, CLAIMS, ("get", Stage.TELLING)]),
+        ("reply lost", StoreUnavailable, [LOOKED, CLAIMS, ("get", Stage.TELLING), TELLS]),
+        ("another is first", NotUsable, [LOOKED, CLAIMS, LOOKED]),
+        ("its people may no longer", Refused, [LOOKED, ("replace", Stage.CLAIMING)]),
+    ],
+)
+async def test_the_store_is_asked_what_the_stage_of_a_use_wants_and_the_use_is_given_back(
+    fate: str, ends: type[Exception] | None, asked: list[tuple[str, Stage]]
+) -> None:
+    shared, which = await approved()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        claims_now = process.asked[-1] == CLAIMS
+        if fate == "store away" or (fate == "claim lost" and claims_now):
+            raise StoreUnavailable("away")
+        if fate == "another is first" and claims_now:
+            await shared.replace(claimed(which, "another", 60 * SECOND, NOW))
+        answer = await question()
+        if fate == "reply lost" and claims_now:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    process = Process(shared, weather)
+    if fate == "its people may no longer":
+        process.holds.under(settings())
+    x = process.call(which)
+    with contextlib.nullcontext() if ends is None else pytest.raises(ends):
+        await process.claims.claim(which.id)
+    assert process.claims.still_claimed(which.id) is (fate == "runs")
+    if ends is not NotUsable:
+        await process.conclude(x)
+    assert process.asked == asked
+    after = {"another is first": State.CONSUMED, "its people may no longer": State.REVOKED}
+    assert shared.kept[which.id].state is after.get(fate, State.APPROVED)
+    assert process.claims.take(which.id, "the next one")
+
+
+async def test_a_call_that_ends_while_its_approval_is_looked_at_has_nothing_to_tell() -> None:
+    shared, which = await approved()
+    looks, looked = asyncio.Event(), asyncio.Event()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        looks.set()
+        await looked.wait()
+        raise StoreUnavailable("away")
+
+    process = Process(shared, weather)
+    x = process.call(which)
+    claiming = asyncio.create_task(process.claims.claim(which.id))
+    await looks.wait()
+    claiming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    process.claims.conclude(x, None)
+    assert not process.claims.take(which.id, "the next one"), "what comes of the claim is not known yet"
+    looked.set()
+    await process.holds.end()
+    assert process.asked == [LOOKED]
+    assert process.claims.take(which.id, "the next one")
+
+
+async def test_one_of_the_calls_that_wait_takes_the_approval_and_the_others_are_woken_when_it_is_given_back() -> None:
+    shared, which = await approved()
+    process = Process(shared)
+    with process.holds.waits(which.id) as waiter:
+        x = process.call(which)
+        assert not process.claims.take(which.id, "another call")
+        assert not await waiter.woken(0)
+        await process.conclude(x)
+        assert await waiter.woken(0)
+        assert process.claims.take(which.id, "another call")
+    assert process.asked == [], "a call that has claimed nothing has nothing to tell"
+
+
+async def test_a_renewal_that_is_answered_late_is_not_taken_for_the_claim_of_the_next_call() -> None:
+    shared, which = await approved()
+    renewed, answered = asyncio.Event(), asyncio.Event()
+
+    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
+        answer = await question()
+        if asyncio.current_task() is renewing:
+            renewed.set()
+            await answered.wait()
+        return answer
+
+    renewing: asyncio.Task[None] | None = None
+    process = Process(shared, weather)
+    first = process.call(which)
+    await process.claims.claim(which.id)
+    renewing = asyncio.create_task(process.claims.renew())
+    await renewed.wait()
+    await process.conclude(first)
+    second = process.call(shared.kept[which.id])
+    await process.claims.claim(which.id)
+    answered.set()
+    await renewing
+    second.reached = Reached.ANSWERED
+    await process.conclude(second)
+    assert (shared.kept[which.id].state, shared.kept[which.id].claimed_by) == (State.DONE, second.id)
+
 
 # Leaving
 
