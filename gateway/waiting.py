@@ -49,7 +49,10 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class MayRun:
-    """People have approved the call, which has taken the approval: nobody else of this process uses it now."""
+    """People have approved the call, which has taken the approval: no other of this process uses it now.
+
+    It belongs into `Exchange.approval` at once, for it is given back by that.
+    """
 
     approval: Approval
 
