@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the comparison (without a command), decisions, choosing, lending, reloads, soak, and more."""
+"""`python -m benchmarks`: the comparison (without a command), decisions, choosing, lending, holding, soak, and more."""
 
 import argparse
 import shlex
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import choosing, compare, decisions, lending, peers, profile, reload, soak, wrk
+from benchmarks import choosing, compare, decisions, holding, lending, peers, profile, reload, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -103,6 +103,15 @@ def _lending(given: argparse.Namespace) -> int:
         table = lending.run(Path(folder), given.calls, given.seconds)
     lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
     return _told("lending", table, lost, f"the gateway's part on core {LOAD_CORE}", write=given.write)
+
+
+def _holding(given: argparse.Namespace) -> int:
+    stolen, began = stolen_seconds(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-holding-") as name, Children(Path(name)) as children:
+        table = holding.run(children, Path(name), given.calls, given.seconds, given.words, _say)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    cores = f"the gateway on core {CONTESTANT_CORE}, its agents and people on core {LOAD_CORE}"
+    return _told("holding", table, lost, cores, write=given.write)
 
 
 def _told(command: str, table: str, lost: float, cores: str, *, write: bool) -> int:
@@ -204,6 +213,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--folder", type=Path, default=Path("var"), help="the file system that is written to")
     command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
     command.set_defaults(run=_lending)
+
+    command = commands.add_parser(
+        "holding", help="calls that wait for people: memory, idle CPU, how soon a word counts"
+    )
+    command.add_argument("--calls", type=int, default=10_000, help="held at once (default 10000)")
+    command.add_argument("--seconds", type=float, default=20.0, help="watched while nothing happens (default 20)")
+    command.add_argument("--words", type=int, default=200, help="decisions that are timed (default 200)")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_holding)
 
     command = commands.add_parser("reload", help="replace the policy under load: calls lost, revisions mixed, latency")
     command.add_argument("--seconds", type=float, default=20, help="of load in each run (default 20)")

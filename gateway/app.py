@@ -152,6 +152,7 @@ class App:
         self.probes.watch(self.settings.targets)
         await self.steering.begin()
         await self.holds.begin()
+        self.pipeline.claims.begin()
         await self.standings.begin()
         await self.courier.begin()
         await self.deciding.begin()

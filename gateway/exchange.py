@@ -126,7 +126,7 @@ class Exchange:
     patience: "Patience | None" = None
     """For how long, and how."""
     approval: Approval | None = None
-    """The one that it may use, or has used."""
+    """The one that it has taken and may use, or has used: as it was when it was taken."""
     grant: Grant | None = None
     """What allows it in place of people's word on itself."""
     repeated: bool = False

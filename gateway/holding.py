@@ -1,4 +1,4 @@
-"""Calls that people have to decide on: opened or joined, watched by the clock, used once, and told of.
+"""Calls that people have to decide on: opened or joined, decided on, watched by the clock, and told of.
 
 What one gateway does to an approval all others see: each change is a compare and set in the store, so whoever comes
 second finds it changed and looks again. What a crash leaves behind:
@@ -6,8 +6,8 @@ second finds it changed and looks again. What a crash leaves behind:
     before an approval is opened      nothing; the identical call opens it
     after it                          the approval; what people are to be told of it waits in the store
     after a vote                      the vote: gateways with waiting calls hear of it, or look within seconds
-    after a claim, before sending     UNKNOWN once the lease is over: nobody can tell it from the next
-    after sending                     UNKNOWN once the lease is over: shown to people, never sent again by itself
+
+What becomes of one that is approved, from its use on, is `gateway.claims`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -25,7 +25,7 @@ import orjson
 from adapters.base import ToolCall
 from config.settings import ApprovalSettings, Settings
 from gateway.callids import CallIds
-from gateway.exchange import Exchange, Reached
+from gateway.exchange import Exchange
 from gateway.headers import meaningful
 from policies import approvals
 from policies.approval_store import HEAR, Answer, ApprovalStore, Message, StoreUnavailable
@@ -36,10 +36,6 @@ from policies.grants import Grant, allows, still_valid
 
 log = logging.getLogger("weighbridge.holding")
 
-LEASE: Final = 30.0
-"""Seconds without a word after which the gateway that has claimed an approval is taken for dead."""
-RENEW: Final = 10.0
-"""Seconds between two words."""
 DENIED_FOR: Final = 900.0
 """Seconds for which a no answers identical calls, too."""
 REPEATED_WITHIN: Final = 600.0
@@ -57,14 +53,6 @@ _SHORT: Final = 16 * 1024
 """Bytes of a body that is looked through in less than a millisecond."""
 NAMELESS: Final = ("admin",)
 """Who decides where the policy names nobody."""
-_ENDED: Final = ("ok", "client_gone", "budget_exhausted")
-"""How calls end whose agents are told, in their protocol's words, how the answer ended."""
-_TOLD: Final = {Move.RELEASE: "released", Move.FINISH: "done", Move.LOSE: "unknown"}
-"""The words for what can come of a call that has claimed an approval."""
-
-
-class NotUsable(Exception):
-    """The approval of a call is not what it was: an identical call was quicker, or it has ended. Look again."""
 
 
 class Waiter:
@@ -103,16 +91,10 @@ class Holds:
         self._owners: Mapping[tuple[str, str], tuple[str, ...]] = {}
         self._no_grant: Collection[str] = ()
         self._waiting: dict[str, set[Waiter]] = {}
-        self._using: set[str] = set()
-        """Approvals that a call of this process is about to use: the others wait for what comes of it."""
-        self._claiming: dict[str, asyncio.Task[Approval]] = {}
-        """Claims that were begun here: a call may be ended meanwhile, and what comes of its claim must be known."""
-        self._claimed: dict[str, Approval | None] = {}
-        """Those claimed here whose outcome is not known yet; None where nobody knows whether the claim stands."""
-        self._telling: set[asyncio.Task[None]] = set()
-        """What comes of calls, on its way to the store."""
-        self._heard: Mapping[str, int] = {}
-        """The versions of those that are waited for, as of the last look."""
+        self._told_later: set[asyncio.Task[None]] = set()
+        """What has come of calls, on its way to the store."""
+        self._versions: Mapping[str, int] = {}
+        """Those of what is waited for, as of the last look."""
         self._grants: Sequence[Grant] = ()
         """Those of all agents, as they were told last."""
         self._ending = asyncio.Event()
@@ -141,18 +123,24 @@ class Holds:
 
     async def begin(self) -> None:
         self.store.listen(self._changed)
-        for name, do, pause in (
-            ("look at", self.look, LOOK),
-            ("renew the claims of", self._renew, RENEW),
-            ("hear of", self._poll, HEAR),
-        ):
-            self._tasks.append(asyncio.create_task(self._keep(name, do, pause), name=f"approvals: {name}"))
+        self.keep("look at", self.look, LOOK)
+        self.keep("hear of", self._poll, HEAR)
+
+    def keep(self, name: str, do: Callable[[], Awaitable[None]], pause: float) -> None:
+        """From now on until the end this is done, `pause` seconds after it was done last. `name` says what it does to
+        approvals."""
+        self._tasks.append(asyncio.create_task(self._keep(name, do, pause), name=f"approvals: {name}"))
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end has begun: what the store cannot be told now, it is not told any more."""
+        return self._ending.is_set()
 
     async def end(self) -> None:
         """After the last call: what has come of calls is told before it returns, as far as the store can be told."""
         self._ending.set()
         fetching = [self._fetching] if self._fetching is not None else []
-        await asyncio.gather(*self._tasks, *self._telling, *fetching, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._told_later, *fetching, return_exceptions=True)
         self._tasks.clear()
 
     # What calls do
@@ -242,7 +230,7 @@ class Holds:
             except StoreUnavailable as error:
                 log.error("the use of the grant %s by call %s stays counted: %s", grant.id, call, error)
 
-        self._tell_later(tell())
+        self.later(tell(), "the use of a grant")
 
     @contextlib.contextmanager
     def waits(self, approval: str) -> Iterator[Waiter]:
@@ -260,11 +248,11 @@ class Holds:
     async def now(self, approval: Approval) -> Approval:
         """The approval as it is by now, what the clock has made of it included."""
         found = await self.store.get(approval.id)
-        return await self._aged(found) if found is not None else approval
+        return await self.aged(found) if found is not None else approval
 
     def missed(self, approval: str) -> None:
         """Somebody who waits could not look: the next look that succeeds wakes them."""
-        self._heard = {name: version for name, version in self._heard.items() if name != approval}
+        self._versions = {name: version for name, version in self._versions.items() if name != approval}
 
     def let_go(self) -> None:
         """The gateway is being stopped: whoever waits is told how to come back, and what they wait for stays."""
@@ -275,121 +263,14 @@ class Holds:
         """Something else has changed that those who wait go by."""
         self._changed(None)
 
-    def take(self, approval: str) -> bool:
-        """Whether the caller may go on to use it: one call of this process at a time. Whoever may gives it `back`."""
-        if approval in self._using:
-            return False
-        self._using.add(approval)
-        return True
-
-    def back(self, approval: str) -> None:
-        """The call that went on to use it has: or has not, and another one may."""
-        self._using.discard(approval)
+    def wake(self, approval: str) -> None:
+        """Those who wait for it look again."""
         self._changed([approval])
-
-    async def claim(self, x: Exchange) -> None:
-        """Uses the approval of a call up, durably. Raises NotUsable, Refused.
-
-        A call that is ended meanwhile takes no claim with it: `conclude` waits for what comes of it.
-        """
-        assert x.approval is not None, "only what was approved is claimed"
-        which = x.approval.id
-        claiming = self._claiming[which] = asyncio.create_task(self._claim(which, x.id), name=f"claim of {which}")
-        claiming.add_done_callback(_heard_of)
-        try:
-            x.approval = await asyncio.shield(claiming)
-        finally:
-            if claiming.done():
-                del self._claiming[which]
-
-    async def _claim(self, approval: str, call: str) -> Approval:
-        for _ in range(_TRIES):
-            found = await self.store.get(approval)
-            if found is None:
-                raise Refused("This approval is not known any more.")
-            found = await self._aged(found)
-            if found.state is not State.APPROVED:
-                raise NotUsable
-            now = self.store.now_ns()
-            if not approvals.still_valid(self.by_now(found), self._roles.get):
-                why = "Those who have approved it may not any more."
-                if await self._replace(approvals.moved(found, Move.REVOKE, now, why), "revoked"):
-                    raise Refused(why)
-                continue
-            try:
-                claimed = approvals.claimed(found, call, int(LEASE * _SECOND), now)
-            except Refused:
-                raise NotUsable from None
-            # Where the store's reply is lost, the claim may stand, and has to be given back. What it would have been
-            # is no ground to stand on: the next version may be another call's claim.
-            self._claimed[approval] = None
-            if await self._replace(claimed, "consumed"):
-                self._claimed[approval] = claimed
-                return claimed
-            del self._claimed[approval]
-        raise StoreUnavailable("Others are changing this approval at the same time.")
-
-    def still_claimed(self, approval: Approval) -> bool:
-        """Whether a claim that was made here holds: nobody takes its call for lost, and people for one to be looked
-        after."""
-        claimed = self._claimed.get(approval.id)
-        return (
-            claimed is not None
-            and claimed.state is State.CONSUMED
-            and claimed.lease_until is not None
-            and self.store.now_ns() < claimed.lease_until
-        )
-
-    def conclude(self, x: Exchange, answer: Answer | None) -> None:
-        """Tells what came of a call that may use an approval, and lets others have it. Never raises, never waits.
-
-        `answer` is the target's, where it came to its end.
-        """
-        assert x.approval is not None, "only a call with an approval has something to tell of it"
-        which = x.approval.id
-        if which not in self._claiming and which not in self._claimed:
-            self.back(which)
-            return
-        self._tell_later(self._concluded(which, _outcome(x, answer)))
-
-    async def _concluded(self, approval: str, came: _Came) -> None:
-        claiming = self._claiming.pop(approval, None)
-        try:
-            if claiming is not None:
-                await asyncio.wait([claiming])
-            while not await self._told(approval, came):
-                if self._ending.is_set():
-                    log.error("what came of the approved call %s (%s) cannot be kept", came.call, came.move)
-                    return
-                await self._pause(LOOK)
-        finally:
-            self._claimed.pop(approval, None)
-            self.back(approval)
-
-    async def _told(self, approval: str, came: _Came) -> bool:
-        """Whether the store knows what came of a claim, or will not take it; False where it has to be told again."""
-        try:
-            found = self._claimed.get(approval) or await self.store.get(approval)
-            for _ in range(_TRIES):
-                if found is None or found.claimed_by != came.call:
-                    return True  # nothing was claimed, or it was another call
-                if found.state is State.DONE or (found.state is State.UNKNOWN and came.move is not Move.FINISH):
-                    return True  # it was told, and the reply was lost; or it took longer than its lease
-                after = _after(found, came, self.store.now_ns())
-                if await self._replace(after, _TOLD[came.move], answer=came.answer):
-                    return True
-                found = await self.store.get(approval)
-        except StoreUnavailable:
-            return False
-        except Refused as error:
-            log.error("what came of the approved call %s cannot be kept: %s", came.call, error)
-            return True
-        return False
 
     async def revoke(self, approval: Approval, why: str) -> None:
         """Takes an approval back that the policy, asked again, does not stand by. Never raises."""
         with contextlib.suppress(Refused, StoreUnavailable):
-            await self._replace(approvals.moved(approval, Move.REVOKE, self.store.now_ns(), why), "revoked")
+            await self.put(approvals.moved(approval, Move.REVOKE, self.store.now_ns(), why), "revoked")
 
     # What people do
 
@@ -420,7 +301,7 @@ class Holds:
             found = await self.store.get(approval)
             if found is None:
                 raise KeyError(approval)
-            found, now = await self._aged(found), self.store.now_ns()
+            found, now = await self.aged(found), self.store.now_ns()
             approvals.voted(self.by_now(found), person, roles, True, now)  # who may not approve it may not change it
             call, decision = await judge(replace(found.call, body=arguments))
             if call.stream != found.call.stream:
@@ -474,8 +355,8 @@ class Holds:
             found = await self.store.get(approval)
             if found is None:
                 raise KeyError(approval)
-            after = change(await self._aged(found), self.store.now_ns())
-            if await self._replace(after, "vote" if after.state is State.PENDING else after.state.value, by):
+            after = change(await self.aged(found), self.store.now_ns())
+            if await self.put(after, "vote" if after.state is State.PENDING else after.state.value, by):
                 return after
         raise StoreUnavailable("Others are changing this approval at the same time.")
 
@@ -486,17 +367,17 @@ class Holds:
         while due := await self.store.due(self.store.now_ns()):
             before = [(each.id, each.version) for each in due]
             for each in due:
-                await self._aged(each)
+                await self.aged(each)
             if [(each.id, each.version) for each in await self.store.due(self.store.now_ns())] == before:
                 return
 
-    async def _aged(self, found: Approval) -> Approval:
+    async def aged(self, found: Approval) -> Approval:
         """What the clock has made of it, brought about if nobody else was quicker."""
         now = self.store.now_ns()
         while (after := approvals.passed(found, now)) is not found:
             if after.told > found.told and self.settings.escalate_to:
                 after = replace(after, escalated=self.settings.escalate_to)
-            if not await self._replace(after, "reminder" if after.state is found.state else after.state.value):
+            if not await self.put(after, "reminder" if after.state is found.state else after.state.value):
                 fresh = await self.store.get(found.id)
                 if fresh is None or fresh.version == found.version:
                     return found
@@ -504,31 +385,19 @@ class Holds:
             found = after
         return found
 
-    async def _renew(self) -> None:
-        """Says that the calls which have claimed approvals are still under way."""
-        for claimed in list(self._claimed.values()):
-            if claimed is None or claimed.state is not State.CONSUMED:
-                continue
-            lease = self.store.now_ns() + int(LEASE * _SECOND)
-            after: Approval | None = replace(claimed, version=claimed.version + 1, lease_until=lease)
-            if after is not None and not await self.store.replace(after):
-                after = await self.store.get(claimed.id)
-            if after is not None and claimed.id in self._claimed and after.claimed_by == claimed.claimed_by:
-                self._claimed[claimed.id] = after
-
     async def _poll(self) -> None:
         """Looks whether something was missed."""
         waiting = list(self._waiting)
         if waiting:
             versions = await self.store.versions(waiting)
-            heard = self._heard  # as of now: somebody may have `missed` something meanwhile
-            self._heard = {name: versions.get(name, 0) for name in waiting}
-            self._changed([name for name in waiting if heard.get(name) != self._heard[name]])
+            heard = self._versions  # as of now: somebody may have `missed` something meanwhile
+            self._versions = {name: versions.get(name, 0) for name in waiting}
+            self._changed([name for name in waiting if heard.get(name) != self._versions[name]])
         self._grants = await self.store.grants()
 
     # The store
 
-    async def _replace(self, after: Approval, word: str, by: str = "", answer: Answer | None = None) -> bool:
+    async def put(self, after: Approval, word: str, by: str = "", answer: Answer | None = None) -> bool:
         """Puts a next version in place, tells of it in the ledger and leaves word for people's systems."""
         message = _message(after, f"approval.{word}", self.store.now_ns(), by)
         if not await self.store.replace(after, [message], answer=answer):
@@ -588,19 +457,19 @@ class Holds:
                 if name not in self._troubled:
                     log.exception("to %s approvals has failed in the gateway itself", name)
                 self._troubled.add(name)
-            await self._pause(pause)
+            await self.pause(pause)
 
-    async def _pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
         """So long, or until the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
 
-    def _tell_later(self, telling: Coroutine[Any, Any, None]) -> None:
+    def later(self, telling: Coroutine[Any, Any, None], name: str) -> None:
         """In a task of its own: the call it is about has ended, and whoever ends its task ends nothing of this."""
-        task = asyncio.get_running_loop().create_task(telling, name="what came of a held call")
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        task = asyncio.get_running_loop().create_task(telling, name=name)
+        self._told_later.add(task)
+        task.add_done_callback(self._told_later.discard)
 
     def approves(self, consent: Approval | Grant, needs: Sequence[str]) -> bool:
         """Whether those who have given it fill these slots, by the roles that they have now: what the policy wants when
@@ -625,47 +494,6 @@ def seen_by_policy(consent: Approval | Grant) -> bytes:
     if isinstance(consent, Approval):
         return orjson.dumps(approvals.seen_by_policy(consent))
     return orjson.dumps({"id": consent.id, "roles": consent.roles, "approvers": consent.by, "expires": consent.expires})
-
-
-def _heard_of(claiming: asyncio.Task[Approval]) -> None:
-    """Whoever wanted to know of it may have left."""
-    if not claiming.cancelled():
-        claiming.exception()
-
-
-@dataclass(frozen=True, slots=True)
-class _Came:
-    """What came of a call that may have claimed an approval."""
-
-    call: str
-    move: Move
-    why: str = ""
-    answer: Answer | None = None
-    left: bool = False
-    """Whether its agent has gone without the whole answer."""
-
-
-def _outcome(x: Exchange, answer: Answer | None) -> _Came:
-    """An answer that broke off or was cut tells nobody what its target has done."""
-    here = x.call is not None and x.call.endpoint.answered_here and x.code == "ok"
-    if x.reached is Reached.NO and not x.bills and not here:
-        return _Came(x.id, Move.RELEASE)
-    ended = x.code in _ENDED or (x.whole and answer is not None)
-    if here or (x.reached is Reached.ANSWERED and ended):
-        return _Came(x.id, Move.FINISH, answer=answer, left=x.code == "client_gone")
-    what = "its answer did not come to its end" if x.reached is Reached.ANSWERED else "no answer came"
-    return _Came(x.id, Move.LOSE, f"The call was on its way, and {what} ({x.code}).")
-
-
-def _after(claimed: Approval, came: _Came, now: int) -> Approval:
-    """What a claimed approval becomes. Raises Refused."""
-    match came.move:
-        case Move.RELEASE:
-            return approvals.released(claimed, came.call, now)
-        case Move.FINISH:
-            return replace(approvals.finished(claimed, came.call, now), unheard=came.left)
-        case _:
-            return replace(approvals.moved(claimed, Move.LOSE, now, came.why), lease_until=None)
 
 
 def held_call(x: Exchange) -> HeldCall:

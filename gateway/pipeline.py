@@ -26,11 +26,12 @@ from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.attempts import Attempts, told_of_a_node
 from gateway.callids import CallIds
+from gateway.claims import Claims, NotUsable
 from gateway.decision_log import DecisionLog
 from gateway.exchange import Asked, Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
-from gateway.holding import NAMELESS, Holds, NotUsable, held_call, seen_by_policy
+from gateway.holding import NAMELESS, Holds, held_call, seen_by_policy
 from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
@@ -44,9 +45,9 @@ from gateway.telemetry import Telemetry
 from gateway.tools.toolbox import TOOLS
 from gateway.traffic import Traffic
 from gateway.trial import Trial
-from gateway.waiting import asynchronous, patience, wait
+from gateway.waiting import Answered, MayRun, asynchronous, patience, wait
 from policies.approval_store import Answer, StoreUnavailable
-from policies.approvals import HeldCall, Refused
+from policies.approvals import Approval, HeldCall, Refused
 from policies.binding import Unbindable
 from policies.decision import Decision, Effect
 from policies.document import Question
@@ -112,6 +113,7 @@ class Pipeline:
         self.traffic: Traffic | None = None
         self.mirrors: Mirrors | None = None
         self.holds = holds
+        self.claims = Claims(holds)
         self._ledger = ledger
         self._events = events
         self._telemetry = telemetry
@@ -168,7 +170,7 @@ class Pipeline:
                 x.code = "client_gone"
             self.settle(x)
             if x.approval is not None:
-                self.holds.conclude(x, reply.answer)
+                self.claims.conclude(x, reply.answer)
             if x.grant is not None and x.reached is Reached.NO and not x.bills:
                 self.holds.give_back(x.grant, x.id)
             if self.mirrors is not None:
@@ -306,20 +308,33 @@ class Pipeline:
         try:
             x.grant = await self.holds.allow(x)
             x.patience = patience(x, self.holds)
-            answer = await wait(x, self.holds, reply, x.patience) if x.grant is None else None
+            may_run = x.grant is not None or await self.wait_for_people(x, reply)
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
         except Unbindable as error:
             x.decision = _denied(x.decision, str(error))
             raise Denied(x.decision) from None
-        if answer is not None:
-            await self.repeat(x, answer, reply)
+        if not may_run:
             return False
         if x.approval is not None:
             x.call = self._stored(x, x.approval.call)
         self.identify_again(x)
         await self.confirm(x)
         return True
+
+    async def wait_for_people(self, x: Exchange, reply: Reply, approval: Approval | None = None) -> bool:
+        """Whether the call may run, by an approval that it has taken; False where it was answered as an identical one.
+
+        `approval` is one that it waits for already. Raises as `gateway.waiting.wait` does.
+        """
+        assert x.patience is not None, "how long a call may wait is known before it does"
+        match await wait(x, self.holds, self.claims, reply, x.patience, approval):
+            case MayRun(taken):
+                x.approval = taken
+                return True
+            case Answered(answer):
+                await self.repeat(x, answer, reply)
+                return False
 
     def identify_again(self, x: Exchange) -> None:
         """It may have waited for long, and its agent may be known no more. Raises Unauthenticated."""
@@ -463,19 +478,15 @@ class Pipeline:
             while x.approval is not None:
                 approval = x.approval
                 try:
-                    await self.holds.claim(x)
+                    await self.claims.claim(approval.id)
                 except NotUsable:
-                    assert x.patience is not None, "a call with an approval has waited for it"
-                    self.holds.back(approval.id)
                     x.approval = None
-                    answer = await wait(x, self.holds, reply, x.patience, approval)
-                    if answer is not None:
-                        await self.repeat(x, answer, reply)
+                    if not await self.wait_for_people(x, reply, approval):
                         return False
                     self.identify_again(x)
                     await self.confirm(x)
                 else:
-                    x.still_claimed = functools.partial(self.holds.still_claimed, x.approval)
+                    x.still_claimed = functools.partial(self.claims.still_claimed, approval.id)
                     reply.copied()
                     lifeline.go_on_alone()
                     return True

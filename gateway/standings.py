@@ -153,8 +153,8 @@ class Standings:
         than what holds raises StoreUnavailable then, and Outrun where it would undo what somebody else has just said.
         """
         key = agent.tenant, agent.name
+        seen = self._known.get(key)  # when it was said: others may be heard while this waits for its turn
         async with self._turn:
-            seen = self._known.get(key)
             for _ in range(_TRIES):
                 before = self._known.get(key)
                 if before != seen and RULES[state].strictness < _strictness(before):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from adapters.base import Headers
+from gateway.claims import Claims
 from gateway.exchange import Exchange
 from gateway.holding import DENIED_FOR, Holds
 from gateway.identity import ACTIVE
@@ -46,11 +47,28 @@ class Patience:
     """Seconds; None where it cannot be told anything."""
 
 
+@dataclass(frozen=True, slots=True)
+class MayRun:
+    """People have approved the call, which has taken the approval: no other of this process uses it now.
+
+    It belongs into `Exchange.approval` at once, for it is given back by that.
+    """
+
+    approval: Approval
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An identical call has run by the same approval, and this is its answer."""
+
+    answer: Answer
+
+
 async def wait(
-    x: Exchange, holds: Holds, reply: Reply, patience: Patience, approval: Approval | None = None
-) -> Answer | None:
-    """Holds a call until people have decided. None when it may run, by `x.approval`; else what an identical call, which
-    ran by the same approval, was answered with.
+    x: Exchange, holds: Holds, claims: Claims, reply: Reply, patience: Patience, approval: Approval | None = None
+) -> MayRun | Answered:
+    """Holds a call until people have decided and it may run, or an identical one has. `x.held` and `x.changed` say
+    meanwhile what it waits for.
 
     `approval` is one that the call waits for already. Raises ApprovalPending, ApprovalDenied, ApprovalExpired,
     ApprovalUnknown, Unbindable, StoreUnavailable.
@@ -58,10 +76,9 @@ async def wait(
     approval = approval or await holds.admit(x)
     while True:
         x.held, x.changed = approval.id, approval.instead_of
-        approval = await _decided(x, holds, approval, patience, reply)
+        approval = await _decided(x, holds, claims, approval, patience, reply)
         if approval.state is State.APPROVED:
-            x.approval = approval
-            return None
+            return MayRun(approval)
         if approval.state is State.DONE:
             await holds.heard(approval)
             answer = await holds.store.answer(approval.id)
@@ -69,14 +86,16 @@ async def wait(
                 raise ApprovalUnknown(
                     "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
                 )
-            return answer
+            return Answered(answer)
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:
             raise ended(approval)
         approval = other
 
 
-async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Patience, reply: Reply) -> Approval:
+async def _decided(
+    x: Exchange, holds: Holds, claims: Claims, approval: Approval, patience: Patience, reply: Reply
+) -> Approval:
     """The approval once there is nothing to wait for: one that is approved is this call's to use.
 
     What people have approved waits on while its agent is paused.
@@ -90,7 +109,7 @@ async def _decided(x: Exchange, holds: Holds, approval: Approval, patience: Pati
             except StoreUnavailable:  # what people say is kept all the same: this call may wait for it on
                 holds.missed(approval.id)
             else:
-                if approval.state is State.APPROVED and x.agent.state == ACTIVE and holds.take(approval.id):
+                if approval.state is State.APPROVED and x.agent.state == ACTIVE and claims.take(approval.id, x.id):
                     return approval
                 if approval.state not in (State.PENDING, State.APPROVED, State.CONSUMED):
                     return approval

@@ -58,7 +58,7 @@ NEVER_TOLD = {
     "gateway.standings.AgentStopped": "is only ever raised as one of its kinds, which have rows",
     "gateway.standings.Outrun": "is told to a person, by the admin API",
     "gateway.standings.NotWritten": "is told to a person, by the admin API",
-    "gateway.holding.NotUsable": "makes a call look again at what it waits for",
+    "gateway.claims.NotUsable": "makes a call look again at what it waits for",
     "policies.budgets.StoreUnavailable": "is caught where stores are asked: money refuses, limits let pass",
     "policies.limits.LimitReached": "is caught where limits are asked and becomes RateLimited",
     "policies.errors._Unanswered": "is only ever raised as one of its kinds, which have rows",

@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from gateway import holding
+from gateway import claims, holding
 from gateway.lifeline import ClientGone
 from policies.approval_store import StoreUnavailable
 from policies.approvals import TRANSITIONS, Approval, Refused, State
@@ -148,7 +148,7 @@ class History:
                 return False
             if {"support-bot", "olga"} & {vote.person for vote in said}:
                 return False
-            claimed = (approval.lease_until or 0) - int(holding.LEASE * SECOND)  # the store may have been slow since
+            claimed = (approval.lease_until or 0) - int(claims.LEASE * SECOND)  # the store may have been slow since
             if approval.use_by is None or claimed >= approval.use_by:
                 return False
             return not missing(approval.needs, {vote.person: people.get(vote.person, ()) for vote in said})
@@ -302,20 +302,20 @@ class History:
         async with asyncio.timeout(10):
             await asyncio.gather(*self.calls, return_exceptions=True)
             for g, alive in gates:
-                while alive[0] and g.pipeline.holds._telling:
+                while alive[0] and g.pipeline.holds._told_later:
                     await asyncio.sleep(0.005)
         for _ in range(2):
             self.ns += 31 * SECOND
             await self.renew(gates)
         for g, _ in gates:
-            if g.pipeline.holds._using or g.pipeline.holds._claimed or g.pipeline.holds._claiming:
+            if g.pipeline.claims._uses:
                 self.wrong.append("something is still in use, and nobody uses it")
             if g.pipeline.holds.waiting:
                 self.wrong.append("somebody still waits, who has left")
 
     async def renew(self, gates: list[tuple[Gate, list[bool]]]) -> None:
         for g, _ in gates:
-            for do in (g.pipeline.holds._renew, g.pipeline.holds.look, g.pipeline.holds._poll):
+            for do in (g.pipeline.claims.renew, g.pipeline.holds.look, g.pipeline.holds._poll):
                 with contextlib.suppress(StoreUnavailable):
                     await do()
 
@@ -349,6 +349,7 @@ async def test_in_any_order_what_runs_is_what_people_saw_and_runs_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holding, "LOOK", 0.02)
+    monkeypatch.setattr(claims, "AGAIN", 0.02)
     logging.getLogger("weighbridge").setLevel(logging.CRITICAL)
     try:
         history = History(seed)

@@ -1,4 +1,6 @@
-"""What becomes of an approval between its claim and the record of what came of it, whoever leaves meanwhile."""
+"""What becomes of a call that people decide on: who comes back to it, who has a say by now, what a store that is away
+makes of it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import holding
 from gateway.assembly import assemble
-from gateway.exchange import Exchange
 from gateway.holding import Holds
-from gateway.lifeline import Stopping
 from policies.approval_store import MOST_ANSWER, StoreUnavailable
 from policies.approvals import Approval, NotEntitled, Refused, State
 from policies.decision import Decision, Effect
@@ -111,100 +110,6 @@ async def test_an_agent_that_leaves_while_it_waits_leaves_the_question_and_comes
         assert [each.what for each in register(g).told].count("approval.requested") == 1
 
 
-@pytest.mark.parametrize("when", ["before", "after", "later"])
-async def test_an_agent_that_leaves_in_the_middle_of_its_claim_takes_no_approval_with_it(when: str) -> None:
-    shared, claiming, goes_on = Register(), asyncio.Event(), asyncio.Event()
-
-    async def arriving(question: Callable[[], Awaitable[Any]]) -> Any:
-        await goes_on.wait()
-        return await question()
-
-    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
-        if name != "replace" or claiming.is_set() or next(iter(shared.kept.values())).state is not State.APPROVED:
-            return await question()
-        claiming.set()
-        if when == "later":  # it is on its way, whatever becomes of who has asked
-            return await asyncio.shield(asyncio.create_task(arriving(question)))
-        answer = await question() if when == "after" else None
-        await goes_on.wait()
-        return answer if when == "after" else await question()
-
-    async with target() as upstream, held(upstream.url, register=by_way_of(shared, weather)) as g:
-        async with deciding(g.pipeline.holds):
-            async with connected(g.port) as client:
-                await client.say(post(CHAT, chat(), AUTHORIZED))
-                await asyncio.wait_for(claiming.wait(), 10)
-            await g.ledger.outcome()
-            assert upstream.received == []
-            goes_on.set()
-            (which,) = shared.kept
-            await until(lambda: shared.kept[which].state is State.APPROVED and not g.pipeline.holds._telling)
-            assert (await asked(g))[0] == 200
-        assert (shared.kept[which].state, len(upstream.received)) == (State.DONE, 1)
-
-
-async def test_a_call_that_has_used_its_approval_comes_to_its_end_without_its_agent() -> None:
-    slow = Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        async with held(f"http://127.0.0.1:{upstream.port}") as g, deciding(g.pipeline.holds):
-            async with connected(g.port) as first:
-                await first.say(post(CHAT, chat(), AUTHORIZED))
-                await asyncio.wait_for(slow.arrived.wait(), 10)
-                second = asyncio.create_task(asked(g))
-                await until(lambda: g.pipeline.holds.waiting == 1)
-            await asyncio.sleep(0)
-            slow.answers.set()
-            status, headers, _ = await second
-            assert (status, headers[b"x-weighbridge-approval"].decode()) == (200, only(g).id)
-            await until(lambda: len(g.ledger.outcomes()) == 2)
-            codes = {each["code"]: each.get("repeated", False) for each in g.ledger.outcomes()}
-            assert codes == {"client_gone": False, "ok": True}
-            # The agent itself, trying again, gets what it has missed.
-            assert (await asked(g, chat(), REPEATED))[0] == 200
-            assert (only(g).state, len(slow.received)) == (State.DONE, 1)
-
-
-async def test_a_call_that_could_not_be_sent_gives_its_approval_back() -> None:
-    async with held("http://127.0.0.1:9") as g, deciding(g.pipeline.holds) as fay:
-        status, _, body = await asked(g)
-        assert (status, body["error"]["code"]) == (502, "target_failed")
-        await until(lambda: not g.pipeline.holds._telling)
-        assert only(g).state is State.APPROVED
-        assert (await asked(g))[0] == 502
-        assert len(fay.seen) == 1, "nobody is asked twice for what was not done"
-
-
-async def test_a_call_of_which_nobody_knows_whether_it_has_run_is_unknown_and_never_sent_again() -> None:
-    async with target() as upstream, held(f"{upstream.url}/reset") as g, deciding(g.pipeline.holds) as fay:
-        status, headers, body = await asked(g)
-        assert (status, headers[b"x-should-retry"]) == (502, b"false")
-        assert "Do not repeat it" in body["error"]["message"]
-        await until(lambda: only(g).state is State.UNKNOWN)
-        status, headers, body = await asked(g, chat(), REPEATED)
-        assert (status, headers[b"x-should-retry"]) == (502, b"false")
-        assert "nobody knows what came of it" in body["error"]["message"]
-        assert len(upstream.received) == 1
-        # One that does not say that it repeats is another call, and people are asked again.
-        await asked(g)
-        assert len(fay.seen) == 2
-
-
-@pytest.mark.parametrize("how", ["cut", "cut-mid-event", "end-early"])
-async def test_a_call_whose_answer_broke_off_is_unknown_and_its_agent_is_told_not_to_repeat_it(how: str) -> None:
-    async with target() as upstream, held(f"{upstream.url}/{how}") as g, deciding(g.pipeline.holds):
-        async with connected(g.port) as client:
-            await client.say(post(CHAT, chat(stream=True), AUTHORIZED))
-            status, _, body = await asyncio.wait_for(client.answer(), 10)
-        assert (status, b"Do not repeat it" in body) == (200, True)
-        await until(lambda: only(g).state is State.UNKNOWN)
-        assert "target_failed" in only(g).reason
-        status, headers, answer = await asked(g, chat(stream=True), REPEATED)
-        assert (status, headers[b"x-should-retry"]) == (502, b"false")
-        assert "nobody knows what came of it" in answer["error"]["message"]
-        assert len(upstream.received) == 1
-
-
 async def test_who_is_asked_anew_is_told_of_the_identical_call_before() -> None:
     async with target() as upstream, held(f"{upstream.url}/reset", approvals={"hold_for": 0}) as g:
         holds, kept = g.pipeline.holds, register(g).kept
@@ -273,58 +178,7 @@ async def test_a_person_who_has_found_out_whether_an_unknown_call_ran_says_so(ra
         assert (status, answer["error"]["approval"] == first) == ((502, True) if ran else (202, False))
 
 
-async def test_an_approved_call_goes_to_another_target_only_where_the_first_has_got_nothing_of_it() -> None:
-    def places(*urls: str) -> dict[str, Any]:
-        targets = [{"name": f"t{n}", "kind": "openai", "url": url} for n, url in enumerate(urls)]
-        arms = [{"target": f"t{n}", "weight": 0 if n else 100, "fallback": bool(n)} for n in range(len(urls))]
-        return {"targets": targets, "routes": [{"name": "all", "models": ["*"], "arms": arms}]}
-
-    async with target() as upstream:
-        where = places("http://127.0.0.1:9", upstream.url)
-        async with gate(script=script, **where) as g, deciding(g.pipeline.holds):
-            assert (await asked(g))[0] == 200
-        assert len(upstream.received) == 1
-        where = places(f"{upstream.url}/reset", upstream.url)
-        async with gate(script=script, **where) as g, deciding(g.pipeline.holds):
-            assert (await asked(g))[0] == 502
-        assert len(upstream.received) == 2
-
-
-async def test_what_the_gateway_answers_itself_uses_an_approval_up_too() -> None:
-    async def models(g: Gate) -> int:
-        async with connected(g.port) as client:
-            await client.say(f"GET /v1/models HTTP/1.1\r\nhost: g\r\n{AUTHORIZED}\r\n\r\n".encode())
-            return (await asyncio.wait_for(client.answer(), 10))[0]
-
-    async with held("http://127.0.0.1:9") as g, deciding(g.pipeline.holds) as fay:
-        assert await models(g) == 200
-        await until(lambda: only(g).state is State.DONE)
-        assert await models(g) == 200
-        assert len(fay.seen) == 2
-
-
 # The same call, several times
-
-
-async def test_identical_calls_of_two_gateways_run_once_and_all_get_the_answer() -> None:
-    shared, slow = Register(), Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        url = f"http://127.0.0.1:{upstream.port}"
-        async with held(url, register=shared) as one, held(url, register=shared) as other:
-            calls = [asyncio.create_task(asked(g)) for g in (one, other) * 5]
-            await until(lambda: one.pipeline.holds.waiting + other.pipeline.holds.waiting == 10)
-            async with deciding(other.pipeline.holds) as fay:
-                await asyncio.wait_for(slow.arrived.wait(), 10)
-                slow.answers.set()
-                answers = await asyncio.gather(*calls)
-            assert {(status, orjson.dumps(body)) for status, _, body in answers} == {(200, SAID)}
-            assert (len(slow.received), len(fay.seen), len(shared.kept)) == (1, 1, 1)
-            outcomes = one.ledger.outcomes() + other.ledger.outcomes()
-            await until(lambda: len(one.ledger.outcomes() + other.ledger.outcomes()) == 10)
-            outcomes = one.ledger.outcomes() + other.ledger.outcomes()
-            assert sum(each.get("repeated", False) for each in outcomes) == 9
-            assert not one.pipeline.holds._using | other.pipeline.holds._using
 
 
 async def test_a_gateway_that_hears_of_nothing_gives_the_answer_all_the_same_within_three_seconds() -> None:
@@ -342,75 +196,6 @@ async def test_a_gateway_that_hears_of_nothing_gives_the_answer_all_the_same_wit
             await asyncio.sleep(0.5)
             await other.pipeline.holds.vote(which, "fay", ["finance"], True)
             assert (await asyncio.wait_for(call, 3))[0] == 200
-
-
-async def test_when_the_one_that_runs_could_not_be_sent_another_one_runs() -> None:
-    shared, slow = Register(), Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        url = f"http://127.0.0.1:{upstream.port}"
-        async with held("http://127.0.0.1:9", register=shared) as cut_off, held(url, register=shared) as well:
-            slow.answers.set()
-            calls = [asyncio.create_task(asked(g)) for g in (cut_off, well)]
-            await until(lambda: cut_off.pipeline.holds.waiting + well.pipeline.holds.waiting == 2)
-            async with deciding(well.pipeline.holds):
-                answers = await asyncio.gather(*calls)
-            assert answers[1][0] == 200
-            assert len(slow.received) == 1
-
-
-async def test_a_claim_of_which_nothing_is_known_gives_no_claim_of_another_back() -> None:
-    """Both had seen the same version, and the next one is the other's."""
-    shared, slow, claims = Register(), Slow(), asyncio.Event()
-
-    async def weather(name: str, question: Callable[[], Awaitable[Any]]) -> Any:
-        if name == "replace" and not claims.is_set():
-            claims.set()
-            await until(lambda: next(iter(shared.kept.values())).state is State.CONSUMED)
-            raise StoreUnavailable("away")
-        return await question()
-
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        url = f"http://127.0.0.1:{upstream.port}"
-        unlucky = by_way_of(shared, weather)
-        async with held(url, register=unlucky) as one, held(url, register=shared) as other:
-            first = asyncio.create_task(asked(one))
-            await until(lambda: one.pipeline.holds.waiting == 1)
-            (which,) = shared.kept
-            await other.pipeline.holds.vote(which, "fay", ["finance"], True)
-            await asyncio.wait_for(claims.wait(), 5)
-            second = asyncio.create_task(asked(other))
-            await asyncio.wait_for(slow.arrived.wait(), 5)
-            assert (await first)[0] == 503
-            await until(lambda: not one.pipeline.holds._telling)
-            assert shared.kept[which].state is State.CONSUMED
-            slow.answers.set()
-            assert (await second)[0] == 200
-            await until(lambda: shared.kept[which].state is State.DONE)
-            assert len(slow.received) == 1
-
-
-async def test_an_answer_that_was_cut_here_is_nobody_elses() -> None:
-    shared, body = Register(), chat(stream=True)
-    async with target() as upstream, held(f"{upstream.url}/endless", register=shared) as one:
-        async with held(upstream.url, register=shared) as other:
-            async with connected(one.port) as first, connected(other.port) as second:
-                await first.say(post(CHAT, body, AUTHORIZED))
-                await until(lambda: one.pipeline.holds.waiting == 1)
-                (which,) = shared.kept
-                await one.pipeline.holds.vote(which, "fay", ["finance"], True)
-                await first.reader.readuntil(b"hello ")
-                await second.say(post(CHAT, body, AUTHORIZED))
-                await until(lambda: other.pipeline.holds.waiting == 1)
-                for lifeline in one.pipeline.standings.calls:
-                    lifeline.cut(Stopping)
-                status, _, answer = await asyncio.wait_for(second.answer(), 5)
-                assert (status, b"nobody knows what came of it" in answer) == (502, True)
-                assert shared.kept[which].state is State.UNKNOWN
-                why = "The call was on its way, and its answer did not come to its end (stopped)."
-                assert shared.kept[which].reason == why
-        assert len(upstream.received) == 1
 
 
 async def test_an_answer_that_is_too_long_to_be_kept_is_the_callers_alone() -> None:
@@ -443,16 +228,6 @@ async def test_a_no_answers_identical_calls_for_a_quarter_of_an_hour() -> None:
 
 
 # People, policies and configurations that change
-
-
-async def test_a_yes_is_worth_what_its_people_may_say_when_it_is_used() -> None:
-    async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
-        await asked(g)
-        await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
-        g.pipeline.holds.under(settings(admin={"people": [{"name": "fay", "token": "t" * 8, "roles": ["sales"]}]}))
-        status, _, body = await asked(g)
-        assert (status, body["error"]["code"]) == (403, "approval_denied")
-        assert (only(g).state, upstream.received) == (State.REVOKED, [])
 
 
 async def test_what_the_policy_wants_when_it_is_asked_again_has_to_be_filled_by_roles_of_now() -> None:
@@ -543,23 +318,6 @@ async def test_a_call_that_waited_goes_by_the_configuration_of_now(change: str) 
 # Time
 
 
-async def test_an_approval_that_lapses_in_the_moment_of_its_use_is_not_used() -> None:
-    ns = 1_763_700_000 * SECOND
-    store = Register(lambda: ns)
-
-    def late(document: Mapping[str, Any]) -> Decision:
-        nonlocal ns
-        if "approval" in document:
-            ns = document["approval"]["expires"]
-        return script(document)
-
-    more = {"approvals": {"use_within": "5m"}, "script": late}
-    async with target() as upstream, held(upstream.url, register=store, **more) as g, deciding(g.pipeline.holds):
-        _, _, body = await asked(g)
-        assert body["error"]["code"] == "approval_expired"
-        assert (only(g).state, upstream.received) == (State.LAPSED, [])
-
-
 async def test_nobody_deciding_in_time_is_told_apart_from_a_no() -> None:
     ns = 1_763_700_000 * SECOND
     store = Register(lambda: ns)
@@ -573,68 +331,6 @@ async def test_nobody_deciding_in_time_is_told_apart_from_a_no() -> None:
         assert headers[b"location"].decode() == f"/approvals/{only(g).id}"
         with pytest.raises(Refused):
             await g.pipeline.holds.vote(only(g).id, "fay", ["finance"], True)
-
-
-async def test_a_gateway_that_was_stopped_for_longer_than_its_lease_tells_the_truth_later() -> None:
-    ns = 1_763_700_000 * SECOND
-    store, slow = Register(lambda: ns), Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        async with held(f"http://127.0.0.1:{upstream.port}", register=store) as g, deciding(g.pipeline.holds):
-            call = asyncio.create_task(asked(g))
-            await asyncio.wait_for(slow.arrived.wait(), 10)
-            ns += int(holding.LEASE * SECOND)
-            await g.pipeline.holds.look()
-            assert only(g).state is State.UNKNOWN
-            await g.pipeline.holds._renew()
-            assert only(g).lease_until is None
-            slow.answers.set()
-            assert (await call)[0] == 200
-            await until(lambda: only(g).state is State.DONE)
-
-
-async def test_a_gateway_that_stood_still_between_claim_and_sending_sends_nothing_late(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ns = 1_763_700_000 * SECOND
-    store = Register(lambda: ns)
-    async with target() as upstream, held(upstream.url, register=store) as g:
-        intend = g.ledger.intend
-
-        async def intend_late(x: Exchange) -> None:
-            nonlocal ns
-            await intend(x)
-            ns += int(holding.LEASE * SECOND)
-            await g.pipeline.holds.look()
-
-        monkeypatch.setattr(g.ledger, "intend", intend_late)
-        async with deciding(g.pipeline.holds):
-            status, _, body = await asked(g)
-            assert (status, body["error"]["code"]) == (503, "ledger_unavailable")
-            await until(lambda: not g.pipeline.holds._telling)
-            assert (upstream.received, only(g).state) == ([], State.UNKNOWN)
-
-
-async def test_a_claim_is_renewed_for_as_long_as_its_call_is_under_way() -> None:
-    ns = 1_763_700_000 * SECOND
-    store, slow = Register(lambda: ns), Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        async with held(f"http://127.0.0.1:{upstream.port}", register=store) as g, deciding(g.pipeline.holds):
-            call = asyncio.create_task(asked(g))
-            await asyncio.wait_for(slow.arrived.wait(), 10)
-            for _ in range(5):
-                ns += int(holding.RENEW * SECOND)
-                await g.pipeline.holds._renew()
-                await g.pipeline.holds.look()
-            assert only(g).state is State.CONSUMED
-            renewing = asyncio.create_task(g.pipeline.holds._renew())
-            slow.answers.set()
-            assert (await call)[0] == 200
-            await renewing
-            await until(lambda: only(g).state is State.DONE)
-            await g.pipeline.holds._renew()
-            assert (only(g).state, g.pipeline.holds._claimed) == (State.DONE, {})
 
 
 # The store
@@ -664,7 +360,7 @@ async def test_a_store_that_is_away_at_any_step_costs_no_approval_and_makes_no_s
         async with deciding(g.pipeline.holds) as fay:
             statuses = [(await asked(g))[0]]
             if statuses[0] != 200:
-                await until(lambda: not g.pipeline.holds._telling)
+                await until(lambda: not g.pipeline.claims._uses)
                 statuses.append((await asked(g))[0])
             assert statuses in ([200], [503, 200])
             await until(lambda: {each.state for each in shared.kept.values()} == {State.DONE})
@@ -728,23 +424,6 @@ async def test_a_call_waits_on_while_the_store_is_away() -> None:
         assert (await call)[0] == 200
 
 
-async def test_what_came_of_a_call_is_told_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "LOOK", 0.01)
-    slow = Slow()
-    async with Misbehaving() as upstream:
-        upstream.on("/chat/completions", slow)
-        async with held(f"http://127.0.0.1:{upstream.port}") as g, deciding(g.pipeline.holds):
-            call = asyncio.create_task(asked(g))
-            await asyncio.wait_for(slow.arrived.wait(), 10)
-            register(g).failure = "away"
-            slow.answers.set()
-            assert (await call)[0] == 200
-            register(g).failure = None
-            await until(lambda: only(g).state is State.DONE)
-            assert (await asked(g, chat(), REPEATED))[0] == 200
-            assert len(slow.received) == 1
-
-
 # Grants
 
 
@@ -774,7 +453,7 @@ async def test_a_grant_is_not_used_up_by_a_call_that_was_not_sent() -> None:
         await register(g).grant(given)
         await until(lambda: g.pipeline.holds._grants != ())
         assert (await asked(g))[0] == 502
-        await until(lambda: not g.pipeline.holds._telling)
+        await until(lambda: not g.pipeline.holds._told_later)
         assert [each.uses for each in await register(g).grants()] == [0]
 
 

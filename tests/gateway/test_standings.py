@@ -542,6 +542,21 @@ async def test_who_says_something_milder_does_not_undo_a_quarantine_that_he_has_
         assert bot(one).state == milder
 
 
+async def test_nor_does_who_spoke_before_it_was_heard_here_and_had_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standings, "HEAR", 3600.0)
+    register = Register()
+
+    async def slowly(_: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        await asyncio.sleep(0)
+        return await ask()
+
+    async with gate(register=register) as one, gate(register=by_way_of(register, slowly)) as other:
+        await say(one, QUARANTINED)
+        words = await asyncio.gather(say(other, ACTIVE), say(other, PAUSED), return_exceptions=True)
+        assert [type(each) for each in words] == [Outrun, Outrun]
+        assert bot(other).state == QUARANTINED
+
+
 async def test_who_stops_an_agent_is_obeyed_whoever_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standings, "HEAR", 3600.0)
     register = Register()

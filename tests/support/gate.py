@@ -171,6 +171,7 @@ async def gate(
     carriers = [carrier for line in built.lines.values() for carrier in line.carriers]
     async with door(pipeline, **(door_limits or {})) as port:
         await holds.begin()
+        pipeline.claims.begin()
         await standings.begin()
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)

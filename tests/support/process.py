@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
+from tests.support.guard import guard
+
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"weighbridge: agents (http://\S+) admin (http://\S+)")
 START_SECONDS = 30.0  # a loaded machine imports slowly
 STOP_SECONDS = 30.0
 LAST_LINES = 40
-GUARD = "read -r pid && { read -r over || kill -9 $pid $(cat /proc/$pid/task/$pid/children 2>/dev/null); }"
-"""For a shell that is told what runs, and then that it runs no more: where nobody is left to tell that, it ends it."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ def serving(
     command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(written), *arguments]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     lines: queue.Queue[str | None] = queue.Queue()
-    with _guard() as guard, log.open("wb") as stderr:
+    with guard() as guarded, log.open("wb") as stderr:
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -93,7 +93,7 @@ def serving(
             start_new_session=True,  # a Ctrl-C on the tests is for the tests, which then end it
         )
         try:
-            guard(process.pid)
+            guarded(process.pid)
             reader = threading.Thread(target=_read_lines, args=(process, lines), name="gateway-stdout")
             reader.start()
             url, admin = _ready(process, lines, log)
@@ -131,30 +131,6 @@ async def serving_beside(
         raise
     else:
         await asyncio.to_thread(context.__exit__, None, None, None)
-
-
-@contextmanager
-def _guard() -> Iterator[Callable[[int], None]]:
-    """Gives what a process is put under guard with: it is killed should this one end before the block does, be it
-    without a word, as a test's timeout ends it."""
-    with subprocess.Popen(
-        ["/bin/sh", "-c", GUARD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    ) as shell:
-        assert shell.stdin is not None
-        told = shell.stdin
-
-        def say(line: object) -> None:
-            print(line, file=told, flush=True)
-
-        try:
-            yield say
-        finally:
-            say("over")
 
 
 def _on_free_ports(config: Mapping[str, Any]) -> dict[str, Any]:

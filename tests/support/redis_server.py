@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,8 @@ from typing import Any, Final
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+
+from tests.support.guard import guard
 
 REDIS: Final = shutil.which("redis-server")
 START_SECONDS: Final = 20.0  # a loaded machine starts slowly
@@ -49,6 +51,10 @@ class RedisServer:
     process: subprocess.Popen[bytes]
     folder: Path
     arguments: Sequence[str] = ()
+    guards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+
+    def __post_init__(self) -> None:
+        self.guards.enter_context(guard())(self.process.pid)
 
     @property
     def url(self) -> str:
@@ -65,6 +71,7 @@ class RedisServer:
     def end(self) -> None:
         self._client.close()
         _end(self.process)
+        self.guards.close()
 
     def freeze(self) -> None:
         """From now on it neither answers nor goes away."""
@@ -83,6 +90,8 @@ class RedisServer:
         started = _start(self.folder, self.port, self.arguments)
         assert started is not None, (self.folder / "redis.log").read_text(errors="replace")[-2000:]
         self.process = started
+        self.guards.close()
+        self.guards.enter_context(guard())(started.pid)
 
 
 @contextlib.contextmanager
