@@ -1040,6 +1040,9 @@ class VariableSettings(Section):
     value: Secret = Field(description="`env:NAME`, `file:PATH` or the value itself; it never reaches the log.")
 
 
+_MCP_TIMEOUT: Final = 300.0
+"""Seconds: what the stock Python client waits for the beginning of an answer."""
+
 _COMMAND_ONLY: Final = ("env", "directory", "shared", "memory", "count", "restart", "session_idle")
 """Settings of a tool that mean nothing where it is at a URL."""
 
@@ -1103,7 +1106,10 @@ class ToolSettings(Section):
         default=None, description="Where the gateway gets a bearer token for it, in place of `key`."
     )
     timeout: Seconds = Field(
-        default=8.0, gt=0, description="For the beginning of an answer; for plain HTTP, for all of it."
+        default=8.0,
+        gt=0,
+        description="For the beginning of an answer; for plain HTTP, for all of it. 5m where it speaks MCP and nothing "
+        "is said: slow tools begin late.",
     )
     idle: Seconds = Field(default=300.0, gt=0, description="Between two pieces of a streamed answer.")
     longest: Seconds = Field(default=1800.0, gt=0, description="For a whole streamed answer.")
@@ -1138,7 +1144,16 @@ class ToolSettings(Section):
     credential: CredentialSettings | None = Field(
         default=None, description="What is shown to it in place of `key`; plain HTTP."
     )
-    largest_answer: Bytes = Field(default=16 * 2**20, gt=0, description="Of an answer; of a stream, all its events.")
+    largest_answer: Bytes = Field(
+        default=16 * 2**20,
+        gt=0,
+        description="Of an answer; of a stream of plain HTTP, all its events.",
+    )
+    largest_event: Bytes = Field(
+        default=8 * 2**20,
+        gt=0,
+        description="Of one event of a stream; MCP. Many clients take no more than 1 MiB.",
+    )
     largest_request: Bytes | None = Field(
         default=None, gt=0, description="Of a body sent to it; `listen.max_body` when absent; plain HTTP."
     )
@@ -1163,6 +1178,13 @@ class ToolSettings(Section):
     offer_as_mcp: bool = Field(
         default=False, description="Whether the operations of `openapi` are tools at /mcp/NAME as well; plain HTTP."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_kinds_patience(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind") == "mcp":
+            return {"timeout": _MCP_TIMEOUT, **data}
+        return data
 
     @field_validator("headers", mode="after")
     @classmethod
