@@ -262,7 +262,7 @@ def _cold(settings: Settings, section: str) -> object:
     """The part of a section that only a start reads."""
     match section:
         case "listen":
-            return settings.listen.model_copy(update={"max_body": 0})
+            return settings.listen.model_copy(update={"max_body": 0, "hosts": (), "origins": ()})
         case "admin":
             return settings.admin.listen
         case "ledger":
