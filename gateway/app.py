@@ -103,6 +103,7 @@ class App:
             telemetry=self.telemetry,
         )
         self.pipeline.seals = Seals(None)
+        self.standings.stopped = lambda whose: self.pipeline.assembly.toolbox.dismiss(whose)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
         self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes, fleet=fleet)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
@@ -168,9 +169,11 @@ class App:
         try:
             async with asyncio.timeout(_CLOSING):
                 lines = self.pipeline.assembly.lines.values()
-                await asyncio.gather(*(carrier.close() for line in lines for carrier in line.carriers))
+                carriers = [carrier for line in lines for carrier in line.carriers]
+                tools = self.pipeline.assembly.toolbox
+                await asyncio.gather(tools.close(), *(carrier.close() for carrier in carriers))
         except TimeoutError:
-            log.error("connections to targets did not close in %.0f s", _CLOSING)
+            log.error("connections to targets and tools did not close in %.0f s", _CLOSING)
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
         await self.steering.end()
@@ -227,6 +230,7 @@ class App:
             self.restart_needed = _restart_needed(self._started_with, loaded.settings)
             for carrier in retired(before, after):
                 carrier.retire()
+            after.toolbox.succeed(before.toolbox)
             await self.deciding.trial_changed(before.settings.policy, after.settings.policy)
             self.config.succeeded()
             self._reloads.record("config", who, "ok", self.pipeline.engine)
