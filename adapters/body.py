@@ -111,6 +111,17 @@ def find(body: bytes, key: str) -> tuple[int, int] | None:
     return None
 
 
+def members(body: bytes) -> list[tuple[str, bytes]]:
+    """The top-level members of a valid JSON object, in order: names, and the JSON texts of their values."""
+    found = []
+    position = body.index(b"{") + 1
+    while member := _MEMBER.match(body, position):
+        start = member.end()
+        position = _end_of_value(body, start)
+        found.append((orjson.loads(member.group(1)), body[start:position]))
+    return found
+
+
 def replace(body: bytes, key: str, value: bytes) -> bytes:
     """`body` with the JSON text `value` as its top-level member `key`: in its place, or first where there was none."""
     span = find(body, key)

@@ -282,6 +282,12 @@ def _network(value: object) -> object:
     return value
 
 
+def _digest(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise mistaken("is no SHA-256", "Write its 64 hexadecimal digits, as `weighbridge tools list` tells them.")
+    return value
+
+
 def _word(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"[^\x00]{1,4096}", value, re.DOTALL):
         raise mistaken("is no word of a command", "Write a program, and its arguments one by one.")
@@ -325,6 +331,8 @@ InputPath = Annotated[Path, BeforeValidator(_input_path)]
 """A file that is read; relative to the configuration file's folder, absolute once loaded."""
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 """A file that is written; relative to the working directory, absolute once loaded."""
+Digest = Annotated[str, BeforeValidator(_digest)]
+"""A SHA-256 in hexadecimal digits."""
 Word = Annotated[str, BeforeValidator(_word)]
 """A word of a command line."""
 Variable = Annotated[str, BeforeValidator(_variable)]
@@ -1026,6 +1034,8 @@ class CredentialSettings(Section):
         return self
 
 
+_MCP_ONLY: Final = ("check_arguments", "definitions", "pins", "accepted_by")
+"""Settings of a tool that mean nothing where it is plain HTTP."""
 _HTTP_ONLY: Final = (
     "methods", "paths", "headers", "credential", "largest_request", "concurrent", "retries", "openapi",
     "only_described", "offer_as_mcp",
@@ -1039,6 +1049,9 @@ class VariableSettings(Section):
     name: Variable = Field(description="For example GITHUB_TOKEN.")
     value: Secret = Field(description="`env:NAME`, `file:PATH` or the value itself; it never reaches the log.")
 
+
+_MCP_TIMEOUT: Final = 300.0
+"""Seconds: what the stock Python client waits for the beginning of an answer."""
 
 _COMMAND_ONLY: Final = ("env", "directory", "shared", "memory", "count", "restart", "session_idle")
 """Settings of a tool that mean nothing where it is at a URL."""
@@ -1057,6 +1070,13 @@ class LoginSettings(Section):
     resource: Url | None = Field(
         default=None, description="For which resource (RFC 8707); MCP servers want their own URL here."
     )
+
+
+class PinSettings(Section):
+    """The definition of one tool of an MCP server, as somebody has read it and found it good."""
+
+    tool: Text = Field(description="The tool's name, as its server says it.")
+    sha256: Digest = Field(description="The SHA-256 of its definition, as `weighbridge tools list` tells it.")
 
 
 class ToolSettings(Section):
@@ -1103,7 +1123,10 @@ class ToolSettings(Section):
         default=None, description="Where the gateway gets a bearer token for it, in place of `key`."
     )
     timeout: Seconds = Field(
-        default=8.0, gt=0, description="For the beginning of an answer; for plain HTTP, for all of it."
+        default=8.0,
+        gt=0,
+        description="For the beginning of an answer; for plain HTTP, for all of it. 5m where it speaks MCP and nothing "
+        "is said: slow tools begin late.",
     )
     idle: Seconds = Field(default=300.0, gt=0, description="Between two pieces of a streamed answer.")
     longest: Seconds = Field(default=1800.0, gt=0, description="For a whole streamed answer.")
@@ -1138,7 +1161,16 @@ class ToolSettings(Section):
     credential: CredentialSettings | None = Field(
         default=None, description="What is shown to it in place of `key`; plain HTTP."
     )
-    largest_answer: Bytes = Field(default=16 * 2**20, gt=0, description="Of an answer; of a stream, all its events.")
+    largest_answer: Bytes = Field(
+        default=16 * 2**20,
+        gt=0,
+        description="Of an answer; of a stream of plain HTTP, all its events.",
+    )
+    largest_event: Bytes = Field(
+        default=8 * 2**20,
+        gt=0,
+        description="Of one event of a stream; MCP. Many clients take no more than 1 MiB.",
+    )
     largest_request: Bytes | None = Field(
         default=None, gt=0, description="Of a body sent to it; `listen.max_body` when absent; plain HTTP."
     )
@@ -1163,6 +1195,38 @@ class ToolSettings(Section):
     offer_as_mcp: bool = Field(
         default=False, description="Whether the operations of `openapi` are tools at /mcp/NAME as well; plain HTTP."
     )
+
+    check_arguments: Literal["strict", "lenient", "off"] = Field(
+        default="strict",
+        description="Whether the arguments of a call are held against the tool's own input schema before the policy is "
+        "asked. `strict` refuses calls of a tool whose schema nothing can be held against, `lenient` lets those pass; "
+        "MCP.",
+    )
+    definitions: Literal["first_seen", "configured", "any"] = Field(
+        default="first_seen",
+        description="Which definitions of its tools (names, descriptions, schemas) agents are shown and may call: "
+        "`first_seen` until they change, and again once a person accepts the change; `configured` those in `pins`; "
+        "`any` whatever the server says; MCP.",
+    )
+    pins: Several[PinSettings] = Field(
+        default=(),
+        description="The definitions that agents may be shown, with definitions: configured.",
+    )
+    accepted_by: Name = Field(
+        default="admin", description="The role that a person needs to accept or refuse a tool's definition; MCP."
+    )
+    results: Literal["passed", "checked"] = Field(
+        default="passed",
+        description="Whether the policy is asked a second time with what the tool has answered, which it can withhold "
+        "or redact.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_kinds_patience(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind") == "mcp":
+            return {"timeout": _MCP_TIMEOUT, **data}
+        return data
 
     @field_validator("headers", mode="after")
     @classmethod
@@ -1192,6 +1256,14 @@ class ToolSettings(Section):
             )
         if self.kind == "mcp" and (foreign := [name for name in _HTTP_ONLY if name in written]):
             raise mistaken(f"{foreign[0]} is for tools of kind http", "Remove it, or write kind: http.")
+        if (
+            self.kind == "http"
+            and not self.offer_as_mcp
+            and (foreign := [each for each in _MCP_ONLY if each in written])
+        ):
+            raise mistaken(f"{foreign[0]} is for tools of kind mcp", "Remove it, or write kind: mcp.")
+        if self.pins and self.definitions != "configured":
+            raise mistaken("has pins that nothing is held against", "Write definitions: configured, or remove them.")
         if self.key is not None and self.credential is not None:
             raise mistaken("has a key and a credential", "Keep one of them.")
         if self.oauth is not None and (self.key is not None or self.credential is not None or self.command):

@@ -103,6 +103,7 @@ class App:
             telemetry=self.telemetry,
         )
         self.pipeline.seals = Seals(None)
+        self.standings.stopped = lambda whose: self.pipeline.assembly.toolbox.dismiss(whose)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
         self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes, fleet=fleet)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
@@ -169,9 +170,11 @@ class App:
         try:
             async with asyncio.timeout(_CLOSING):
                 lines = self.pipeline.assembly.lines.values()
-                await asyncio.gather(*(carrier.close() for line in lines for carrier in line.carriers))
+                carriers = [carrier for line in lines for carrier in line.carriers]
+                tools = self.pipeline.assembly.toolbox
+                await asyncio.gather(tools.close(), *(carrier.close() for carrier in carriers))
         except TimeoutError:
-            log.error("connections to targets did not close in %.0f s", _CLOSING)
+            log.error("connections to targets and tools did not close in %.0f s", _CLOSING)
         if self.deciding.trial is not None:
             await self.deciding.trial.close()
         await self.steering.end()
@@ -228,6 +231,7 @@ class App:
             self.restart_needed = _restart_needed(self._started_with, loaded.settings)
             for carrier in retired(before, after):
                 carrier.retire()
+            after.toolbox.succeed(before.toolbox)
             await self.deciding.trial_changed(before.settings.policy, after.settings.policy)
             self.config.succeeded()
             self._reloads.record("config", who, "ok", self.pipeline.engine)
@@ -263,7 +267,7 @@ def _cold(settings: Settings, section: str) -> object:
     """The part of a section that only a start reads."""
     match section:
         case "listen":
-            return settings.listen.model_copy(update={"max_body": 0})
+            return settings.listen.model_copy(update={"max_body": 0, "hosts": (), "origins": ()})
         case "admin":
             return settings.admin.listen
         case "ledger":

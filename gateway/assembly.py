@@ -8,6 +8,7 @@ from config.settings import Settings, TargetSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.decision_log import ARGUMENTS
 from gateway.identity import Directory, People
+from gateway.mcp.doorway import Doorway
 from gateway.tools.toolbox import Toolbox
 from policies.budgets import Plan
 from policies.limits import LimitPlan
@@ -51,6 +52,7 @@ class Assembly:
     limit_plan: LimitPlan
     prices: Prices
     toolbox: Toolbox
+    doorway: Doorway
 
 
 def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
@@ -77,6 +79,7 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
         LimitPlan(settings.limits),
         _prices(settings),
         Toolbox(settings.tools, previous.toolbox if previous is not None else None),
+        Doorway(settings.listen, settings.oauth.resource if settings.oauth is not None else None),
     )
 
 

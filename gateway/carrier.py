@@ -32,6 +32,7 @@ import contextlib
 import os
 import re
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
@@ -733,7 +734,8 @@ class Carrier:
     """A pool of HTTP/1.1 connections to one origin, for one event loop; it may be made before the loop runs.
 
     `tls` is used for https origins (default: the system's trust, host name checked). Idle connections are reused last
-    in, first out; calls beyond `limits.connections` wait in order.
+    in, first out; calls beyond `limits.connections` wait in order. With `allowed` a connection is made only to such an
+    address of the host as passes, and to the very one that was looked at.
     """
 
     def __init__(
@@ -743,6 +745,7 @@ class Carrier:
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
         tls: ssl.SSLContext | None = None,
+        allowed: Callable[[str], bool] | None = None,
     ) -> None:
         if origin.scheme == "https" and tls is None:
             tls = ssl.create_default_context()
@@ -751,6 +754,7 @@ class Carrier:
         self.timeouts = timeouts
         self.limits = limits
         self.tls = tls if origin.scheme == "https" else None
+        self._allowed = allowed
         self.idle: dict[_Connection, None] = {}  # in the order in which they became idle
         self.clock = 0.0  # the loop's time as of the last sweep: stamps cost no clock call
         self.loop: asyncio.AbstractEventLoop  # set by the first send
@@ -775,9 +779,12 @@ class Carrier:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         repeatable: bool = False,
+        once: bool = False,
         leaving: Callable[[], None] | None = None,
     ) -> Reply:
         """Write one request and return its reply as soon as the head is there.
+
+        With `once` it is never written again, whatever the method.
 
         `leaving` is called right before the first byte is written: whatever happens before that, a cancellation too,
         the target knows nothing of the request.
@@ -826,7 +833,7 @@ class Carrier:
             fault = reply._fault
             assert fault is not None  # a wait ends by a head or a fault
             reused = connection.used
-            may_repeat = whole and (repeatable or method in SAFE_METHODS)
+            may_repeat = whole and not once and (repeatable or method in SAFE_METHODS)
             if reused and may_repeat and isinstance(fault, ReplyBroken) and fault.unanswered:
                 connection = await self._acquire()  # opened now, or used a moment ago
                 connection.used = False  # so that the second attempt is the last one
@@ -982,12 +989,10 @@ class Carrier:
         try:
             if origin.socket:
                 await self.loop.create_unix_connection(lambda: connection, origin.socket)
-            elif self.tls is None:
-                await self.loop.create_connection(lambda: connection, origin.host, origin.port)
+            elif self._allowed is None:
+                await self._connect_to(connection, origin.host)
             else:
-                await self.loop.create_connection(
-                    lambda: connection, origin.host, origin.port, ssl=self.tls, server_hostname=origin.host
-                )
+                await self._connect_to_allowed(connection, self._allowed)
             if connection.closing:
                 raise ConnectFailed(origin, "the target closed the connection as soon as it was open", sent=False)
         except BaseException as error:
@@ -1000,6 +1005,30 @@ class Carrier:
                 why = _why(error)
                 raise ConnectFailed(origin, f"no connection: {why}", sent=False) from error
             raise
+
+    async def _connect_to(self, connection: _Connection, host: str) -> None:
+        if self.tls is None:
+            await self.loop.create_connection(lambda: connection, host, self.origin.port)
+        else:
+            await self.loop.create_connection(
+                lambda: connection, host, self.origin.port, ssl=self.tls, server_hostname=self.origin.host
+            )
+
+    async def _connect_to_allowed(self, connection: _Connection, allowed: Callable[[str], bool]) -> None:
+        """The name is looked up once, here: a second look-up could say something else than what was checked."""
+        origin = self.origin
+        found = await self.loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        fit = [address for address in addresses if allowed(address)]
+        if not fit:
+            raise ConnectFailed(origin, "the host is at no address that it may be at", sent=False)
+        for address in fit[:-1]:
+            try:
+                return await self._connect_to(connection, address)
+            except OSError as error:
+                if isinstance(error, ssl.SSLError):
+                    raise
+        await self._connect_to(connection, fit[-1])
 
     def release(self, connection: _Connection) -> None:
         """An exchange has left its connection fit for another one."""

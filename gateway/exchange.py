@@ -109,6 +109,8 @@ class Exchange:
     """Names of those that came twice: two readers might believe different ones."""
     adapter: Adapter
     assembly: "Assembly"
+    local: str = ""
+    """The address of the gateway's that it came to."""
 
     agent: "Agent | None" = None
     read_at: float = 0.0

@@ -76,6 +76,8 @@ _OWN_HEADERS = frozenset(
     {
         b"authorization",
         b"x-api-key",
+        b"host",
+        b"origin",
         b"x-weighbridge-session",
         b"traceparent",
         b"content-length",
@@ -85,6 +87,7 @@ _OWN_HEADERS = frozenset(
 )
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 _NOTHING: frozenset[bytes] = frozenset()
+_NOWHERE = ("", 0)
 _SESSION = re.compile(rb"[ -~]{1,256}")
 
 
@@ -182,8 +185,10 @@ class Pipeline:
                 asked.question.money = None
 
     def identify(self, x: Exchange) -> None:
-        """A key becomes an agent. Raises Unauthenticated, StandingsUnknown."""
+        """A key becomes an agent. Raises Unauthenticated, StandingsUnknown; WrongHost, WrongOrigin."""
         own = x.own
+        if x.adapter is registry.MCP:
+            x.assembly.doorway.check(own.get(b"host"), own.get(b"origin"), x.local)
         if x.doubled & _KEY_HEADERS:
             raise Unauthenticated("The call shows two keys. Send one, as `Authorization: Bearer KEY`.")
         x.agent = x.assembly.directory.identify(own.get(b"authorization"), own.get(b"x-api-key"))
@@ -612,6 +617,7 @@ class Pipeline:
             _NOTHING if len(own) == len(lines) else _doubled(lines),
             registry.speaking(scope["path"], b"anthropic-version" in own),
             self.assembly,
+            (scope.get("server") or _NOWHERE)[0],
         )
 
 

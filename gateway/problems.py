@@ -10,6 +10,7 @@ from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, Proto
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
+from gateway.mcp.doorway import WrongHost, WrongOrigin
 from gateway.mcp.sessions import SealsUnavailable
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
 from policies.errors import (
@@ -60,6 +61,8 @@ _TELL_OPERATOR = "Tell the operator of this gateway; the call's id says which."
 PROBLEMS: Mapping[type[BaseException], Problem] = {
     Unauthenticated: Problem(401, "unauthenticated", ""),
     UnknownEndpoint: Problem(404, "no_route", "Check the base URL."),
+    WrongHost: Problem(421, "malformed_call", "The operator of this gateway can add it to listen.hosts."),
+    WrongOrigin: Problem(403, "malformed_call", "The operator of this gateway can add it to listen.origins."),
     MethodNotAllowed: Problem(405, "malformed_call", ""),
     MalformedCall: Problem(400, "malformed_call", "Correct the call; repeating it unchanged will not help."),
     ProtocolBreach: Problem(400, "malformed_call", "Correct the message; repeating it unchanged will not help."),

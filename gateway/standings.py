@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -94,6 +94,8 @@ class Standings:
         self.calls: dict[Lifeline, Exchange] = {}
         self.heard = False
         """Whether it was ever heard how agents stand."""
+        self.stopped: Callable[[str], None] = lambda _: None
+        """Called with each agent that is quarantined, `tenant/agent`: what tools keep for it ends."""
         self._store = store
         self._holds = holds
         self._directory = Directory(())
@@ -236,6 +238,8 @@ class Standings:
             x.agent.stand(standing.state)  # that of an earlier configuration, too
             if rule.cuts == "all" or (rule.cuts == "not begun" and not _begun(x) and not _waits(x)):
                 lifeline.cut(_refusal(standing))
+        if rule.cuts == "all":
+            self.stopped("/".join(key))
         if stood != standing.state:
             why = f": {standing.reason}" if standing.reason else ""
             log.warning("%s: the agent %s of %s is %s%s", standing.by, key[1], key[0], standing.state, why)

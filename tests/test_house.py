@@ -101,8 +101,9 @@ CODES = {
     "no_healthy_target": {503},
     "target_timeout": {504},
     "target_failed": {502},
-    # Besides 400, HTTP has more exact words for a method that is not served and a body that does not come.
-    "malformed_call": {400, 405, 408},
+    # Besides 400, HTTP has more exact words for a method that is not served, a body that does not come, a host that is
+    # another's and a page that may not call.
+    "malformed_call": {400, 403, 405, 408, 421},
     "body_too_large": {413},
     "ledger_unavailable": {503},
 }

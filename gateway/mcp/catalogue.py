@@ -6,7 +6,10 @@ not shown it cannot call either.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from adapters.mcp.messages import McpCall
+from adapters.mcp.mirrors import Parameter
 from config.settings import ToolSettings
 from gateway.exchange import Exchange
 from gateway.tools.desk import Desk
@@ -22,6 +25,15 @@ class Catalogue:
         """The call with the definition of its tool, before anybody decides on it. Raises MalformedCall where its
         arguments are not what the definition wants."""
         return call
+
+    def mirrored(self, call: McpCall) -> Sequence[Parameter]:
+        """The arguments of its tool that stand in headers, too, as the definition says that `check` has held it
+        against; none where that is not known."""
+        return ()
+
+    def noticed(self, method: str) -> None:
+        """The server tells that one of its lists has changed: `method` is `notifications/tools/list_changed` or its
+        like."""
 
     async def listed(self, x: Exchange, call: McpCall, answer: bytes, desk: Desk) -> bytes:
         """The JSON-RPC answer to `tools/list` and its like, with what this agent could ever be allowed."""

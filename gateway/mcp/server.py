@@ -19,7 +19,7 @@ from gateway.exchange import Exchange, Reached
 from gateway.headers import homeward
 from gateway.lifeline import Lifeline
 from gateway.mcp.catalogue import Catalogue
-from gateway.mcp.upstream import Answer, HttpUpstream, Upstream
+from gateway.mcp.upstream import Answer, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
 from gateway.tools.desk import Desk
@@ -41,7 +41,7 @@ class McpServer:
     def __init__(self, settings: ToolSettings) -> None:
         """Raises SecretMissing, OSError."""
         self.settings = settings
-        self.upstream: Upstream = HttpUpstream(settings)
+        self.upstream: Upstream = reached(settings)
         self.catalogue = Catalogue(settings)
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:
@@ -74,7 +74,7 @@ class McpServer:
         headers = [*_ACCEPTED, *self._onward(x)]
         x.sent_at = time.monotonic()
         try:
-            answer = await self.upstream.send(x.method.encode(), headers, messages.onward(call), leaving)
+            answer = await self.upstream.send(x.method.encode(), headers, messages.onward(call), leaving, _whose(x))
         except carrier.CarrierTimeout as error:
             raise TargetTimeout(f"The tool server {self.settings.name} did not answer in time.") from error
         except carrier.CarrierError as error:
@@ -126,3 +126,11 @@ class McpServer:
 
     def retire(self) -> None:
         self.upstream.retire()
+
+    def dismiss(self, whose: str) -> None:
+        self.upstream.dismiss(whose)
+
+
+def _whose(x: Exchange) -> str:
+    """The agent, as upstreams tell agents apart."""
+    return f"{x.agent.tenant}/{x.agent.name}" if x.agent is not None else ""

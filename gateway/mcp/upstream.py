@@ -9,6 +9,7 @@ from typing import Protocol
 from adapters.base import Headers
 from config.settings import ToolSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
+from gateway.mcp.child import ChildUpstream
 
 
 class Answer(Protocol):
@@ -26,13 +27,21 @@ class Upstream(Protocol):
     """A server that speaks MCP Streamable HTTP, or stands in for one that speaks something else."""
 
     async def send(
-        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None
+        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None, whose: str = ""
     ) -> Answer:
-        """One request; as `gateway.carrier.Carrier.send`. Raises CarrierError."""
+        """One request; as `gateway.carrier.Carrier.send`. `whose` names the agent, `tenant/agent`: what is kept for one
+        is no other's. Raises CarrierError, TargetFailed."""
         ...
 
     async def close(self) -> None: ...
     def retire(self) -> None: ...
+    def dismiss(self, whose: str) -> None:
+        """Ends what is kept for an agent that a person has stopped for good."""
+
+
+def reached(settings: ToolSettings) -> Upstream:
+    """The server of these settings. Raises SecretMissing, OSError, ssl.SSLError."""
+    return ChildUpstream(settings) if settings.command else HttpUpstream(settings)
 
 
 class HttpUpstream:
@@ -50,7 +59,7 @@ class HttpUpstream:
         )
 
     async def send(
-        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None
+        self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None, whose: str = ""
     ) -> Answer:
         return await self._carrier.send(method, self._path, [*headers, *self._credentials], body, leaving=leaving)
 
@@ -59,3 +68,6 @@ class HttpUpstream:
 
     def retire(self) -> None:
         self._carrier.retire()
+
+    def dismiss(self, whose: str) -> None:
+        """Nothing is kept for an agent."""

@@ -64,3 +64,7 @@ class Tool(Protocol):
     def retire(self) -> None:
         """No new call comes to it any more; those under way come to their end."""
         ...
+
+    def dismiss(self, whose: str) -> None:
+        """Ends what is kept for an agent (`tenant/agent`) that a person has quarantined."""
+        ...

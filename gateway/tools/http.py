@@ -32,3 +32,6 @@ class HttpTool:
 
     def retire(self) -> None:
         """Nothing is begun for it."""
+
+    def dismiss(self, whose: str) -> None:
+        """Nothing is kept for an agent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -31,10 +32,29 @@ class Toolbox:
     def __init__(self, tools: Iterable[ToolSettings], previous: Toolbox | None = None) -> None:
         """Raises SecretMissing, OSError."""
         self._tools: dict[tuple[str, str], Tool] = {}
+        self._left: list[Tool] = []
+        """Those of earlier configurations, which calls under way may still use."""
         for settings in tools:
             before = previous._tools.get((settings.kind, settings.name)) if previous is not None else None
             same = before is not None and before.settings == settings
             self._tools[settings.kind, settings.name] = before if before and same else _KINDS[settings.kind](settings)
+
+    def succeed(self, previous: Toolbox) -> None:
+        """From now on these are the tools; the others of the `previous` ones get no new calls."""
+        kept = set(map(id, self._tools.values()))
+        gone = [tool for tool in previous._tools.values() if id(tool) not in kept]
+        for tool in gone:
+            tool.retire()
+        self._left = [*previous._left, *gone]
+
+    def dismiss(self, whose: str) -> None:
+        """Ends what is kept for an agent (`tenant/agent`) that a person has quarantined."""
+        for tool in (*self._tools.values(), *self._left):
+            tool.dismiss(whose)
+
+    async def close(self) -> None:
+        """Ends what was begun for the tools; calls under way break."""
+        await asyncio.gather(*(tool.close() for tool in (*self._tools.values(), *self._left)))
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
