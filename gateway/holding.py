@@ -203,19 +203,26 @@ class Holds:
                 await self.store.replace(approvals.heard(approval))
 
     async def allow(self, x: Exchange) -> Grant | None:
-        """The grant that a call uses now, in place of people's word on it; None for none. Raises Unbindable."""
+        """The grant that a call uses now, in place of people's word on it; None for none, and where what becomes of an
+        identical call is this one's as well. Raises Unbindable."""
         assert x.decision is not None, "a call is decided before it is allowed"
         if not self._grants:
             return None
         call = held_call(x)
         if call.target in self._no_grant:
             return None
-        await _bound(call)
+        key = hold_key(call, await _bound(call))
         said, now = x.call.arguments if x.call is not None else None, self.store.now_ns()
         needs = x.decision.required_approvals
-        for grant in self._grants:
-            if not (allows(grant, call, said, needs, now) and still_valid(grant, self._roles_for(grant))):
-                continue
+        good = [
+            grant
+            for grant in self._grants
+            if allows(grant, call, said, needs, now) and still_valid(grant, self._roles_for(grant))
+        ]
+        known = await self.store.last(key) if good else None
+        if known is not None and _comes_first(known, now, _repeats(x, known)):
+            return None
+        for grant in good:
             if await self.store.use(grant.id, x.id, call.cost or 0):
                 self.moves["granted"] += 1
                 return grant
@@ -535,6 +542,20 @@ def _answers(known: Approval, now: int, repeated: bool) -> bool:
         return age < DENIED_FOR * _SECOND
     told = known.state in (State.DONE, State.UNKNOWN) and (repeated or known.unheard)
     return told and age < REPEATED_WITHIN * _SECOND
+
+
+def _comes_first(known: Approval, now: int, repeated: bool) -> bool:
+    """Whether people's word on an identical call comes before a grant: it has been approved, and a grant would send it
+    once more; or it may have run, and nobody has said yet what to do about that."""
+    match known.state:
+        case State.PENDING:
+            return bool(known.earlier)
+        case State.APPROVED | State.CONSUMED | State.UNKNOWN:
+            return True
+        case State.DONE:
+            return _answers(known, now, repeated)
+        case _:
+            return False
 
 
 def _repeats(x: Exchange, known: Approval) -> bool:

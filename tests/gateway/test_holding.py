@@ -427,15 +427,20 @@ async def test_a_call_waits_on_while_the_store_is_away() -> None:
 # Grants
 
 
+async def granted(g: Gate, uses: int) -> None:
+    """So many calls are allowed beforehand, with any arguments, and the gateway has heard of it."""
+    now = g.pipeline.holds.store.now_ns()
+    given = Grant(
+        "grt_1", "acme", "support-bot", None, "openai", "gpt-4o-mini", "chat", {}, "", ("finance",), ("fay",),
+        now, now + 3600 * SECOND, uses, None,
+    )  # fmt: skip
+    await register(g).grant(given)
+    await until(lambda: g.pipeline.holds._grants != ())
+
+
 async def test_a_grant_stands_in_for_people_until_it_is_used_up() -> None:
     async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
-        now = g.pipeline.holds.store.now_ns()
-        given = Grant(
-            "grt_1", "acme", "support-bot", None, "openai", "gpt-4o-mini", "chat", {}, "", ("finance",), ("fay",),
-            now, now + 3600 * SECOND, 1, None,
-        )  # fmt: skip
-        await register(g).grant(given)
-        await until(lambda: g.pipeline.holds._grants != ())
+        await granted(g, 1)
         assert (await asked(g))[0] == 200
         assert (await g.ledger.outcome())["grant"] == "grt_1"
         assert g.engine.documents[-1]["approval"]["approvers"] == ["fay"]
@@ -443,15 +448,52 @@ async def test_a_grant_stands_in_for_people_until_it_is_used_up() -> None:
         assert len(upstream.received) == 1
 
 
+async def test_no_grant_lets_a_call_run_beside_an_identical_one_that_people_have_approved() -> None:
+    slow = Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        async with held(f"http://127.0.0.1:{upstream.port}") as g:
+            async with deciding(g.pipeline.holds):
+                first = asyncio.create_task(asked(g))
+                await asyncio.wait_for(slow.arrived.wait(), 10)
+            await granted(g, 5)
+            others = [asyncio.create_task(asked(g, chat(), *more)) for more in ((), (REPEATED,))]
+            await until(lambda: g.pipeline.holds.waiting == 2)
+            slow.answers.set()
+            assert [(await each)[0] for each in (first, *others)] == [200, 200, 200]
+            assert len(slow.received) == 1
+            assert [each.uses for each in await register(g).grants()] == [0]
+
+
+@pytest.mark.parametrize(("headers", "runs"), [((REPEATED,), 1), ((), 2)])
+async def test_a_repetition_gets_the_answer_of_what_people_approved_and_a_new_call_uses_the_grant(
+    headers: tuple[str, ...], runs: int
+) -> None:
+    async with target() as upstream, held(upstream.url) as g:
+        async with deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 200
+            await until(lambda: only(g).state is State.DONE)
+        await granted(g, 5)
+        assert (await asked(g, chat(), *headers))[0] == 200
+        assert len(upstream.received) == runs
+
+
+async def test_no_grant_repeats_a_call_that_may_have_run() -> None:
+    async with target() as upstream, held(f"{upstream.url}/reset") as g:
+        async with deciding(g.pipeline.holds):
+            assert (await asked(g))[0] == 502
+            await until(lambda: only(g).state is State.UNKNOWN)
+        await granted(g, 5)
+        assert (await asked(g, chat(), REPEATED))[0] == 502
+        for _ in range(2):
+            assert (await asked(g, chat(), "prefer: respond-async"))[2]["error"]["code"] == "approval_pending"
+        assert [each.uses for each in await register(g).grants()] == [0]
+        assert len(upstream.received) == 1
+
+
 async def test_a_grant_is_not_used_up_by_a_call_that_was_not_sent() -> None:
     async with held("http://127.0.0.1:9", approvals={"hold_for": 0}) as g:
-        now = g.pipeline.holds.store.now_ns()
-        given = Grant(
-            "grt_1", "acme", "support-bot", None, "openai", "gpt-4o-mini", "chat", {}, "", ("finance",), ("fay",),
-            now, now + 3600 * SECOND, 1, None,
-        )  # fmt: skip
-        await register(g).grant(given)
-        await until(lambda: g.pipeline.holds._grants != ())
+        await granted(g, 1)
         assert (await asked(g))[0] == 502
         await until(lambda: not g.pipeline.holds._told_later)
         assert [each.uses for each in await register(g).grants()] == [0]
