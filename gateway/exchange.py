@@ -111,6 +111,8 @@ class Exchange:
     assembly: "Assembly"
     local: str = ""
     """The address of the gateway's that it came to."""
+    raw_path: bytes = b""
+    """The path as it came, before it was decoded; empty where nobody knows."""
 
     agent: "Agent | None" = None
     read_at: float = 0.0

@@ -618,6 +618,7 @@ class Pipeline:
             registry.speaking(scope["path"], b"anthropic-version" in own),
             self.assembly,
             (scope.get("server") or _NOWHERE)[0],
+            scope.get("raw_path", b""),
         )
 
 
