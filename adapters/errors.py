@@ -11,6 +11,8 @@ class ProtocolBreach(MalformedCall):
     def __init__(self, message: str, breach: object) -> None:
         super().__init__(message)
         self.breach = breach
+        self.id = b""
+        """The JSON text of the id by which the message wants to be answered, as far as it was read."""
 
 
 class GivenUp(ValueError):

@@ -17,16 +17,22 @@ from typing import Any, Final, Literal
 import orjson
 
 from adapters.base import Breach, Endpoint, Headers, ToolCall
-from adapters.body import find, parse, places, put_first, splice
+from adapters.body import check_spelling, find, parse, places, put_first, splice
 from adapters.errors import MalformedCall, ProtocolBreach
+from adapters.mcp import mirrors
 
 PATH: Final = "/mcp/"
 MODERN: Final = "2026-07-28"
 LEGACY: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
+_HANDSHAKE: Final = ("", "2024-11-05", *LEGACY)
+"""What the header `MCP-Protocol-Version` may say in the legacy era. With all else the request is a modern one, of a
+version that its server knows or refuses."""
 
 INVALID: Final = Breach(-32600, 400)
 INVALID_PARAMS: Final = Breach(-32602, 400)
 PARSE_ERROR: Final = Breach(-32700, 400)
+NO_SESSION: Final = Breach(-32600, 404)
+"""The client has to begin a new one."""
 
 _VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 _ABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
@@ -45,6 +51,15 @@ ACTS: Final[Mapping[str, str]] = {
 }
 """Methods that are decided on -> the member of `params` that `Mcp-Name` has to repeat, empty for none. All others are
 the protocol's own."""
+
+QUESTIONS: Final = frozenset({"sampling/createMessage", "elicitation/create"})
+"""What servers ask of clients that is decided on; `roots/list` and `ping` pass."""
+
+LISTENS: Final = "subscriptions/listen"
+"""The modern method whose answer is a stream without an end of its own."""
+
+_MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+_PARAMS: Final = frozenset({"name", "arguments", "uri", "_meta"})
 
 Era = Literal["legacy", "modern"]
 
@@ -89,14 +104,25 @@ class McpCall(ToolCall):
     """What the client was told to keep by who has asked it something; empty for nothing."""
     responses: bytes = b""
     """The JSON text of what it answers, empty for nothing."""
+    session: str = ""
+    """Of the legacy era: the session's own id, as records name it, and `upstream`, its server's id for it."""
+    upstream: str = ""
+    trace: str = ""
+    """The `traceparent` in `_meta`."""
     asked: Asked | None = None
     """Set where it was the gateway that has asked; `state` and `responses` are then those of before."""
+
+
+def era_of(version: str) -> Era:
+    """By what the header `MCP-Protocol-Version` says, empty for nothing."""
+    return "legacy" if version in _HANDSHAKE else "modern"
 
 
 def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
     """The message in a POSTed body. `version` is what the header `MCP-Protocol-Version` says, empty for nothing.
 
-    Raises ProtocolBreach, MalformedCall.
+    A modern message is checked for what its `_meta` has to say; see `mirrors.check` for its headers. Raises
+    ProtocolBreach, MalformedCall.
     """
     if body.lstrip()[:1] == b"[":
         raise ProtocolBreach("Send one JSON-RPC message at a time: batches are not taken.", INVALID)
@@ -104,11 +130,36 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         message = parse(body)
     except MalformedCall as error:
         raise ProtocolBreach(str(error), PARSE_ERROR) from None
+    identity = b""
+    if "id" in message:
+        identifier = message["id"]
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+            raise ProtocolBreach("`id` must be a text or a whole number.", INVALID)
+        identity = orjson.dumps(identifier) if isinstance(identifier, str) else b"%d" % identifier
+    try:
+        return _read(server, body, message, version, identity, free=free)
+    except ProtocolBreach as error:
+        if "method" in message:
+            error.id = identity
+        raise
+
+
+def _read(
+    server: str, body: bytes, message: Mapping[str, Any], version: str, identity: bytes, *, free: bool
+) -> McpCall:
     if message.get("jsonrpc") != "2.0":
         raise ProtocolBreach('The message is no JSON-RPC 2.0: `jsonrpc` must be "2.0".', INVALID)
-    method, params = message.get("method"), message.get("params", {})
-    if method is None and ("result" in message) != ("error" in message) and "id" in message:
-        return _protocol(server, body, "", b"", "legacy" if version != MODERN else "modern", version)
+    method, params, era = message.get("method"), message.get("params", {}), era_of(version)
+    try:
+        check_spelling(message, _MEMBERS)
+        if isinstance(params, dict):
+            check_spelling(params, _PARAMS)
+    except MalformedCall as error:
+        raise ProtocolBreach(str(error), INVALID) from None
+    if method is None and ("result" in message) != ("error" in message) and identity:
+        if era == "modern":
+            raise ProtocolBreach("In this version servers ask nothing that a message could answer.", INVALID)
+        return _protocol(server, body, "", b"", era, version)
     if not isinstance(method, str) or not method:
         raise ProtocolBreach("The message has no `method`, and is no answer either.", INVALID)
     if not isinstance(params, dict):
@@ -116,18 +167,18 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
     meta = params.get("_meta", {})
     if not isinstance(meta, dict):
         raise ProtocolBreach("`params._meta` must be an object.", INVALID_PARAMS)
-    said = meta.get(_VERSION_KEY)
-    era: Era = "modern" if said == MODERN or version == MODERN else "legacy"
-    identity = b""
-    if "id" in message:
-        identifier = message["id"]
-        if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-            raise ProtocolBreach("`id` must be a text or a whole number.", INVALID)
-        identity = orjson.dumps(identifier)
+    said, abilities, trace = meta.get(_VERSION_KEY, version), meta.get(_ABILITIES_KEY), meta.get("traceparent")
+    if era == "modern" and identity:
+        _check_meta(meta)
+    elif said != version and said not in _HANDSHAKE:
+        raise ProtocolBreach("The header MCP-Protocol-Version does not say what the message says.", mirrors.MISMATCH)
     if method not in ACTS or not identity:
-        return _protocol(server, body, method, identity, era, said or version)
+        call = _protocol(server, body, method, identity, era, said if identity else version)
+        call.name = _named(method, params)
+        call.abilities = abilities if isinstance(abilities, dict) else {}
+        call.trace = trace if isinstance(trace, str) else ""
+        return call
     operation, arguments, raw = _act(method, params, body)
-    abilities = meta.get(_ABILITIES_KEY)
     state, responses = _kept(params, body) if era == "modern" and method in ASKS else ("", b"")
     return McpCall(
         "tool",
@@ -143,14 +194,39 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         method=method,
         id=identity,
         era=era,
-        version=said or version,
-        name=str(params.get(ACTS[method], "")) if ACTS[method] else "",
+        version=said,
+        name=_named(method, params),
         progress=orjson.dumps(meta["progressToken"]) if "progressToken" in meta else b"",
         abilities=abilities if isinstance(abilities, dict) else {},
+        trace=trace if isinstance(trace, str) else "",
         state=state,
         responses=responses,
         headers=beside(state, responses),
     )
+
+
+def initializes(call: McpCall) -> Mapping[str, Any]:
+    """What the client of an `initialize` says that it can do."""
+    params = orjson.loads(call.message).get("params")
+    said = params.get("capabilities") if isinstance(params, dict) else None
+    return said if isinstance(said, dict) else {}
+
+
+def question(server: str, message: Mapping[str, Any], data: bytes, outer: McpCall) -> McpCall:
+    """What a server asks of its client, within a call or in a stream of its own, as a call of its own: `message` is the
+    parsed `data`. Raises ProtocolBreach."""
+    method, params = message["method"], message.get("params", {})
+    if not isinstance(params, dict):
+        raise ProtocolBreach("`params` must be an object.", INVALID)
+    identifier = message.get("id")
+    said = {key: value for key, value in params.items() if key != "_meta"}
+    raw = orjson.dumps(said)
+    return McpCall(
+        "tool", "mcp", server, method, None, said, raw, FREE,
+        kept=raw, message=data, method=method,
+        id=orjson.dumps(identifier) if identifier is not None else b"",
+        era=outer.era, version=outer.version, session=outer.session, upstream=outer.upstream,
+    )  # fmt: skip
 
 
 def beside(state: str, responses: bytes) -> Headers:
@@ -205,21 +281,52 @@ def edited(call: McpCall, body: bytes) -> McpCall:
     return replace(call, body=body, kept=body, arguments=parse(body), changed=True)
 
 
-def onward(call: McpCall) -> bytes:
-    """The message as its server gets it: as it came, but for arguments that were changed."""
-    if not call.changed:
-        return call.message
+def onward(call: McpCall, trace: Mapping[str, str] | None = None) -> bytes:
+    """The message as its server gets it: as it came, but for arguments that were changed, and for the members of
+    `trace`, which stand in its `_meta` then."""
+    message = _changed(call) if call.changed else call.message
+    for name, value in (trace or {}).items():
+        message = _with_meta(message, name, orjson.dumps(value))
+    return message
+
+
+def _changed(call: McpCall) -> bytes:
+    spans = places(call.message, ("params",))
+    params = call.message[slice(*spans[0])] if spans else b"{}"
     if call.method == "tools/call":
-        spans = places(call.message, ("params", "arguments"))
-        if spans:
-            return splice(call.message, spans, call.body)
-        spans = places(call.message, ("params",))
-        return splice(call.message, spans, put_first(call.message[slice(*spans[0])], "arguments", call.body))
-    spans, params = places(call.message, ("params",)), call.body
-    meta = places(call.message, ("params", "_meta"))
-    if meta:
-        params = put_first(params, "_meta", call.message[slice(*meta[0])])
-    return splice(call.message, spans, params)
+        there = places(params, ("arguments",))
+        changed = splice(params, there, call.body) if there else put_first(params, "arguments", call.body)
+    else:
+        members = raw_members(params)
+        kept: dict[str, bytes] = {name: members[name] for name in ("_meta", STATE, RESPONSES) if name in members}
+        changed = joined({**raw_members(call.body), **kept})
+    return splice(call.message, spans, changed) if spans else put_first(call.message, "params", changed)
+
+
+def _with_meta(message: bytes, name: str, text: bytes) -> bytes:
+    """The message with this member in its `_meta`, which it may not have yet."""
+    if there := places(message, ("params", "_meta", name)):
+        return splice(message, there, text)
+    inside = b"{%s:%s}" % (orjson.dumps(name), text)
+    if spans := places(message, ("params", "_meta")):
+        return splice(message, spans, put_first(message[slice(*spans[0])], name, text))
+    if spans := places(message, ("params",)):
+        return splice(message, spans, put_first(message[slice(*spans[0])], "_meta", inside))
+    return put_first(message, "params", b'{"_meta":%s}' % inside)
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    missing = [key for key in (_VERSION_KEY, _ABILITIES_KEY) if key not in meta]
+    if missing:
+        raise ProtocolBreach(f"`params._meta` lacks {' and '.join(missing)}.", INVALID_PARAMS)
+    if not isinstance(meta[_VERSION_KEY], str):
+        raise ProtocolBreach(f"`{_VERSION_KEY}` must be a text.", INVALID_PARAMS)
+
+
+def _named(method: str, params: Mapping[str, Any]) -> str:
+    """What `Mcp-Name` has to repeat; empty for nothing."""
+    name = params.get(mirrors.NAMED.get(method, ""))
+    return name if isinstance(name, str) else ""
 
 
 def _protocol(server: str, body: bytes, method: str, identity: bytes, era: Era, version: str) -> McpCall:

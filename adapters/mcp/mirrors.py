@@ -128,14 +128,14 @@ def check_parameters(headers: Headers, wanted: Sequence[Parameter], arguments: M
                 raise ProtocolBreach(f"The header {_shown(key)} is given twice.", MISMATCH)
             found[key] = value
     for each in wanted:
-        value = _at(arguments, each.path)
-        text, said = _text(value), found.get(each.header)
+        argument = _at(arguments, each.path)
+        text, said = _text(argument), found.get(each.header)
         if text is None:
             if said is not None:
                 raise ProtocolBreach(f"The header {_shown(each.header)} repeats what is not there.", MISMATCH)
         elif said is None:
             raise ProtocolBreach(f"The header {_shown(each.header)} is missing.", MISMATCH)
-        elif not _same(each.kind, value, text, decoded(said)):
+        elif not _same(each.kind, argument, text, decoded(said)):
             raise ProtocolBreach(f"The header {_shown(each.header)} does not say what the arguments say.", MISMATCH)
 
 
