@@ -1034,9 +1034,9 @@ class CredentialSettings(Section):
         return self
 
 
-_MCP_ONLY: Final = ("check_arguments", "definitions", "pins", "accepted_by")
+_MCP_ONLY: Final[tuple[str, ...]] = ("check_arguments", "definitions", "pins", "accepted_by")
 """Settings of a tool that mean nothing where it is plain HTTP."""
-_HTTP_ONLY: Final = (
+_HTTP_ONLY: Final[tuple[str, ...]] = (
     "methods", "paths", "headers", "credential", "largest_request", "concurrent", "retries", "openapi",
     "only_described", "offer_as_mcp",
 )  # fmt: skip
@@ -1053,7 +1053,7 @@ class VariableSettings(Section):
 _MCP_TIMEOUT: Final = 300.0
 """Seconds: what the stock Python client waits for the beginning of an answer."""
 
-_COMMAND_ONLY: Final = ("env", "directory", "shared", "memory", "count", "restart", "session_idle")
+_COMMAND_ONLY: Final[tuple[str, ...]] = ("env", "directory", "shared", "memory", "count", "restart", "session_idle")
 """Settings of a tool that mean nothing where it is at a URL."""
 
 

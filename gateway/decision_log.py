@@ -45,7 +45,7 @@ LONGEST_ERROR: Final = 500
 ARGUMENTS: Final = "/input/call/arguments"
 """Where a call's arguments are in an event."""
 
-_ERASED_ARGUMENTS: Final = b',"erased":["%b"]' % ARGUMENTS.encode()
+_RESULT: Final = "/input/call/result"
 _BEGINNING: Final = (
     b'{"record":"%%b","call":"%%b","labels":%%b,"bundles":%%b,"path":"%b","decision_id":"%%b-%%d",'
     b'"requested_by":%%b,"timestamp":"%%b.%%09dZ","req_id":%%d%%b'
@@ -102,8 +102,11 @@ class DecisionLog:
             parts += (b',"result":', decision.answer)
             if decision.obligations is not NONE:
                 masked += _values(decision)
-        if arguments is None:
-            parts.append(_ERASED_ARGUMENTS)
+        erased = [ARGUMENTS] if arguments is None else []
+        if asked.question.result is not None:  # it is the tool's, and nobody has said what of it must be masked
+            erased.append(_RESULT)
+        if erased:
+            parts += (b',"erased":', orjson.dumps(erased))
         if masked:
             parts += (b',"masked":', orjson.dumps(masked))
         parts.append(b"}\n")

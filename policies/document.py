@@ -1,7 +1,8 @@
 """The policy's input: the contract with those who write policies, rendered by splicing what is already JSON.
 
     {"agent": {"name", "tenant", "roles", "autonomy_tier", "state"},
-     "call": {"kind", "protocol", "target", "operation", "stream", "session", "arguments", "estimated_cost_usd"},
+     "call": {"kind", "protocol", "target", "operation", "stream", "session", "arguments", "estimated_cost_usd",
+              "phase", "result"},
      "budgets": [{"node", "window", "limit_usd", "posted_usd", "pending_usd", "used_percent", "state", "mode"}],
      "approval": {...}, "time": {"unix_ns", "utc"}}
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from policies.budgets import Balance
 
 Kind = Literal["llm", "tool", "message", "environment"]
+Phase = Literal["list", "result"]
+"""What is asked where it is not whether a call may be made: whether what could be called may be shown, and whether what
+a tool has answered may be."""
 
 _LONGEST_CACHED: Final = 256
 _NO_BUDGETS: Final = b"[]"
@@ -49,7 +53,8 @@ class Question:
 
     `agent` and `approval` are JSON texts, already checked. `body` is the call's arguments as JSON text and `arguments`
     the same, parsed. `now_ns` is in Unix nanoseconds. `money` is None for a call that costs nobody anything; it is
-    asked once, so that all who read it see the same, and the record what the policy saw.
+    asked once, so that all who read it see the same, and the record what the policy saw. `result` is what a tool has
+    answered, a JSON text.
     """
 
     agent: bytes
@@ -64,6 +69,8 @@ class Question:
     now_ns: int
     money: Money | None = None
     approval: bytes | None = None
+    phase: Phase | None = None
+    result: bytes | None = field(default=None, repr=False)
     _budgets: bytes | None = field(default=None, init=False, repr=False, compare=False)
     _estimated: bytes | None = field(default=None, init=False, repr=False, compare=False)
     """What `money` has told; None until it is asked."""
@@ -85,11 +92,14 @@ class Question:
         """The whole input as JSON text in UTF-8. Raises InputRefused."""
         self.budgets()
         self.estimated_cost()
-        return self.recorded(self.body)
+        return self._rendered(self.body, self.result)
 
     def recorded(self, arguments: bytes | None) -> bytes:
-        """The same with other arguments (JSON text), or without them, and with money only as far as it was asked for.
-        Raises InputRefused."""
+        """The same with other arguments (JSON text), or without them, without a result, and with money only as far as
+        it was asked for. Raises InputRefused."""
+        return self._rendered(arguments, None)
+
+    def _rendered(self, arguments: bytes | None, result: bytes | None) -> bytes:
         return render(
             self.agent,
             self.kind,
@@ -103,6 +113,8 @@ class Question:
             None if self._budgets == _NO_BUDGETS else self._budgets,
             self.approval,
             self._estimated or None,
+            self.phase,
+            result,
         )
 
 
@@ -126,12 +138,14 @@ def render(
     budgets: bytes | None = None,
     approval: bytes | None = None,
     estimated_cost: bytes | None = None,
+    phase: str | None = None,
+    result: bytes | None = None,
 ) -> bytes:
     """The whole input as JSON text in UTF-8.
 
     An empty `target` is none, as in a call that only lists models, and is left out.
-    `agent`, `arguments`, `budgets`, `approval` and `estimated_cost` (in dollars) are JSON texts, already checked, and
-    go in as they are (empty arguments as an object without members, None not at all); `target`, `operation` and
+    `agent`, `arguments`, `budgets`, `approval`, `estimated_cost` (in dollars) and `result` are JSON texts, already
+    checked, and go in as they are (empty arguments as an object without members, None not at all); `target`, `operation` and
     `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that UTF-8 cannot hold
     (a lone surrogate).
     """
@@ -144,6 +158,10 @@ def render(
         parts += (b',"arguments":', arguments or b"{}")
     if estimated_cost is not None:
         parts += (b',"estimated_cost_usd":', estimated_cost)
+    if phase is not None:
+        parts += (b',"phase":', json_text(phase))
+    if result is not None:
+        parts += (b',"result":', result)
     parts.append(b"}")
     if budgets is not None:
         parts += (b',"budgets":', budgets)

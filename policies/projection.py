@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import jiter
 import orjson
 
 from policies.document import Question, json_text, time_member
@@ -81,7 +82,8 @@ def projection(reads: Iterable[Read], kind: str) -> Projection:
         return _everything
     begin = _beginning(kind, root)
     call = root.members.get("call", Shape())
-    session, estimated = _reads(call, "session"), _reads(call, "estimated_cost_usd")
+    session, estimated, phase = (_reads(call, name) for name in ("session", "estimated_cost_usd", "phase"))
+    result = call.members.get("result") if call.each is None and not call.whole else Shape(whole=True)
     read = call.members.get("arguments") if call.each is None and not call.whole else Shape(whole=True)
     arguments = None if read is None else _arguments(read)
     closing = b"}" if "call" in root.members else b""
@@ -115,6 +117,14 @@ def projection(reads: Iterable[Read], kind: str) -> Projection:
             cost = question.estimated_cost()
             if cost is not None:
                 parts += (b',"estimated_cost_usd":', cost)
+        if question.phase is not None:
+            if phase:
+                parts += (b',"phase":', json_text(question.phase))
+            if result is not None and question.result is not None:
+                told = question.result if result.whole else _exact(result.of(_parsed(question.result)), question.result)
+                if told is None:
+                    return None
+                parts += (b',"result":', told)
         parts.append(closing)
         for name, part, inner in later:
             given = part(question)
@@ -128,6 +138,10 @@ def projection(reads: Iterable[Read], kind: str) -> Projection:
         return text if beginning != b"{" or text == b"{}" else b"{" + text[2:]
 
     return project
+
+
+def _parsed(text: bytes) -> Any:
+    return jiter.from_json(text, allow_inf_nan=False)
 
 
 def _everything(question: Question) -> bytes:

@@ -19,7 +19,7 @@ import orjson
 
 from policies.build import warm
 from policies.decision import Decision
-from policies.document import Kind, Question
+from policies.document import Kind, Phase, Question
 from policies.embedded import EmbeddedEngine
 from policies.errors import InputRefused, Undecided
 from policies.interpreter import Clock, create
@@ -34,7 +34,8 @@ _ESCAPED: Final = (r"\u0061", r"a\u0062")
 _ROOTS: Final = (
     "call.arguments", "call.arguments", "call.arguments", "call.arguments.a", "call.arguments.b", "call.target",
     "call.operation", "call.session", "call.stream", "call.kind", "call.protocol", "call", "agent", "agent.name",
-    "agent.roles", "agent.autonomy_tier", "budgets", "approval", "approval.roles", "nothing",
+    "agent.roles", "agent.autonomy_tier", "budgets", "approval", "approval.roles", "nothing", "call.phase",
+    "call.result", "call.result.a",
 )  # fmt: skip
 _LIB: Final = ("one", "two", "three")
 _IMPORTS: Final = {"c": "input.call as c", "agent": "input.agent", "one": "data.lib.one", "shelf": "data.lib as shelf"}
@@ -488,18 +489,36 @@ class Caller:
         return Question(
             self.agent(), kind, pick.choice(("mcp", "openai")), pick.choice(_WORDS), pick.choice(_WORDS),
             pick.choice((None, True, False)), pick.choice((None, "s", "a")), body, arguments,
-            pick.randint(0, 2**60), self.money(), self.approval(),
+            pick.randint(0, 2**60), self.money(), self.approval(), *self.phase(),
         )  # fmt: skip
+
+    def phase(self) -> tuple[Phase | None, bytes | None]:
+        pick = self._chance
+        phase: Phase | None = pick.choice((None, None, None, "list", "result"))
+        return phase, self._sent(self.arguments())[0] if phase == "result" else None
 
     def changed(self, call: Question, *, mostly_money: bool) -> Question:
         """The same call but for one thing, the time aside, which is always another."""
         pick = self._chance
         other = self.call()
         name = pick.choice(
-            ("agent", "target", "operation", "stream", "session", "money", "approval", "protocol", *["arguments"] * 8)
+            (
+                "agent",
+                "target",
+                "operation",
+                "stream",
+                "session",
+                "money",
+                "approval",
+                "protocol",
+                "phase",
+                *["arguments"] * 8,
+            )
         )
         if mostly_money and pick.random() < 0.7:
             name = "money"
+        if name == "phase":
+            return replace(call, now_ns=other.now_ns, phase=other.phase, result=other.result)
         if name != "arguments":
             return replace(call, now_ns=other.now_ns, **{name: getattr(other, name)})
         written = copy.deepcopy(self._written[call.body])
@@ -596,7 +615,9 @@ def try_policy(seed: int, figures: Figures, *, calls: int = 6, changes: int = 4)
         for number in range(changes + 1):
             asked = caller.changed(call, mostly_money=miserly) if number else call
             whole, part = afresh(engine, replace(asked)), reused(engine, asked)
-            again = afresh(engine, asked, as_recorded=True) if asked.money is not None else whole
+            # What a tool has answered is not recorded.
+            recorded = asked.money is not None and asked.result is None
+            again = afresh(engine, asked, as_recorded=True) if recorded else whole
             figures.calls += 1
             figures.shut += asked.money is not None and engine._ways[asked.kind].shut.get(asked.agent, False)
             figures.decided += isinstance(whole, Decision)

@@ -29,6 +29,8 @@ FULL = Question(
     NOW,
     Purse(b'[{"node": "t/a", "state": "ok", "posted_usd": 1.20}, {"node": "t", "state": "warning"}]', 1_200_000),
     b'{"id": "01A", "roles": ["finance"]}',
+    "result",
+    b'{"content": [{"type": "text", "text": "x"}], "structuredContent": {"n": 1.50}}',
 )
 WHOLE: dict[str, Any] = orjson.loads(FULL.document())
 
