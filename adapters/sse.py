@@ -20,13 +20,14 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 class Framing:
     """Cuts a stream into runs of whole events, holding back the beginning of the next one."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_longest")
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST_EVENT) -> None:
         self._held = bytearray()
+        self._longest = longest
 
     def whole(self, piece: bytes) -> bytes:
-        """All events that `piece` completes. Raises ValueError when one event is over LONGEST_EVENT bytes."""
+        """All events that `piece` completes. Raises ValueError when more than `longest` bytes belong to the next."""
         held = self._held
         if not held and piece.endswith(_USUAL_ENDS):
             return piece
@@ -37,8 +38,8 @@ class Framing:
             cut = 0 if cut < 2 else cut
         else:
             cut = max((end.end() for end in _END.finditer(held, seen)), default=0)
-        if len(held) - cut > LONGEST_EVENT:
-            raise ValueError(f"an event of more than {LONGEST_EVENT} bytes")
+        if len(held) - cut > self._longest:
+            raise ValueError(f"an event of more than {self._longest} bytes")
         run = bytes(held[:cut])
         del held[:cut]
         return run
@@ -68,3 +69,15 @@ def data(event: bytes) -> bytes:
     """
     lines = event.removeprefix(_BYTE_ORDER_MARK).splitlines()
     return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+
+
+def with_data(event: bytes, said: bytes) -> bytes:
+    """The same event with other data, a text of one line; its id, its name and all else stay as they came."""
+    kept, place = [], None
+    for line in event.splitlines():
+        if line.removeprefix(_BYTE_ORDER_MARK).startswith(b"data:"):
+            place = len(kept) if place is None else place
+        elif line:
+            kept.append(line)
+    kept.insert(len(kept) if place is None else place, b"data: " + said)
+    return b"\n".join(kept) + b"\n\n"

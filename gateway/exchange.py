@@ -111,6 +111,8 @@ class Exchange:
     assembly: "Assembly"
     local: str = ""
     """The address of the gateway's that it came to."""
+    within: str | None = None
+    """The call that this one began within: what a server asked of its client. None for what came by itself."""
     raw_path: bytes = b""
     """The path as it came, before it was decoded; empty where nobody knows."""
 

@@ -22,6 +22,7 @@ from typing import Any
 from adapters import registry
 from adapters.base import OVERRIDES, AgentCall, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
+from adapters.mcp.messages import McpCall
 from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.attempts import Attempts, told_of_a_node
@@ -36,6 +37,7 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
+from gateway.mcp.requests import Aside
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
@@ -171,18 +173,22 @@ class Pipeline:
             del self.standings.calls[lifeline]
             if lifeline.left and x.code == "ok":
                 x.code = "client_gone"
-            self.settle(x)
-            if x.approval is not None:
-                self.claims.conclude(x, reply.answer)
-            if x.grant is not None and x.reached is Reached.NO and not x.bills:
-                self.holds.give_back(x.grant, x.id)
-            if self.mirrors is not None:
-                self.mirrors.consider(x)
-            if self.trial is not None:
-                await self.trial.consider(x)
-            # A question knows its call by its money, and the call its questions: together they would stay for long.
-            for asked in x.asked:
-                asked.question.money = None
+            await self._over(x, reply)
+
+    async def _over(self, x: Exchange, reply: Reply) -> None:
+        """What is owed at the end of every call, whatever has become of it."""
+        self.settle(x)
+        if x.approval is not None:
+            self.claims.conclude(x, reply.answer)
+        if x.grant is not None and x.reached is Reached.NO and not x.bills:
+            self.holds.give_back(x.grant, x.id)
+        if self.mirrors is not None:
+            self.mirrors.consider(x)
+        if self.trial is not None:
+            await self.trial.consider(x)
+        # A question knows its call by its money, and the call its questions: together they would stay for long.
+        for asked in x.asked:
+            asked.question.money = None
 
     def identify(self, x: Exchange) -> None:
         """A key becomes an agent. Raises Unauthenticated, StandingsUnknown; WrongHost, WrongOrigin."""
@@ -421,9 +427,50 @@ class Pipeline:
         )
         return (await engine.decide(question)).effect
 
-    async def within(self, x: Exchange, call: AgentCall, carry: Callable[[], Awaitable[None]]) -> None:
-        """A call that begins within another one. Raises as `carry` does before it sends."""
-        raise NotImplementedError
+    async def within(
+        self,
+        x: Exchange,
+        call: AgentCall,
+        carry: Callable[[AgentCall], Awaitable[None]],
+        alive: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """A call that begins within another one, by the same agent. See `gateway.tools.desk.Desk.within`."""
+        inner = self._inner(x, call)
+        reply, lifeline = Aside(inner, alive), Lifeline({})
+        self._telemetry.in_flight += 1
+        try:
+            await self.admit(inner)
+            ours = await self.hold(inner, reply)
+            if ours:
+                await self.reserve(inner)
+                ours = await self.claim(inner, reply, lifeline)
+            if not ours:
+                raise ApprovalUnknown("An identical one was approved, and has been asked already.", inner.held or "")
+            await self._ledger.intend(inner)
+            assert inner.call is not None, "a call that was decided is one"
+            inner.sent_at, inner.reached = time.monotonic(), Reached.MAYBE
+            await carry(inner.call)
+            inner.reached, inner.whole, inner.status = Reached.ANSWERED, True, 200
+        except asyncio.CancelledError:
+            inner.code = "client_gone"
+            raise
+        except Exception as error:
+            inner.code = problem_for(error).code
+            inner.detail = str(getattr(error, "recorded", getattr(error, "internal", "")))
+            if isinstance(error, Undecided):
+                self._failures.tell(inner.id, error)
+            raise
+        finally:
+            await self._over(inner, reply)
+
+    def _inner(self, x: Exchange, call: AgentCall) -> Exchange:
+        now = time.time_ns()
+        inner = Exchange(
+            self._ids.next(now), now, time.monotonic(), x.method, x.path, x.query, x.headers, x.own, _NOTHING,
+            registry.MCP.answering(call) if isinstance(call, McpCall) else x.adapter, x.assembly, x.local, x.id,
+        )  # fmt: skip
+        inner.agent, inner.session, inner.call, inner.read_at = x.agent, x.session, call, inner.began
+        return inner
 
     async def reserve(self, x: Exchange) -> None:
         """The money, before it is spent; a call that can be paid for only in part is lowered.

@@ -86,6 +86,8 @@ def outcome(x: Exchange) -> dict[str, Any]:
         "path": x.path[:LONGEST_PATH],
         "seconds": int((x.ended - x.began) * 1e6 + 0.5) / 1e6,
     }
+    if x.within is not None:
+        record["within"] = x.within
     if agent is not None:
         record["agent"] = agent.name
         record["tenant"] = agent.tenant

@@ -30,9 +30,19 @@ class Desk(Protocol):
         """
         ...
 
-    async def within(self, x: Exchange, call: AgentCall, carry: Callable[[], Awaitable[None]]) -> None:
+    async def within(
+        self,
+        x: Exchange,
+        call: AgentCall,
+        carry: Callable[[AgentCall], Awaitable[None]],
+        alive: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> None:
         """Another call that begins within this one, as when a server asks something of its client: decided, held,
-        recorded and, once it may be made, carried by `carry`. Raises as `Pipeline.carry` does before it is sent."""
+        recorded and, once it may be made, carried by `carry`, which is given the call as it may be made.
+
+        `alive` passes comments on while people decide; without it the call waits silently. Raises as `Pipeline.carry`
+        does before it is sent, and as `carry` does.
+        """
         ...
 
 
