@@ -54,7 +54,7 @@ def _children() -> Iterator[int]:
 
 def _reap() -> dict[int, int]:
     """Those that have ended -> how."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -111,7 +111,7 @@ def keep(gateway: int, memory: int, grace: float, command: list[str]) -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    until = None
+    until: float | None = None
     while True:
         left = None if until is None else max(0.0, until - time.monotonic())
         told = signal.sigwaitinfo(watched) if left is None else signal.sigtimedwait(watched, left)
