@@ -9,17 +9,20 @@ from pathlib import Path
 
 from config.redis_url import RedisUrl
 from gateway.state.approvals import EmbeddedApprovals
+from gateway.state.definitions import EmbeddedDefinitions
 from gateway.state.embedded import EmbeddedStore
 from gateway.state.errors import StateUnusable
 from gateway.state.keys import EmbeddedKeys, Keys, RedisKeys
 from gateway.state.limits import EmbeddedLimits
 from gateway.state.redis import RedisStore
 from gateway.state.redis_approvals import RedisApprovals
+from gateway.state.redis_definitions import RedisDefinitions
 from gateway.state.redis_limits import RedisLimits
 from gateway.state.redis_routes import RedisRoutes
 from gateway.state.routes import EmbeddedRoutes
 from policies.approval_store import ApprovalStore
 from policies.budgets import Store
+from policies.definitions import DefinitionStore
 from policies.limits import LimitStore
 from routing.course import RouteStore
 
@@ -37,6 +40,7 @@ class State:
     routes: RouteStore
     approvals: ApprovalStore
     keys: Keys
+    definitions: DefinitionStore
 
     def begin(self) -> None:
         """Begins to connect to where it is kept, in a running event loop. What is asked earlier begins it, too."""
@@ -63,12 +67,15 @@ def open_state(url: str, clock: Callable[[], int] = time.time_ns) -> State:
     file = file_of(url)
     if file is not None:
         embedded = EmbeddedStore(file, clock)
-        routes, approvals = EmbeddedRoutes(embedded, clock), EmbeddedApprovals(embedded, clock)
-        return State(embedded, EmbeddedLimits(), routes, approvals, EmbeddedKeys(embedded))
+        routes: RouteStore = EmbeddedRoutes(embedded, clock)
+        approvals: ApprovalStore = EmbeddedApprovals(embedded, clock)
+        keys, definitions = EmbeddedKeys(embedded), EmbeddedDefinitions(embedded)
+        return State(embedded, EmbeddedLimits(), routes, approvals, keys, definitions)
     try:
         address = RedisUrl.parse(url)
     except ValueError as error:
         raise StateUnusable(f"The place of the state {error}.") from None
     store = RedisStore(address, clock=clock)
     servers = store.servers
-    return State(store, RedisLimits(servers), RedisRoutes(servers), RedisApprovals(servers), RedisKeys(servers))
+    routes, approvals = RedisRoutes(servers), RedisApprovals(servers)
+    return State(store, RedisLimits(servers), routes, approvals, RedisKeys(servers), RedisDefinitions(servers))

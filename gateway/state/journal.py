@@ -100,8 +100,11 @@ CREATE TABLE standings (
 ) WITHOUT ROWID;
 """
 
-_KEYS: Final = """
+_TOOLS: Final = """
 CREATE TABLE keys (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE definitions (
+    server TEXT NOT NULL, tool TEXT NOT NULL, pin TEXT NOT NULL, text BLOB NOT NULL, PRIMARY KEY (server, tool)
+) WITHOUT ROWID;
 """
 
 _SCHEMA: Final = f"""
@@ -127,13 +130,13 @@ CREATE TABLE limits (
 ) WITHOUT ROWID;
 {_ROUTES}
 {_APPROVALS}
-{_KEYS}
+{_TOOLS}
 INSERT INTO journal VALUES (0, 0, CAST('[[],[],[]]' AS BLOB));
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 
-_SINCE: Final = {1: _ROUTES, 2: _APPROVALS, 3: _KEYS}
+_SINCE: Final = {1: _ROUTES, 2: _APPROVALS, 3: _TOOLS}
 """What a file of an earlier version lacks of the next one."""
 
 _TURN = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)"

@@ -81,6 +81,7 @@ class Scripts:
         self.use = Script.read("use", "approval_keys")
         self.give_back = Script.read("give_back", "approval_keys")
         self.revoke = Script.read("revoke", "approval_keys")
+        self.pin = Script.read("pin")
 
     def all(self) -> list[Script]:
         return list(vars(self).values())

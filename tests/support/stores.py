@@ -70,7 +70,7 @@ def copied(path: Path) -> Path:
 _SINCE = {
     2: ("courses", "buckets"),
     3: ("approvals", "answers", "messages", "grants", "uses", "standings"),
-    4: ("keys",),
+    4: ("keys", "definitions"),
 }
 """Tables by the version of the file that has brought them."""
 
