@@ -16,13 +16,13 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from adapters import registry
 from adapters.base import OVERRIDES, AgentCall, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
-from adapters.mcp.messages import McpCall
+from adapters.mcp.messages import QUESTIONS, McpCall
 from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.attempts import Attempts, told_of_a_node
@@ -37,6 +37,7 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
+from gateway.mcp import waiting as mcp_waiting
 from gateway.mcp.requests import Aside
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
@@ -47,7 +48,7 @@ from gateway.telemetry import Telemetry
 from gateway.tools.toolbox import TOOLS
 from gateway.traffic import Traffic
 from gateway.trial import Trial
-from gateway.waiting import Answered, MayRun, asynchronous, patience, wait
+from gateway.waiting import Answered, MayRun, Patience, asynchronous, patience, wait
 from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, HeldCall, Refused
 from policies.binding import Unbindable
@@ -140,7 +141,7 @@ class Pipeline:
 
     async def carry(self, x: Exchange, receive: Receive, reply: Reply, lifeline: Lifeline) -> None:
         """The product, in the order that its promises need."""
-        self.identify(x)
+        await self.identify(x)
         call = await self.read(x, receive)
         if not call.endpoint.passes:
             await self.admit(x)
@@ -155,12 +156,47 @@ class Pipeline:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI hands it over."""
         x = self._exchange(scope)
-        reply = Reply(x, send)
-        lifeline = Lifeline(scope)
+        reply, lifeline = Reply(x, send), Lifeline(scope)
+        await self._to_its_end(x, self.carry(x, receive, reply, lifeline), reply, lifeline)
+
+    async def make(self, approval: Approval) -> None:
+        """A call that its agent has left with the gateway, now that people have approved it. What comes of it is kept
+        with the approval; what stands in its way for now is recorded, and leaves the approval as it is. Never raises.
+        """
+        x = self._of_held(approval.call)
+        reply, lifeline = Reply(x, _to_nobody), Lifeline({})
+        await self._to_its_end(x, self._carry_held(x, approval, reply, lifeline), reply, lifeline)
+
+    async def _carry_held(self, x: Exchange, approval: Approval, reply: Reply, lifeline: Lifeline) -> None:
+        """`carry` of a call that is held: as of what follows the hold."""
+        held = approval.call
+        x.agent = x.assembly.directory.named(held.tenant, held.agent)
+        if not self.standings.heard:
+            raise StandingsUnknown("Which agents are stopped is not known yet, so no call is made.")
+        x.call = self._stored(x, held)
+        self.standings.check(x.agent)
+        if await x.assembly.toolbox.definition(x, self) != held.definition:
+            why = "The definition of this tool has changed since people approved the call."
+            await self.holds.revoke(approval, why)
+            raise ApprovalDenied(why, approval.id)
+        x.patience = Patience(x.began, None)
+        if not await self.wait_for_people(x, reply, approval):
+            return
+        assert x.approval is not None, "without a grant a call may run by an approval"
+        x.call = self._stored(x, x.approval.call)
+        await self.confirm(x)
+        await self.reserve(x)
+        if await self.claim(x, reply, lifeline):
+            await self._ledger.intend(x)
+            await self.send(x, reply, lifeline)
+
+    async def _to_its_end(
+        self, x: Exchange, carried: Coroutine[Any, Any, None], reply: Reply, lifeline: Lifeline
+    ) -> None:
         self._telemetry.in_flight += 1
         self.standings.calls[lifeline] = x
         try:
-            await self.carry(x, receive, reply, lifeline)
+            await carried
         except asyncio.CancelledError:
             reason = lifeline.caught()
             lifeline.release()
@@ -190,14 +226,20 @@ class Pipeline:
         for asked in x.asked:
             asked.question.money = None
 
-    def identify(self, x: Exchange) -> None:
-        """A key becomes an agent. Raises Unauthenticated, StandingsUnknown; WrongHost, WrongOrigin."""
+    async def identify(self, x: Exchange) -> None:
+        """A key or a token becomes an agent. Raises Unauthenticated, ScopeMissing, StandingsUnknown; WrongHost,
+        WrongOrigin.
+
+        A token has to be valid when its call arrives: people may take longer to decide on it.
+        """
         own = x.own
         if x.adapter is registry.MCP:
             x.assembly.doorway.check(own.get(b"host"), own.get(b"origin"), x.local)
         if x.doubled & _KEY_HEADERS:
             raise Unauthenticated("The call shows two keys. Send one, as `Authorization: Bearer KEY`.")
-        x.agent = x.assembly.directory.identify(own.get(b"authorization"), own.get(b"x-api-key"))
+        x.agent = await x.assembly.login.identify(
+            own.get(b"authorization"), own.get(b"x-api-key"), x.path, x.arrived_ns / 1e9
+        )
         if not self.standings.heard:
             raise StandingsUnknown("Which agents are stopped is not known yet, so no call is let in.")
 
@@ -318,7 +360,7 @@ class Pipeline:
             return True
         try:
             x.grant = await self.holds.allow(x)
-            x.patience = patience(x, self.holds)
+            x.patience = await self.patience(x)
             may_run = x.grant is not None or await self.wait_for_people(x, reply)
         except StoreUnavailable as error:
             raise ApprovalsUnavailable("Nobody can be asked for the approval of this call now.") from error
@@ -329,9 +371,16 @@ class Pipeline:
             return False
         if x.approval is not None:
             x.call = self._stored(x, x.approval.call)
-        self.identify_again(x)
+        await self.identify_again(x)
         await self.confirm(x)
         return True
+
+    async def patience(self, x: Exchange) -> Patience:
+        """How long the call may wait, and how. Raises ProtocolBreach, Unbindable."""
+        assert x.call is not None, "a call is read before it is held"
+        if isinstance(x.call, McpCall) and x.call.method not in QUESTIONS:
+            return await mcp_waiting.patience(x, self.holds)
+        return patience(x, self.holds)
 
     async def wait_for_people(self, x: Exchange, reply: Reply, approval: Approval | None = None) -> bool:
         """Whether the call may run, by an approval that it has taken; False where it was answered as an identical one.
@@ -347,12 +396,12 @@ class Pipeline:
                 await self.repeat(x, answer, reply)
                 return False
 
-    def identify_again(self, x: Exchange) -> None:
-        """It may have waited for long, and its agent may be known no more. Raises Unauthenticated."""
+    async def identify_again(self, x: Exchange) -> None:
+        """It may have waited for long, and its agent may be known no more. Raises Unauthenticated, ScopeMissing."""
         if x.assembly is self.assembly:
             return
         agent, x.assembly = x.agent, self.assembly
-        self.identify(x)
+        await self.identify(x)
         assert agent is not None, "a call is identified before it is held"
         if x.agent is None or (x.agent.tenant, x.agent.name) != (agent.tenant, agent.name):
             x.agent = agent
@@ -405,6 +454,8 @@ class Pipeline:
     async def repeat(self, x: Exchange, answer: Answer, reply: Reply) -> None:
         """Answers a call as the identical one was answered that ran."""
         x.repeated = True
+        if isinstance(x.call, McpCall):
+            answer = mcp_waiting.repeated(x.call, answer, x.headers)
         await reply.whole(answer.status, list(answer.headers), answer.body)
 
     async def could(self, x: Exchange, call: AgentCall) -> Effect:
@@ -508,15 +559,12 @@ class Pipeline:
 
         Raises Denied, Undecided, InputRefused, EngineUnavailable, MalformedCall, Unauthenticated.
         """
-        scope = {"headers": [], "method": held.method, "path": held.path, "query_string": held.query}
-        x = self._exchange(scope)
-        x.adapter = registry.speaking(held.path, any(name == b"anthropic-version" for name, _ in held.headers))
+        x = self._of_held(held)
         x.agent = x.assembly.directory.named(held.tenant, held.agent)
-        x.session = held.session
         x.call = self._stored(x, held)
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
-        call = dataclasses.replace(held_call(x), headers=held.headers, definition=held.definition)
+        call = dataclasses.replace(held_call(x), session=held.session, headers=held.headers, definition=held.definition)
         for asked in x.asked:
             asked.question.money = None
         return call, x.decision
@@ -535,11 +583,11 @@ class Pipeline:
                     x.approval = None
                     if not await self.wait_for_people(x, reply, approval):
                         return False
-                    self.identify_again(x)
+                    await self.identify_again(x)
                     await self.confirm(x)
                 else:
                     x.still_claimed = functools.partial(self.claims.still_claimed, approval.id)
-                    reply.copied()
+                    reply.copied(mcp_waiting.Copy(x.call) if isinstance(x.call, McpCall) else None)
                     lifeline.go_on_alone()
                     return True
         except Refused as error:
@@ -616,6 +664,8 @@ class Pipeline:
             lifeline.abort()
             return
         reply.forgotten()
+        if isinstance(error, ApprovalPending):
+            mcp_waiting.pending(x, error, self.holds.settings, self.seals)
         refusal = refusal_for(error, x.id)
         if reply.started or reply.kept_open:
             await reply.refuse(refusal)
@@ -629,8 +679,8 @@ class Pipeline:
                 status = 202 if status == refusal.status else status
         if refusal.retry_after is not None:
             headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after)]
-        if refusal.status == 401:
-            headers = [*headers, (b"www-authenticate", b"Bearer")]
+        if problem.code == "unauthenticated":
+            headers = [*headers, (b"www-authenticate", x.assembly.login.challenge(x.path, error))]
         if refusal.status == 405:
             headers = [*headers, (b"allow", str(getattr(error, "allowed", "")).encode())]
         await reply.whole(status, headers, body)
@@ -646,6 +696,14 @@ class Pipeline:
             if self.traffic is not None:
                 self.traffic.observe(x)
             self._ledger.conclude(x)
+
+    def _of_held(self, held: HeldCall) -> Exchange:
+        """One of the gateway's own, for a call that is held."""
+        scope = {"headers": [], "method": held.method, "path": held.path, "query_string": held.query}
+        x = self._exchange(scope)
+        x.adapter = registry.speaking(held.path, any(name == b"anthropic-version" for name, _ in held.headers))
+        x.session = held.session
+        return x
 
     def _exchange(self, scope: MutableMapping[str, Any]) -> Exchange:
         headers = scope["headers"]
@@ -665,8 +723,12 @@ class Pipeline:
             registry.speaking(scope["path"], b"anthropic-version" in own),
             self.assembly,
             (scope.get("server") or _NOWHERE)[0],
-            scope.get("raw_path", b""),
+            raw_path=scope.get("raw_path", b""),
         )
+
+
+async def _to_nobody(_: MutableMapping[str, Any]) -> None:
+    """The agent of a call that it has left with the gateway asks what became of it."""
 
 
 def _doubled(lines: Headers) -> frozenset[bytes]:
