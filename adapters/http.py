@@ -79,7 +79,8 @@ def read(
         spoken = described.typed(spoken)
         if shape == "form":
             said = described.typed_fields(said)
-        described.check(spoken, said if shape in ("members", "form") else said.get("body"), _kind(content_type, shape))
+        in_body = said if shape in ("members", "form") else said.get("body")
+        described.check(spoken, in_body, _kind(content_type, shape), len(query) + len(kept))
     arguments, text = said, kept
     if shape == "value":
         text = b'{"body":%s}' % kept

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import orjson
-from jsonschema_rs import Draft202012Validator, RegexOptions
 
 from adapters.errors import MalformedCall
+from adapters.mcp.schemas import Schema, UnusableSchema
 
 METHODS: Final = ("get", "head", "options", "post", "put", "patch", "delete")
 
@@ -29,7 +29,6 @@ _SCHEMAS: Final = "#/components/"
 _JSON: Final = re.compile(r"(?:application|text)/(?:[^;, ]+\+)?json")
 _FORM: Final = "application/x-www-form-urlencoded"
 _DEEPEST: Final = 64
-_LONGEST_REASON: Final = 300
 
 
 class Mistake(NamedTuple):
@@ -84,8 +83,10 @@ class Operation:
     body_required: bool
     kinds: tuple[str, ...]
     has_id: bool = False
-    checks: Mapping[str, Draft202012Validator] = field(default_factory=dict, repr=False)
-    body_check: Draft202012Validator | None = field(default=None, repr=False)
+    components: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What its schemas refer to."""
+    schema: Schema | None = field(default=None, repr=False)
+    """What `{"path", "query", "body"}` of a call are held against."""
 
     @property
     def members(self) -> Mapping[str, Any] | None:
@@ -128,25 +129,23 @@ class Described:
         """Whether a list of this name is one text in the query."""
         return any(each.joined and each.name == name for each in self.operation.parameters if each.where == "query")
 
-    def check(self, query: Mapping[str, Any], body: Any, kind: str) -> None:
+    def check(self, query: Mapping[str, Any], body: Any, kind: str, size: int) -> None:
         """Refuses what the document does not allow. `kind` is the body's media type, empty for no body; what is no JSON
-        and no form is not looked into. Raises MalformedCall."""
+        and no form is not looked into. `size` is about that of all that is said, in bytes. Raises MalformedCall."""
         operation = self.operation
         for each in operation.parameters:
-            said = self.in_path if each.where == "path" else query
-            if each.name not in said:
-                if each.required:
-                    raise MalformedCall(f"{operation.name} needs the {each.where} parameter `{each.name}`.")
-            elif each.name in operation.checks:
-                _valid(operation.checks[each.name], said[each.name], f"`{each.name}`")
+            if each.required and each.name not in (self.in_path if each.where == "path" else query):
+                raise MalformedCall(f"{operation.name} needs the {each.where} parameter `{each.name}`.")
+        said: dict[str, Any] = {"path": self.in_path, "query": query}
         if not kind:
             if operation.body_required:
                 raise MalformedCall(f"{operation.name} needs a body: {', '.join(operation.kinds)}.")
-            return
-        if operation.kinds and not any(_covers(each, kind) for each in operation.kinds):
+        elif operation.kinds and not any(_covers(each, kind) for each in operation.kinds):
             raise MalformedCall(f"{operation.name} takes {', '.join(operation.kinds)} as its body, not {kind[:80]}.")
-        if operation.body_check is not None and (_JSON.fullmatch(kind) or kind == _FORM):
-            _valid(operation.body_check, body, "the body")
+        elif _JSON.fullmatch(kind) or kind == _FORM:
+            said["body"] = body
+        if operation.schema is not None and (mistakes := operation.schema.mistakes(said, size)):
+            raise MalformedCall(f"This is not what {operation.name} takes: {'; '.join(mistakes)}.")
 
 
 class Operations:
@@ -270,13 +269,24 @@ class _Reading:
                 self._wrong((*at, "parameters"), f"has the path parameter {said[:40]!r}, which is not in the path")
         if len(set(in_template)) < len(in_template):
             self._wrong(at[:-1], "has a parameter twice")
-        body, body_at, required, kinds = self._body((*at, "requestBody"), written.get("requestBody"))
+        body, required, kinds = self._body((*at, "requestBody"), written.get("requestBody"))
         used = tuple(parameters.values())
-        checks = {each.name: check for each in used if (check := self._check((*at, "parameters"), each.schema))}
         text = [value if isinstance(value := written.get(key), str) else "" for key in ("summary", "description")]
+        sides: dict[str, Any] = {
+            where: {"properties": {each.name: each.schema for each in used if each.where == where}}
+            for where in ("path", "query")
+        }
+        if body is not None:
+            sides["body"] = body
+        components = self._needed(sides)
+        try:
+            schema = Schema({"properties": sides, "components": components})
+        except UnusableSchema as error:
+            self._wrong(at, f"takes what cannot be checked: {error}")
+            return None
         return Operation(
             name or f"{method} {template}", method, template, text[0], text[1], used, body, required, kinds,
-            name is not None, checks, self._check(body_at, body) if body is not None else None,
+            name is not None, components, schema,
         )  # fmt: skip
 
     def _parameter(self, at: Place, written: Any) -> Parameter | None:
@@ -300,22 +310,22 @@ class _Reading:
         required = where == "path" or bool(written.get("required"))
         return Parameter(name, where, required, schema, kind, items, joined, about if isinstance(about, str) else "")
 
-    def _body(self, at: Place, written: Any) -> tuple[Mapping[str, Any] | None, Place, bool, tuple[str, ...]]:
+    def _body(self, at: Place, written: Any) -> tuple[Mapping[str, Any] | None, bool, tuple[str, ...]]:
         if written is None:
-            return None, at, False, ()
+            return None, False, ()
         at, written = self._resolved(at, written)
         content = written.get("content") if isinstance(written, dict) else None
         if not isinstance(content, dict) or not content:
             self._wrong(at, "has no content")
-            return None, at, False, ()
+            return None, False, ()
         kinds = tuple(str(kind).partition(";")[0].strip().lower() for kind in content)
         for kind, media in content.items():
             plain = kind.partition(";")[0].strip().lower()
             if (_JSON.fullmatch(plain) or plain == _FORM) and isinstance(media, dict) and "schema" in media:
                 place = (*at, "content", kind, "schema")
                 schema = self._schema(place, media["schema"])
-                return self._opened(schema), place, bool(written.get("required")), kinds
-        return None, at, bool(written.get("required")), kinds
+                return self._opened(schema), bool(written.get("required")), kinds
+        return None, bool(written.get("required")), kinds
 
     def _resolved(self, at: Place, written: Any) -> tuple[Place, Any]:
         """What stands at the end of a chain of references."""
@@ -392,30 +402,20 @@ class _Reading:
             schema = self._converted[reference]
         return schema
 
-    def _check(self, at: Place, schema: Mapping[str, Any]) -> Draft202012Validator | None:
-        if not schema:
-            return None
-        whole = self.whole(schema)
-        try:
-            return Draft202012Validator(whole, pattern_options=RegexOptions(), validate_formats=False, offline=True)
-        except Exception as error:  # what the library finds wrong with schemas has no common class
-            self._wrong(at, f"is no schema that can be used: {str(error).splitlines()[0][:_LONGEST_REASON]}")
-            return None
-
-    def whole(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """A schema together with all that it refers to, from one end to the other."""
-        needed: dict[str, Any] = {}
+    def _needed(self, schema: Any) -> dict[str, Any]:
+        """The components that a schema refers to, from one end to the other."""
+        needed: set[str] = set()
         waiting = list(_references(schema))
+        components: dict[str, dict[str, Any]] = {}
         while waiting:
             reference = waiting.pop()
-            if reference not in needed and reference in self._converted:
-                needed[reference] = self._converted[reference]
-                waiting += _references(self._converted[reference])
-        components: dict[str, dict[str, Any]] = {}
-        for reference, target in needed.items():
+            if reference in needed or reference not in self._converted:
+                continue
+            needed.add(reference)
             section, name = (part.replace("~1", "/").replace("~0", "~") for part in reference.split("/")[2:])
-            components.setdefault(section, {})[name] = target
-        return {**schema, "components": components} if components else dict(schema)
+            components.setdefault(section, {})[name] = self._converted[reference]
+            waiting += _references(self._converted[reference])
+        return components
 
     def _listed(self, written: Any, at: Place) -> list[tuple[Place, Any]]:
         if written is None:
@@ -499,14 +499,3 @@ def _pattern(template: str) -> str:
 
 def _covers(wanted: str, kind: str) -> bool:
     return wanted in (kind, "*/*") or (wanted.endswith("/*") and kind.startswith(wanted[:-1]))
-
-
-def _valid(check: Draft202012Validator, value: Any, what: str) -> None:
-    error = next(iter(check.iter_errors(value)), None)
-    if error is None:
-        return
-    where = "".join(f"/{part}" for part in error.instance_path)
-    place = f"{what} at {where}" if where else what
-    raise MalformedCall(
-        f"What the call says is not what its operation takes: {place}: {error.message[:_LONGEST_REASON]}."
-    )

@@ -39,6 +39,7 @@ from gateway.records import DECISIONS
 from gateway.state import redis_check
 from gateway.supervise import AddressUnavailable, Supervisor
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
+from gateway.tools import operations
 from policies import load as policy
 from policies.errors import PolicyError
 
@@ -109,6 +110,7 @@ def check(given: argparse.Namespace) -> int:
         mistakes = [str(mistake) for mistake in error.mistakes]
     else:
         warnings = [str(warning) for warning in loaded.warnings]
+        mistakes += [str(mistake) for mistake in operations.mistakes(loaded.settings.tools)]
         for settings in (loaded.settings.policy, policy.on_trial(loaded.settings.policy)):
             if settings is None:
                 continue

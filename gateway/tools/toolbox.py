@@ -10,6 +10,7 @@ from adapters import http
 from adapters.base import ToolCall
 from adapters.errors import UnknownEndpoint
 from adapters.mcp import messages
+from adapters.mcp.messages import McpCall
 from config.settings import ToolSettings
 from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
@@ -30,13 +31,15 @@ class Toolbox:
     """Tools that did not change keep their connections, their sessions and their children."""
 
     def __init__(self, tools: Iterable[ToolSettings], previous: Toolbox | None = None) -> None:
-        """Raises SecretMissing, OSError."""
+        """Raises SecretMissing, OSError, ConfigError."""
         self._tools: dict[tuple[str, str], Tool] = {}
         self._left: list[Tool] = []
         """Those of earlier configurations, which calls under way may still use."""
         for settings in tools:
             before = previous._tools.get((settings.kind, settings.name)) if previous is not None else None
             same = before is not None and before.settings == settings
+            if isinstance(before, HttpTool) and not before.current():
+                same = False
             self._tools[settings.kind, settings.name] = before if before and same else _KINDS[settings.kind](settings)
 
     def succeed(self, previous: Toolbox) -> None:
@@ -74,6 +77,17 @@ class Toolbox:
     def stored(self, x: Exchange, held: HeldCall) -> ToolCall:
         """As `Tool.stored`. Raises UnknownEndpoint, MalformedCall."""
         return self._of(held.protocol, held.path).stored(x, held)
+
+    async def definition(self, x: Exchange, desk: Desk) -> str:
+        """The hash of its tool's definition by now, of a call that nobody has just made; empty where there is none.
+
+        Raises UnknownEndpoint, and as `Tool.read` does.
+        """
+        call = x.call
+        tool = self.find(call.protocol, call.target) if isinstance(call, McpCall) else None
+        if not isinstance(tool, McpServer) or not isinstance(call, McpCall):
+            return ""
+        return (await tool.catalogue.check(x, call, desk)).definition
 
     async def forward(self, x: Exchange, reply: Reply, lifeline: Lifeline, desk: Desk) -> None:
         """As `Tool.forward`. Raises UnknownEndpoint besides, where a reload has taken the tool away meanwhile."""
