@@ -28,7 +28,7 @@ from gateway.callids import CallIds
 from gateway.exchange import Exchange
 from gateway.headers import meaningful
 from policies import approvals
-from policies.approval_store import HEAR, Answer, ApprovalStore, Message, StoreUnavailable
+from policies.approval_store import ANSWERS_KEPT, HEAR, Answer, ApprovalStore, Message, StoreUnavailable
 from policies.approvals import Approval, HeldCall, Move, Refused, State
 from policies.binding import binding, hold_key
 from policies.decision import Decision
@@ -195,6 +195,22 @@ class Holds:
                 log.warning(
                     "calls are held for the role %s, which nobody in admin.people has: see %s", role, approval.id
                 )
+
+    async def key(self, x: Exchange) -> str:
+        """What this call has in common with the identical ones. Raises Unbindable."""
+        call = held_call(x)
+        return hold_key(call, await _bound(call))
+
+    async def detach(self, approval: Approval) -> Approval:
+        """The approval as of now, with it kept that the gateway makes the call once it is approved."""
+        for _ in range(_TRIES):
+            if approval.detached or approval.state not in approvals.ACTIVE:
+                return approval
+            after = approvals.detached(approval)
+            if await self.store.replace(after):
+                return after
+            approval = await self.now(approval)
+        raise StoreUnavailable("Others are changing this approval at the same time.")
 
     async def heard(self, approval: Approval) -> None:
         """An identical call gets the answer that the agent had not waited for. Never raises."""
@@ -512,7 +528,7 @@ def held_call(x: Exchange) -> HeldCall:
     return HeldCall(
         agent.tenant,
         agent.name,
-        x.session,
+        x.session if call.protocol != "mcp" else _given(x),
         call.kind,
         call.protocol,
         call.target,
@@ -528,6 +544,13 @@ def held_call(x: Exchange) -> HeldCall:
     )
 
 
+def _given(x: Exchange) -> str | None:
+    """The session that a call of MCP names itself. That of the protocol is another one whenever a client connects anew,
+    which is how clients come back."""
+    given = x.own.get(b"x-weighbridge-session")
+    return given.decode("ascii") if given is not None else None
+
+
 async def _bound(call: HeldCall) -> str:
     """Raises Unbindable."""
     return binding(call) if len(call.body) <= _SHORT else await asyncio.to_thread(binding, call)
@@ -540,8 +563,11 @@ def _answers(known: Approval, now: int, repeated: bool) -> bool:
     age = now - known.changed
     if known.state is State.DENIED:
         return age < DENIED_FOR * _SECOND
-    told = known.state in (State.DONE, State.UNKNOWN) and (repeated or known.unheard)
-    return told and age < REPEATED_WITHIN * _SECOND
+    if known.state not in (State.DONE, State.UNKNOWN):
+        return False
+    if known.call.protocol == "mcp" and now < min(known.use_by or 0, known.changed + ANSWERS_KEPT * _SECOND):
+        return True  # its clients have no way to say that they repeat themselves
+    return (repeated or known.unheard) and age < REPEATED_WITHIN * _SECOND
 
 
 def _comes_first(known: Approval, now: int, repeated: bool) -> bool:

@@ -1,8 +1,10 @@
 """The answer on its way to the agent: started once, with the gateway's own headers on it."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -14,6 +16,8 @@ from policies.approval_store import MOST_ANSWER, Answer
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+Framed = Callable[[int, bytes], bytes | None]
+
 _EVENTS: Headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
@@ -23,12 +27,13 @@ class Reply:
     A stream can be `kept_open` before there is an answer; what then comes of the call is told within the stream.
     """
 
-    __slots__ = ("_copy", "_failed", "_send", "_x", "events", "kept_open", "started")
+    __slots__ = ("_copy", "_failed", "_framed", "_send", "_x", "events", "kept_open", "started")
 
     def __init__(self, x: Exchange, send: Send) -> None:
         self._x = x
         self._send = send
-        self._copy: _Copy | None = None
+        self._copy: Copy | None = None
+        self._framed: Framed | None = None
         self._failed: int | None = None
         """The status of an answer that cannot be told as such, because the stream has begun."""
         self.started = False
@@ -69,17 +74,20 @@ class Reply:
             self._copy.whole = True
         if self.kept_open:
             self.started = True
-            body = body if status < 300 else self._event(status, body)
+            body = self._in_stream(status, body)
         else:
             await self._send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def keep_open(self, comment: bytes) -> None:
-        """Begins a stream for which there is no answer yet, or shows that it is still alive."""
+    async def keep_open(self, sign: bytes, framed: Framed | None = None) -> None:
+        """Begins a stream for which there is no answer yet, or shows that it is still alive, by whole events.
+
+        `framed` is how an answer in one piece, with its status, stands in it; None for what cannot.
+        """
         if not self.kept_open:
             await self._send(self._head(200, _EVENTS))
-            self.started, self.kept_open = False, True
-        await self._send({"type": "http.response.body", "body": comment, "more_body": True})
+            self.started, self.kept_open, self._framed = False, True, framed
+        await self._send({"type": "http.response.body", "body": sign, "more_body": True})
 
     async def refuse(self, refusal: Refusal) -> None:
         """The end of a stream that was kept open for nothing."""
@@ -88,9 +96,9 @@ class Reply:
             {"type": "http.response.body", "body": self._x.adapter.broken_stream(refusal), "more_body": False}
         )
 
-    def copied(self) -> None:
-        """From here on the answer is kept, for others who wait for it."""
-        self._copy = _Copy()
+    def copied(self, copy: Copy | None = None) -> None:
+        """From here on the answer is kept, for others who wait for it: as it is, or what `copy` makes of it."""
+        self._copy = copy or _Copy()
 
     def forgotten(self) -> None:
         """What comes now is the gateway's own word to this agent alone."""
@@ -100,6 +108,12 @@ class Reply:
     def answer(self) -> Answer | None:
         """What was kept; None where that is nothing, broke off, or is too long to be kept."""
         return self._copy.answer if self._copy is not None else None
+
+    def _in_stream(self, status: int, body: bytes) -> bytes:
+        framed = self._framed(status, body) if self._framed is not None else None
+        if framed is not None:
+            return framed
+        return body if status < 300 and self._framed is None else self._event(status, body)
 
     def _event(self, status: int, body: bytes) -> bytes:
         """An answer that is no success, within a stream."""
@@ -113,6 +127,19 @@ class Reply:
         if x.standings:
             headers = replaced(headers, limit_headers(x.adapter, x.standings, time.time_ns()))
         return {"type": "http.response.start", "status": status, "headers": headers + marks(x)}
+
+
+class Copy(Protocol):
+    """Sees an answer go by, and says what is to be kept of it."""
+
+    whole: bool
+    """Whether it has come to its end."""
+
+    def begin(self, status: int, headers: Headers) -> None: ...
+    def add(self, piece: bytes) -> None: ...
+
+    @property
+    def answer(self) -> Answer | None: ...
 
 
 class _Copy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -21,6 +21,7 @@ from gateway.holding import DENIED_FOR, Holds
 from gateway.identity import ACTIVE
 from gateway.reply import Reply
 from policies.approval_store import Answer, StoreUnavailable
+from policies.approvals import ACTIVE as ACTIVE_STATES
 from policies.approvals import Approval, State
 from policies.errors import ApprovalDenied, ApprovalEnded, ApprovalExpired, ApprovalPending, ApprovalUnknown
 
@@ -38,6 +39,10 @@ _WAIT: Final = re.compile(rb"wait\s*=\s*\"?(\d{1,6})")
 _ASYNCHRONOUS: Final = re.compile(rb"(?:^|[,;\s])respond-async(?:$|[,;\s=])")
 
 
+def _comment(approval: Approval) -> bytes:
+    return b": held %s\n\n" % approval.id.encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Until when a call may wait, by the monotonic clock, and how often its client has to hear something meanwhile."""
@@ -45,6 +50,12 @@ class Patience:
     until: float
     every: float | None
     """Seconds; None where it cannot be told anything."""
+    sign: Callable[[Approval], bytes] = _comment
+    """What it hears."""
+    framed: Callable[[int, bytes], bytes | None] | None = None
+    """How an answer in one piece, with its status, stands in the stream that has begun so."""
+    detached: bool = False
+    """Whether the call is left with the gateway where it has to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +98,23 @@ async def wait(
                     "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
                 )
             return Answered(answer)
-        other = await holds.store.get(approval.became) if approval.became is not None else None
-        if approval.state is not State.SUPERSEDED or other is None:
+        other = await _next(holds, approval)
+        if other is None:
             raise ended(approval)
         approval = other
+
+
+async def follow(holds: Holds, approval: Approval) -> Approval:
+    """The one that has its place by now. Raises StoreUnavailable."""
+    while (other := await _next(holds, approval)) is not None:
+        approval = await holds.now(other)
+    return approval
+
+
+async def _next(holds: Holds, approval: Approval) -> Approval | None:
+    if approval.state is not State.SUPERSEDED or approval.became is None:
+        return None
+    return await holds.store.get(approval.became)
 
 
 async def _decided(
@@ -118,10 +142,14 @@ async def _decided(
                 now = time.monotonic()
                 left = patience.until - now
                 if left <= 0 or holds.stopping:
-                    raise ApprovalPending(_pending(approval, x.agent.state, holds.lacking(approval)), approval.id)
+                    if patience.detached and not approval.detached and approval.state in ACTIVE_STATES:
+                        approval = await holds.detach(approval)
+                        break  # it may have been decided on meanwhile
+                    said = _pending(approval, x.agent.state, holds.lacking(approval))
+                    raise ApprovalPending(said, approval.id, approval)
                 if patience.every is not None:
                     if now - heard >= patience.every:
-                        await reply.keep_open(b": held %s\n\n" % approval.id.encode())
+                        await reply.keep_open(patience.sign(approval), patience.framed)
                         heard = now
                     left = min(left, heard + patience.every - now)
                 changed = await waiter.woken(left)
@@ -163,12 +191,16 @@ def patience(x: Exchange, holds: Holds) -> Patience:
     if asynchronous(x.headers):
         return Patience(x.began, None)
     stated = [float(value) for name, value in x.headers if name in _STATED and _SECONDS.fullmatch(value)]
-    longest = [float(found) for value in _preferred(x.headers) for found in _WAIT.findall(value)]
     if x.call.stream:
-        until = time.monotonic() + min([holds.settings.hold_streams_for, *longest])
+        until = time.monotonic() + min([holds.settings.hold_streams_for, *longest(x.headers)])
         return Patience(until, max(_LEAST, min([COMMENT_EVERY, *(each / 3 for each in stated)])))
-    longest += [each - MARGIN if each > 2 * MARGIN else each / 2 for each in stated]
-    return Patience(x.began + min([holds.settings.hold_for, *longest]), None)
+    most = [each - MARGIN if each > 2 * MARGIN else each / 2 for each in stated]
+    return Patience(x.began + min([holds.settings.hold_for, *longest(x.headers), *most]), None)
+
+
+def longest(headers: Headers) -> list[float]:
+    """Seconds that a client wants to wait at most, if it says so."""
+    return [float(found) for value in _preferred(headers) for found in _WAIT.findall(value)]
 
 
 def _preferred(headers: Headers) -> Iterator[bytes]:

@@ -182,6 +182,8 @@ class Approval:
     """What people have to know of the identical call before: that it may have run, or has run lately."""
     unheard: bool = False
     """Whether the agent left before it had the answer: the next identical call gets it."""
+    detached: bool = False
+    """Whether the gateway makes the call itself once it is approved: its agent asks what became of it."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -278,6 +280,11 @@ def finished(approval: Approval, call_id: str, now: int, reason: str = "") -> Ap
 def heard(approval: Approval) -> Approval:
     """After an identical call has got the answer that its agent had not waited for."""
     return replace(approval, version=approval.version + 1, unheard=False)
+
+
+def detached(approval: Approval) -> Approval:
+    """After its agent has left the call with the gateway."""
+    return replace(approval, version=approval.version + 1, detached=True)
 
 
 def resolved(approval: Approval, by: str, ran: bool, now: int, comment: str) -> Approval:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from policies.approvals import Approval
     from policies.decision import Decision
 
 
@@ -30,7 +31,13 @@ class ApprovalEnded(Exception):
 
 
 class ApprovalPending(ApprovalEnded):
-    """People have not decided yet, and the connection is not kept any longer."""
+    """People have not decided yet, and the connection is not kept any longer. `found` is what is waited for."""
+
+    found: Approval | None = None
+
+    def __init__(self, message: str, approval: str, found: Approval | None = None) -> None:
+        super().__init__(message, approval)
+        self.found = found
 
 
 class ApprovalDenied(ApprovalEnded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -22,12 +23,18 @@ class Mcp(Untokened):
     protocol = "mcp"
     endpoints: tuple[Endpoint, ...] = (FREE,)
 
-    def __init__(self, call: McpCall | None = None) -> None:
+    def __init__(self, call: McpCall | None = None, waits: bytes = b"") -> None:
+        """`waits` is the member of a message that says, in the client's own words, that its call waits for people."""
         self._call = call
+        self._waits = waits
 
     def answering(self, call: McpCall) -> Mcp:
         """The adapter of the exchange that this message began."""
         return Mcp(call)
+
+    def waiting(self, said: bytes) -> Mcp:
+        """The same, where that a call waits is told by this member of a message."""
+        return Mcp(self._call, said)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         raise MalformedCall("A message is read where its server is known.")
@@ -52,16 +59,27 @@ class Mcp(Untokened):
     def _message(self, refusal: Refusal) -> bytes:
         call = self._call
         identity = call.id if call is not None and call.id else b"null"
-        about: dict[str, Any] = {"code": refusal.code, "call": refusal.call_id, **refusal.details}
+        if self._waits and refusal.code == "approval_pending":
+            return b'{"jsonrpc":"2.0","id":%s,%s}' % (identity, self._waits)
         if call is not None and call.method == "tools/call" and refusal.breach is None:
-            result: dict[str, Any] = {"content": [{"type": "text", "text": refusal.message}], "isError": True}
-            if call.era == "modern":
-                result["resultType"] = "complete"
-            result["_meta"] = {"weighbridge/refusal": about}
+            result = refused(refusal, modern=call.era == "modern")
             return b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (identity, orjson.dumps(result))
+        about = _about(refusal)
         error: dict[str, Any] = {"code": refusal.status, "message": refusal.message, "data": about}
         if refusal.breach is not None:
             error["code"] = refusal.breach.code
             if refusal.breach.data is not None:
                 error["data"] = refusal.breach.data
         return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (identity, orjson.dumps(error))
+
+
+def refused(refusal: Refusal, *, modern: bool) -> dict[str, Any]:
+    """The result of a tool's call that was refused: the model reads its text."""
+    result: dict[str, Any] = {"content": [{"type": "text", "text": refusal.message}], "isError": True}
+    if modern:
+        result["resultType"] = "complete"
+    return {**result, "_meta": {"weighbridge/refusal": _about(refusal)}}
+
+
+def _about(refusal: Refusal) -> Mapping[str, Any]:
+    return {"code": refusal.code, "call": refusal.call_id, **refusal.details}

@@ -18,7 +18,7 @@ from adapters.errors import MalformedCall
 from adapters.mcp import messages
 from adapters.mcp.messages import McpCall
 from gateway.exchange import Exchange
-from gateway.reply import Reply
+from gateway.reply import Framed, Reply
 
 if TYPE_CHECKING:
     from gateway.tools.desk import Desk
@@ -40,9 +40,9 @@ class Aside(Reply):
         super().__init__(x, _nowhere)
         self._alive = alive
 
-    async def keep_open(self, comment: bytes) -> None:
+    async def keep_open(self, sign: bytes, framed: Framed | None = None) -> None:
         if self._alive is not None:
-            await self._alive(comment)
+            await self._alive(sign)
 
 
 async def _nowhere(_: MutableMapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from adapters.base import Headers, ToolCall
-from adapters.errors import MalformedCall, MethodNotAllowed, UnknownEndpoint
+from adapters.errors import MethodNotAllowed, UnknownEndpoint
 from adapters.mcp import messages
 from adapters.mcp.answers import Mcp
 from adapters.mcp.messages import McpCall
@@ -18,6 +18,7 @@ from gateway import carrier
 from gateway.exchange import Exchange, Reached
 from gateway.headers import homeward
 from gateway.lifeline import Lifeline
+from gateway.mcp import tasks, waiting
 from gateway.mcp.catalogue import Catalogue
 from gateway.mcp.upstream import Answer, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
@@ -54,6 +55,7 @@ class McpServer:
             call = messages.bare(self.settings.name, x.method, "legacy", version)
         elif x.method == "POST":
             call = messages.read(self.settings.name, body, version, free=self.settings.price is None)
+            call = waiting.reopened(call, desk.seals)
         else:
             raise MethodNotAllowed("POST")
         x.adapter = adapter.answering(call)
@@ -62,11 +64,19 @@ class McpServer:
     def stored(self, x: Exchange, held: HeldCall) -> ToolCall:
         if isinstance(x.call, McpCall):
             return messages.edited(x.call, held.body)
-        raise MalformedCall("Its arguments cannot be read again.")
+        adapter = x.adapter
+        assert isinstance(adapter, Mcp), "what was held at /mcp/ is made again there"
+        call = waiting.restored(x, held, free=self.settings.price is None)
+        x.adapter = adapter.answering(call)
+        return call
 
     async def forward(self, x: Exchange, reply: Reply, lifeline: Lifeline, desk: Desk) -> None:
         call = x.call
         assert isinstance(call, McpCall), "what is sent to an MCP server was read as a message"
+        told = await tasks.answered(x, call, desk.holds)
+        if told is not None:
+            await reply.whole(200, [(b"content-type", b"application/json")], told)
+            return
 
         def leaving() -> None:
             x.reached = Reached.MAYBE

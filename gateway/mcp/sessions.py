@@ -78,3 +78,18 @@ class Seals:
             return None
         server, tenant, agent, upstream, version, name, abilities = orjson.loads(text)
         return Session(server, tenant, agent, upstream, version, name, abilities.encode())
+
+    def sealed_text(self, text: bytes, purpose: bytes) -> str:
+        """Something else that clients keep for the gateway; what was sealed for one purpose does not pass for another.
+        Raises SealsUnavailable."""
+        nonce = os.urandom(_NONCE)
+        return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, text, purpose)).rstrip(b"=").decode()
+
+    def text(self, sealed: str, purpose: bytes) -> bytes | None:
+        """None for what was not made here for this purpose, or with another key. Raises SealsUnavailable."""
+        cipher = self._cipher
+        try:
+            found = base64.urlsafe_b64decode(sealed.encode("ascii") + b"=" * (-len(sealed) % 4))
+            return cipher.decrypt(found[:_NONCE], found[_NONCE:], purpose)
+        except (ValueError, binascii.Error, InvalidTag):
+            return None

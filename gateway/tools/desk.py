@@ -14,6 +14,7 @@ from policies.approvals import HeldCall
 from policies.decision import Effect
 
 if TYPE_CHECKING:
+    from gateway.holding import Holds
     from gateway.mcp.sessions import Seals
 
 
@@ -22,6 +23,8 @@ class Desk(Protocol):
 
     seals: Seals
     """What makes ids of sessions that every gateway can read, and nobody else."""
+    holds: Holds
+    """The calls that people decide on."""
 
     async def could(self, x: Exchange, call: AgentCall) -> Effect:
         """What the policy says of a call that nobody makes yet: for lists of what there is. Nothing is recorded.
