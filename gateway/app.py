@@ -18,6 +18,7 @@ from gateway.assembly import assemble, retired
 from gateway.collector import Collector
 from gateway.deciding import Deciding
 from gateway.decision_log import DecisionLog
+from gateway.errands import Errands
 from gateway.holding import Holds
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
@@ -104,6 +105,7 @@ class App:
         )
         self.pipeline.seals = Seals(None)
         self.standings.stopped = lambda whose: self.pipeline.assembly.toolbox.dismiss(whose)
+        self.errands = Errands(self.holds, self.pipeline.make, self.pipeline.ready)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
         self.traffic = self.pipeline.traffic = self.telemetry.traffic = Traffic(self.state.routes, fleet=fleet)
         self.mirrors = Mirrors(self.state.budgets, fleet, self.ledger.note)
@@ -154,6 +156,7 @@ class App:
         await self.steering.begin()
         await self.holds.begin()
         self.pipeline.claims.begin()
+        self.errands.begin()
         await self.standings.begin()
         await self.courier.begin()
         await self.deciding.begin()
@@ -163,6 +166,7 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         self.ending.set()
         self._stop.set()
+        await self.errands.end(self.settings.listen.drain)
         await asyncio.gather(*filter(None, (self._watch, self._sealing)), return_exceptions=True)
         await self.deciding.end()
         await self.probes.close()

@@ -112,6 +112,10 @@ class Claims:
         self._uses[approval] = Use(call)
         return True
 
+    def taken(self, approval: str) -> bool:
+        """Whether a call of this process uses it."""
+        return approval in self._uses
+
     async def claim(self, approval: str) -> None:
         """Uses up, durably, what was taken. Raises NotUsable, Refused.
 

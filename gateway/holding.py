@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -103,6 +104,9 @@ class Holds:
         self._troubled: set[str] = set()
         self._warned: set[str] = set()
         """Roles of which it was told that nobody has them."""
+        self.left: set[str] = set()
+        """Approvals whose calls were left with this gateway, and may not be made yet."""
+        self._stopped = 0.0
         self.stopping = False
         """Whether the gateway is being stopped: then nobody waits here any longer."""
 
@@ -120,6 +124,11 @@ class Holds:
     def waiting(self) -> int:
         """Calls that wait here."""
         return sum(map(len, self._waiting.values()))
+
+    @property
+    def stopping_for(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._stopped if self.stopping else 0.0
 
     async def begin(self) -> None:
         self.store.listen(self._changed)
@@ -208,6 +217,7 @@ class Holds:
                 return approval
             after = approvals.detached(approval)
             if await self.store.replace(after):
+                self.left.add(after.id)
                 return after
             approval = await self.now(approval)
         raise StoreUnavailable("Others are changing this approval at the same time.")
@@ -279,7 +289,7 @@ class Holds:
 
     def let_go(self) -> None:
         """The gateway is being stopped: whoever waits is told how to come back, and what they wait for stays."""
-        self.stopping = True
+        self.stopping, self._stopped = True, time.monotonic()
         self._changed(None)
 
     def look_again(self) -> None:

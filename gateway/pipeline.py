@@ -33,7 +33,7 @@ from gateway.exchange import Asked, Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
 from gateway.holding import NAMELESS, Holds, held_call, seen_by_policy
-from gateway.identity import Unauthenticated
+from gateway.identity import ACTIVE, Unauthenticated
 from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
@@ -166,6 +166,12 @@ class Pipeline:
         x = self._of_held(approval.call)
         reply, lifeline = Reply(x, _to_nobody), Lifeline({})
         await self._to_its_end(x, self._carry_held(x, approval, reply, lifeline), reply, lifeline)
+
+    def ready(self, approval: Approval) -> bool:
+        """Whether `make` can be of use now."""
+        agent = self.assembly.directory.find(approval.call.tenant, approval.call.agent)
+        there = self.standings.heard and agent is not None and agent.state == ACTIVE
+        return there and not self.claims.taken(approval.id)
 
     async def _carry_held(self, x: Exchange, approval: Approval, reply: Reply, lifeline: Lifeline) -> None:
         """`carry` of a call that is held: as of what follows the hold."""

@@ -11,6 +11,7 @@ import orjson
 from gateway import records
 from gateway.carrier import Carrier
 from gateway.decision_log import DecisionLog
+from gateway.errands import Errands
 from gateway.exchange import Exchange
 from gateway.holding import Holds
 from gateway.ledger import LedgerUnavailable
@@ -172,10 +173,13 @@ async def gate(
     async with door(pipeline, **(door_limits or {})) as port:
         await holds.begin()
         pipeline.claims.begin()
+        errands = Errands(holds, pipeline.make, pipeline.ready)
+        errands.begin()
         await standings.begin()
         try:
             yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)
         finally:
+            await errands.end(0.0)
             await standings.end()
             await holds.end()
             for carrier in carriers:
