@@ -16,7 +16,9 @@ from gateway.approval_view import shown_to_agent
 from gateway.holding import Holds
 from gateway.identity import Agent, Unauthenticated
 from gateway.lifeline import ClientGone, Lifeline
+from gateway.oauth.tokens import ScopeMissing
 from gateway.pipeline import Pipeline
+from gateway.problems import problem_for
 from policies.approval_store import StoreUnavailable
 from policies.approvals import Approval, State
 
@@ -52,19 +54,22 @@ async def ask_after(pipeline: Pipeline, scope: MutableMapping[str, Any], send: S
 
 async def _asked(pipeline: Pipeline, scope: MutableMapping[str, Any]) -> tuple[int, bytes, Headers]:
     """The status, the body and what stands in the head for it."""
+    login = pipeline.assembly.login
     try:
         lines = [line for line in scope["headers"] if line[0] in _KEYS]
         keys = dict(lines)
         if len(keys) < len(lines):
             raise Unauthenticated("There are two keys. Send one, as `Authorization: Bearer KEY`.")
-        agent = pipeline.assembly.directory.identify(keys.get(b"authorization"), keys.get(b"x-api-key"))
+        agent = await login.identify(keys.get(b"authorization"), keys.get(b"x-api-key"), scope["path"], time.time())
         if scope["method"] not in ("GET", "HEAD"):
             return 405, _problem("malformed_call", "Ask with GET."), [(b"allow", b"GET, HEAD")]
         name = scope["path"].removeprefix(PATH)
         wait = _wait(scope["query_string"])
         found = await _found(pipeline.holds, agent, name, wait) if _ID.fullmatch(name) else None
-    except Unauthenticated as error:
-        return 401, _problem("unauthenticated", str(error)), [(b"www-authenticate", b"Bearer")]
+    except (Unauthenticated, ScopeMissing) as error:
+        problem = problem_for(error)
+        challenge = login.challenge(scope["path"], error)
+        return problem.status, _problem(problem.code, str(error)), [(b"www-authenticate", challenge)]
     except ValueError as error:
         return 400, _problem("malformed_call", str(error)), []
     except StoreUnavailable:

@@ -9,6 +9,7 @@ from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.decision_log import ARGUMENTS
 from gateway.identity import Directory, People
 from gateway.mcp.doorway import Doorway
+from gateway.oauth.login import Login
 from gateway.tools.toolbox import Toolbox
 from policies.budgets import Plan
 from policies.limits import LimitPlan
@@ -53,13 +54,16 @@ class Assembly:
     prices: Prices
     toolbox: Toolbox
     doorway: Doorway
+    login: Login
 
 
 def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
     """Builds all rooms' parts; targets that did not change keep their connections.
 
-    Raises SecretMissing for a key that cannot be had, OSError or ssl.SSLError for a CA file that cannot be used.
+    Raises SecretMissing for a key that cannot be had, OSError or ssl.SSLError for a file of authorities or keys that
+    cannot be used.
     """
+    directory = Directory(settings.agents, settings.oauth.issuers if settings.oauth is not None else ())
     targets = {each.name: target(each) for each in settings.targets}
     lines: dict[str, Line] = {}
     for each in targets.values():
@@ -70,7 +74,7 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
             lines[each.name] = _line(each.settings, each.kind.root)
     return Assembly(
         settings,
-        Directory(settings.agents),
+        directory,
         People(settings.admin.people),
         table(settings.routes, targets),
         lines,
@@ -80,6 +84,7 @@ def assemble(settings: Settings, previous: Assembly | None = None) -> Assembly:
         _prices(settings),
         Toolbox(settings.tools, previous.toolbox if previous is not None else None),
         Doorway(settings.listen, settings.oauth.resource if settings.oauth is not None else None),
+        Login(directory, settings.oauth, previous.login if previous is not None else None),
     )
 
 

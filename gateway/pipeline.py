@@ -41,6 +41,7 @@ from gateway.mcp import waiting as mcp_waiting
 from gateway.mcp.requests import Aside
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
+from gateway.oauth.tokens import ScopeMissing
 from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.standings import AgentStopped, Standings, StandingsUnknown
@@ -685,7 +686,7 @@ class Pipeline:
                 status = 202 if status == refusal.status else status
         if refusal.retry_after is not None:
             headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after)]
-        if problem.code == "unauthenticated":
+        if isinstance(error, Unauthenticated | ScopeMissing):
             headers = [*headers, (b"www-authenticate", x.assembly.login.challenge(x.path, error))]
         if refusal.status == 405:
             headers = [*headers, (b"allow", str(getattr(error, "allowed", "")).encode())]

@@ -12,6 +12,7 @@ from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
 from gateway.mcp.doorway import WrongHost, WrongOrigin
 from gateway.mcp.sessions import SealsUnavailable
+from gateway.oauth.tokens import ScopeMissing
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
 from policies.errors import (
     ApprovalDenied,
@@ -60,6 +61,7 @@ _TELL_OPERATOR = "Tell the operator of this gateway; the call's id says which."
 
 PROBLEMS: Mapping[type[BaseException], Problem] = {
     Unauthenticated: Problem(401, "unauthenticated", ""),
+    ScopeMissing: Problem(403, "policy_denied", "Log in again, and ask for it."),
     UnknownEndpoint: Problem(404, "no_route", "Check the base URL."),
     WrongHost: Problem(421, "malformed_call", "The operator of this gateway can add it to listen.hosts."),
     WrongOrigin: Problem(403, "malformed_call", "The operator of this gateway can add it to listen.origins."),

@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gateway.app import App
 from gateway.asking_after import PATH, ask_after
 from gateway.ledger import LedgerUnavailable
 from gateway.logs import configure
+from gateway.oauth.metadata import WELL_KNOWN
 from gateway.server import server
 from gateway.state import StateUnusable
 from policies.watchdog import Watchdog
@@ -50,6 +51,8 @@ def data_app(app: App) -> Callable[..., Awaitable[None]]:
                 case "/readyz":
                     answer = ready(app)
                     await _plain(send, answer.status_code, bytes(answer.body))
+                case path if path.startswith(WELL_KNOWN):
+                    await _metadata(pipeline.assembly.login.document(path), scope["method"], send)
                 case path if path.startswith(PATH):
                     await ask_after(pipeline, scope, send)
                 case _:
@@ -58,8 +61,18 @@ def data_app(app: App) -> Callable[..., Awaitable[None]]:
     return serve
 
 
-async def _plain(send: Any, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+async def _metadata(document: bytes | None, method: str, send: Any) -> None:
+    """Where clients log in. It is for everybody, pages of any site among them; who has no key has to find it."""
+    if document is None:
+        await _plain(send, 404, b'{"error":"nothing is protected by OAuth here"}')
+    elif method in ("GET", "HEAD"):
+        await _plain(send, 200, document, [(b"access-control-allow-origin", b"*"), (b"cache-control", b"max-age=60")])
+    else:
+        await _plain(send, 405, b'{"error":"ask with GET"}', [(b"allow", b"GET, HEAD")])
+
+
+async def _plain(send: Any, status: int, body: bytes, others: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *others]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
