@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OPA    := .tools/opa-v1.22.2.stamp
+NODE   := tests/support/node/node_modules/.installed
 # Half of the suite waits for real time: one worker more than there are processors waits beside the others.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check format lock clean opa redis chromium
+.PHONY: run test check format lock clean opa redis chromium node
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python -m deploy.demo.run
@@ -16,6 +17,7 @@ test: $(VENV)/dev.stamp
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory opa || echo "opa could not be built; its tests are skipped"; fi
 	@$(MAKE) --no-print-directory redis || echo "redis-server could not be installed; its tests are skipped"
 	@$(MAKE) --no-print-directory chromium || echo "chromium could not be installed; its tests are skipped"
+	@$(MAKE) --no-print-directory node || echo "node could not be installed; its tests are skipped"
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev.stamp
@@ -73,6 +75,22 @@ chromium:
 	elif command -v apk >/dev/null; then $(AS_ROOT) apk add -q chromium; \
 	else exit 1; fi
 
+# A Node, and the MCP clients and the conformance suite that others have written for it, in the versions of the lock.
+node: $(NODE)
+
+$(NODE): tests/support/node/package-lock.json
+	@command -v npm >/dev/null && exit; echo "installing npm for the tests ..."; \
+	if command -v apt-get >/dev/null; then \
+	  $(AS_ROOT) apt-get -qq update && \
+	  $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends npm; \
+	elif command -v dnf >/dev/null; then $(AS_ROOT) dnf -q -y install npm; \
+	elif command -v apk >/dev/null; then $(AS_ROOT) apk add -q npm; \
+	elif command -v brew >/dev/null; then brew install -q node; \
+	else exit 1; fi
+	@echo "installing what is run on node in the tests ..."
+	npm ci --prefix tests/support/node --ignore-scripts --loglevel=error
+	@touch $@
+
 # Needs uv; hashes come from the index, its address never enters the files.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build
 lock:
@@ -80,4 +98,4 @@ lock:
 	$(LOCK) --group dev --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .tools var
+	rm -rf $(VENV) .tools var tests/support/node/node_modules
