@@ -14,6 +14,7 @@ _END: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?=[^\n])")
 _END_IN_RUN: Final = re.compile(rb"\n\n|\n\r\n|\r\r|\n\r(?!\n)")
 _USUAL_ENDS: Final = (b"\n\n", b"\n\r\n")
 _LINE_ENDS: Final = b"\r\n"
+_ONE_LINE: Final = bytes.maketrans(_LINE_ENDS, b"  ")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -72,12 +73,12 @@ def data(event: bytes) -> bytes:
 
 
 def with_data(event: bytes, said: bytes) -> bytes:
-    """The same event with other data, a text of one line; its id, its name and all else stay as they came."""
+    """The same event with other data, a JSON text; its id, its name and all else stay as they came."""
     kept, place = [], None
     for line in event.splitlines():
         if line.removeprefix(_BYTE_ORDER_MARK).startswith(b"data:"):
             place = len(kept) if place is None else place
         elif line:
             kept.append(line)
-    kept.insert(len(kept) if place is None else place, b"data: " + said)
+    kept.insert(len(kept) if place is None else place, b"data: " + said.translate(_ONE_LINE))
     return b"\n".join(kept) + b"\n\n"

@@ -9,7 +9,7 @@ import orjson
 
 from adapters.base import AgentCall, Endpoint, Headers, Refusal
 from adapters.errors import MalformedCall
-from adapters.mcp.messages import FREE, McpCall, edited
+from adapters.mcp.messages import FREE, McpCall, edited, unread
 from adapters.untokened import Untokened
 
 _JSON: Final[Headers] = [(b"content-type", b"application/json")]
@@ -31,6 +31,10 @@ class Mcp(Untokened):
     def answering(self, call: McpCall) -> Mcp:
         """The adapter of the exchange that this message began."""
         return Mcp(call)
+
+    def answering_to(self, identity: bytes) -> Mcp:
+        """The same for a message of which only its id could be read, a JSON text."""
+        return Mcp(unread(identity))
 
     def waiting(self, said: bytes) -> Mcp:
         """The same, where that a call waits is told by this member of a message."""

@@ -61,6 +61,9 @@ LISTENS: Final = "subscriptions/listen"
 _MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _PARAMS: Final = frozenset({"name", "arguments", "uri", "_meta"})
 
+_KEPT_ABILITIES: Final = ("elicitation", "sampling", "roots", "tasks")
+_LONGEST_ABILITIES: Final = 1024
+
 Era = Literal["legacy", "modern"]
 
 
@@ -203,6 +206,18 @@ def _read(
         responses=responses,
         headers=beside(state, responses),
     )
+
+
+def unread(identity: bytes) -> McpCall:
+    """A message of which only its id could be read."""
+    return _protocol("", b"", "", identity, "legacy", "")
+
+
+def abilities_kept(call: McpCall) -> bytes:
+    """What stands in the name of a session of what its client can do, as JSON text: names do not get long."""
+    known = {name: call.abilities[name] for name in _KEPT_ABILITIES if isinstance(call.abilities.get(name), dict)}
+    text = orjson.dumps(known)
+    return text if len(text) <= _LONGEST_ABILITIES else b"{}"
 
 
 def initializes(call: McpCall) -> Mapping[str, Any]:

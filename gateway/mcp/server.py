@@ -1,24 +1,32 @@
-"""One MCP server behind `/mcp/{server}`: messages become calls, and what comes back is looked through as it passes."""
+"""One MCP server behind `/mcp/{server}`: messages become calls, and what comes back is looked through as it passes.
+
+legacy   `initialize` begins a session; its id is sealed, so that every gateway can read it, and nobody else
+         the client's leaving cancels nothing: what it has asked for comes to its end, and can be resumed
+modern   each request stands for itself, and its headers say what it says; its client's leaving cancels it
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
 
 from adapters.base import Headers, ToolCall
-from adapters.errors import MethodNotAllowed, UnknownEndpoint
-from adapters.mcp import messages
+from adapters.errors import MethodNotAllowed, ProtocolBreach, UnknownEndpoint
+from adapters.mcp import messages, mirrors
 from adapters.mcp.answers import Mcp
 from adapters.mcp.messages import McpCall
-from adapters.sse import Framing, events
 from config.settings import ToolSettings
-from gateway import carrier
+from gateway import carrier, trace
+from gateway.callids import CallIds
 from gateway.exchange import Exchange, Reached
-from gateway.headers import homeward
+from gateway.headers import replaced
 from gateway.lifeline import Lifeline
 from gateway.mcp import tasks, waiting
+from gateway.mcp.answers import Answering
 from gateway.mcp.catalogue import Catalogue
 from gateway.mcp.upstream import Answer, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
@@ -26,40 +34,62 @@ from gateway.reply import Reply
 from gateway.tools.desk import Desk
 from policies.approvals import HeldCall
 
-_EVENTS: Final = b"text/event-stream"
-_ACCEPTED: Final[Headers] = [
-    (b"accept", b"application/json, text/event-stream"),
-    (b"content-type", b"application/json"),
-    (b"accept-encoding", b"identity"),
-]
-_ONWARD: Final = frozenset({b"last-event-id", b"traceparent", b"tracestate", b"user-agent"})
-_MIRRORS: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-param-")
+_ACCEPT: Final = (b"accept", b"application/json, text/event-stream")
+_ALWAYS: Final[Headers] = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+_ONWARD: Final = frozenset({b"accept", b"accept-language", b"last-event-id", b"tracestate", b"user-agent"})
+_SINGLE: Final = frozenset({b"mcp-session-id", b"mcp-protocol-version", b"last-event-id"})
+"""Headers of which two readers might believe different ones if they came twice."""
+_NOT_DEMANDED: Final = (b"mcp-", b"accept", b"last-event-id")
+"""Headers that are the protocol's own, which no policy sets."""
+
+_MOST_UNANSWERED: Final = 4096
+_LEAST_SECRET: Final = 8
+"""Bytes of a key that is looked for in answers: shorter ones stand in all kinds of texts."""
+
+_LISTS: Final[Mapping[str, str]] = {
+    "tools": "tools/list",
+    "resources": "resources/list",
+    "resourceTemplates": "resources/templates/list",
+    "prompts": "prompts/list",
+}
 
 
 class McpServer:
     """Implements `gateway.tools.desk.Tool`."""
 
-    def __init__(self, settings: ToolSettings) -> None:
+    def __init__(self, settings: ToolSettings, upstream: Upstream | None = None) -> None:
         """Raises SecretMissing, OSError."""
         self.settings = settings
-        self.upstream: Upstream = reached(settings)
+        self.upstream: Upstream = upstream if upstream is not None else reached(settings)
         self.catalogue = Catalogue(settings)
+        self.streams: dict[str, set[Answering]] = {}
+        """Streams that are under way, by session."""
+        key = settings.key.reveal().encode() if settings.key is not None else b""
+        self.secrets = (key,) if len(key) >= _LEAST_SECRET else ()
+        self._ids = CallIds()
+        self._unanswered: OrderedDict[tuple[str, bytes], McpCall] = OrderedDict()
+        """Calls whose answers will come in other streams, once their clients ask for those."""
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:
         if rest:
             raise UnknownEndpoint(f"Nothing is served below the MCP server {self.settings.name}.")
-        version = next((value.decode("latin-1") for name, value in x.headers if name == b"mcp-protocol-version"), "")
         adapter = x.adapter
         assert isinstance(adapter, Mcp), "whoever asks at /mcp/ speaks MCP"
-        if x.method in ("GET", "DELETE"):
-            call = messages.bare(self.settings.name, x.method, "legacy", version)
-        elif x.method == "POST":
-            call = messages.read(self.settings.name, body, version, free=self.settings.price is None)
-            call = waiting.reopened(call, desk.seals)
-        else:
-            raise MethodNotAllowed("POST")
+        call = waiting.reopened(self._message(x, body, adapter), desk.seals)
         x.adapter = adapter.answering(call)
-        return call if call.endpoint.passes else await self.catalogue.check(x, call, desk)
+        if call.era == "modern":
+            if call.id:
+                mirrors.check(x.headers, call.method, call.version, call.name or None)
+        else:
+            self._attach(x, call, desk)
+        if call.trace and trace.read(said := call.trace.encode("ascii", "replace")) is not None:
+            x.own[b"traceparent"] = said
+        if call.endpoint.passes:
+            return call
+        call = await self.catalogue.check(x, call, desk)
+        if call.era == "modern":
+            mirrors.check_parameters(x.headers, self.catalogue.mirrored(call), call.arguments)
+        return call
 
     def stored(self, x: Exchange, held: HeldCall) -> ToolCall:
         if isinstance(x.call, McpCall):
@@ -73,63 +103,54 @@ class McpServer:
     async def forward(self, x: Exchange, reply: Reply, lifeline: Lifeline, desk: Desk) -> None:
         call = x.call
         assert isinstance(call, McpCall), "what is sent to an MCP server was read as a message"
-        told = await tasks.answered(x, call, desk.holds)
-        if told is not None:
+        if call.era == "modern" and not call.id and call.version == messages.MODERN:
+            await reply.whole(202, [], b"")  # in this version clients tell servers nothing that way
+            return
+        if call.endpoint.passes and (told := await tasks.answered(x, call, desk.holds)) is not None:
             await reply.whole(200, [(b"content-type", b"application/json")], told)
             return
-
-        def leaving() -> None:
-            x.reached = Reached.MAYBE
-
-        headers = [*_ACCEPTED, *self._onward(x)]
+        if x.method == "DELETE" and not call.upstream:
+            await reply.whole(200, [], b"")  # of this session nobody knows but the client
+            return
+        if x.method == "GET":
+            self._resume(x, call)
+        elif call.era == "legacy":
+            lifeline.go_on_alone()
         x.sent_at = time.monotonic()
+        answer = await self._sent(x, call, self._body(x, call))
         try:
-            answer = await self.upstream.send(x.method.encode(), headers, messages.onward(call), leaving, _whose(x))
-        except carrier.CarrierTimeout as error:
-            raise TargetTimeout(f"The tool server {self.settings.name} did not answer in time.") from error
-        except carrier.CarrierError as error:
-            raise TargetFailed(f"The tool server {self.settings.name} could not be reached.") from error
-        try:
-            x.reached, x.target_status = Reached.ANSWERED, answer.status
-            await self._answered(x, call, answer, reply, desk)
+            await Answering(self, x, call, answer, reply, lifeline, desk).carry()
         finally:
             answer.close()
 
-    async def _answered(self, x: Exchange, call: McpCall, answer: Answer, reply: Reply, desk: Desk) -> None:
-        kind = next((value for name, value in answer.headers if name == b"content-type"), b"")
-        headers = [line for line in homeward(answer.headers) if line[0] not in (b"content-length",)]
-        if kind.partition(b";")[0].strip().lower() != _EVENTS:
-            pieces = []
-            while piece := await answer.read():
-                pieces.append(piece)
-            x.whole = True
-            body = b"".join(pieces)
-            await reply.whole(answer.status, headers, await self._seen(x, call, body, desk) if body else body)
-            return
-        framing = Framing()
-        await reply.start(answer.status, headers, events=True)
-        while piece := await answer.read():
-            run = framing.whole(piece)
-            for start, end, data in events(run):
-                if b'"result"' in data and orjson.loads(data).get("id") is not None:
-                    await reply.piece(b"event: message\ndata: %s\n\n" % await self._seen(x, call, data, desk))
-                else:
-                    await reply.piece(run[start:end])
-        x.whole = True
-        await reply.end()
+    async def tell(self, x: Exchange, call: McpCall, body: bytes) -> None:
+        """Sends the server a message of the gateway's own within the call's session. Raises CarrierError."""
+        headers: Headers = [_ACCEPT, *_ALWAYS, *self._protocol(x, call)]
+        answer = await self.upstream.send(b"POST", headers, body, whose=_whose(x))
+        try:
+            while await answer.read():
+                pass
+        finally:
+            answer.close()
 
-    async def _seen(self, x: Exchange, call: McpCall, answer: bytes, desk: Desk) -> bytes:
-        """An answer as its agent may have it."""
-        if not call.endpoint.passes:
-            return await self.catalogue.returned(x, call, answer, desk)
-        return await self.catalogue.listed(x, call, answer, desk) if call.method.endswith("/list") else answer
+    def unanswered(self, call: McpCall) -> None:
+        """The answer to this one will come in another stream."""
+        if call.id:
+            self._unanswered[call.session, call.id] = call
+            if len(self._unanswered) > _MOST_UNANSWERED:
+                self._unanswered.popitem(last=False)
 
-    def _onward(self, x: Exchange) -> Headers:
-        return [
-            line
-            for line in x.headers
-            if line[0] in _ONWARD or line[0].startswith(_MIRRORS) or line[0] == b"mcp-session-id"
-        ]
+    def asked(self, stream: McpCall, message: Mapping[str, Any]) -> McpCall | None:
+        """The call that is answered in a stream which its client has come back for. None where that is not known, and
+        nothing depends on it. Raises TargetFailed."""
+        found = self._unanswered.pop((stream.session, orjson.dumps(message.get("id"))), None)
+        result = message.get("result")
+        if found is not None or not isinstance(result, dict):
+            return found
+        for member, method in _LISTS.items():
+            if member in result:
+                return messages.bare(self.settings.name, method, "legacy", stream.version)
+        return None
 
     async def close(self) -> None:
         await self.upstream.close()
@@ -139,6 +160,110 @@ class McpServer:
 
     def dismiss(self, whose: str) -> None:
         self.upstream.dismiss(whose)
+
+    def _message(self, x: Exchange, body: bytes, adapter: Mcp) -> McpCall:
+        """Raises ProtocolBreach, MethodNotAllowed."""
+        names = [name for name, _ in x.headers if name in _SINGLE]
+        version = next((value.decode("latin-1") for name, value in x.headers if name == mirrors.VERSION), "")
+        era = messages.era_of(version)
+        if x.method in ("GET", "DELETE") and era == "legacy":
+            call = messages.bare(self.settings.name, x.method, era, version)
+        elif x.method == "POST":
+            try:
+                call = messages.read(self.settings.name, body, version, free=self.settings.price is None)
+            except ProtocolBreach as error:
+                x.adapter = adapter.answering_to(error.id)
+                raise
+        else:
+            raise MethodNotAllowed("POST" if era == "modern" else "GET, POST, DELETE")
+        if len(names) != len(set(names)):
+            x.adapter = adapter.answering(call)
+            twice = next(name for name in names if names.count(name) > 1).decode()
+            raise ProtocolBreach(
+                f"The header {twice} is given twice.", mirrors.MISMATCH if era == "modern" else messages.INVALID
+            )
+        return call
+
+    def _attach(self, x: Exchange, call: McpCall, desk: Desk) -> None:
+        """Puts a legacy message into its session. Raises ProtocolBreach, SealsUnavailable."""
+        said = next((value for name, value in x.headers if name == b"mcp-session-id"), None)
+        if said is not None:
+            assert x.agent is not None, "a call is identified before it is read"
+            session = desk.seals.opened(said.decode("latin-1"))
+            owner = (self.settings.name, x.agent.tenant, x.agent.name)
+            if session is None or (session.server, session.tenant, session.agent) != owner:
+                raise ProtocolBreach("Session not found. Initialize a new one.", messages.NO_SESSION)
+            call.session, call.upstream = session.id, session.upstream
+            call.abilities = call.abilities or orjson.loads(session.abilities)
+        elif call.method == "initialize" and call.id:
+            call.session = self._ids.next(x.arrived_ns)
+            call.abilities = messages.initializes(call)
+        else:
+            raise ProtocolBreach("The header Mcp-Session-Id is missing. Initialize a session.", messages.INVALID)
+        if x.session is None:
+            x.session = call.session
+
+    def _resume(self, x: Exchange, call: McpCall) -> None:
+        """Servers hand what follows an event to one stream: not to one whose client has left it for this."""
+        if any(name == b"last-event-id" for name, _ in x.headers):
+            for stream in list(self.streams.get(call.session, ())):
+                if stream.abandoned:
+                    stream.close()
+
+    async def _sent(self, x: Exchange, call: McpCall, body: bytes) -> Answer:
+        def leaving() -> None:
+            x.reached = Reached.MAYBE
+
+        name = self.settings.name
+        try:
+            return await self.upstream.send(x.method.encode(), self._headers(x, call), body, leaving, _whose(x))
+        except carrier.CarrierTimeout as error:
+            x.detail = f"{type(error).__name__}: {error}"
+            raise TargetTimeout(f"The tool server {name} did not answer in time.") from error
+        except carrier.CarrierError as error:
+            x.detail = f"{type(error).__name__}: {error}"
+            raise TargetFailed(f"The tool server {name} could not be reached, or broke off.") from error
+
+    def _body(self, x: Exchange, call: McpCall) -> bytes:
+        if not call.id:
+            return messages.onward(call)
+        wanted = self._traceparent(x)
+        members: dict[str, str] = {}
+        if wanted and wanted.decode() != call.trace:
+            members["traceparent"] = wanted.decode()
+            state = next((value for name, value in x.headers if name == b"tracestate"), b"")
+            if state and not call.trace:
+                members["tracestate"] = state.decode("latin-1")
+        return messages.onward(call, members)
+
+    def _traceparent(self, x: Exchange) -> bytes:
+        """Of the trace that the call belongs to, as its client or the policy says; empty for none."""
+        if x.fulfilled is not None and x.fulfilled.sampled is not None:
+            return x.fulfilled.sampled.header()
+        said = x.own.get(b"traceparent", b"")
+        return said if trace.read(said) is not None else b""
+
+    def _headers(self, x: Exchange, call: McpCall) -> Headers:
+        lines = [line for line in x.headers if line[0] in _ONWARD]
+        if not any(name == b"accept" for name, _ in lines):
+            lines.append(_ACCEPT)
+        if x.fulfilled is not None and x.fulfilled.headers:
+            demanded = [line for line in x.fulfilled.headers if not line[0].startswith(_NOT_DEMANDED)]
+            lines = replaced(lines, demanded)
+        lines = [line for line in lines if line[0] != b"traceparent"]
+        if parent := self._traceparent(x):
+            lines.append((b"traceparent", parent))
+        return [*lines, *_ALWAYS, *self._protocol(x, call)]
+
+    def _protocol(self, x: Exchange, call: McpCall) -> Headers:
+        """The protocol's own headers: of the modern era as the message says, which may have been changed."""
+        if call.era == "modern":
+            parameters = self.catalogue.mirrored(call) if call.method == "tools/call" else ()
+            return mirrors.onward(x.headers, call.method, call.version, call.name, parameters, call.arguments)
+        lines = [line for line in x.headers if line[0] == mirrors.VERSION]
+        if call.upstream:
+            lines.append((b"mcp-session-id", call.upstream.encode("latin-1")))
+        return lines
 
 
 def _whose(x: Exchange) -> str:

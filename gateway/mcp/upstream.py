@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from adapters.base import Headers
+from adapters.mcp import messages, mirrors
 from config.settings import ToolSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.mcp.child import ChildUpstream
+
+_LASTING: Final = 24 * 3600.0
+"""Seconds that a stream of a server's own messages may take, and may be silent."""
+_LISTENS: Final = (mirrors.METHOD, messages.LISTENS.encode())
 
 
 class Answer(Protocol):
@@ -54,6 +59,9 @@ class HttpUpstream:
         timeouts = Timeouts(connect=5.0, first_byte=settings.timeout, idle=settings.idle, total=settings.longest)
         tls = ssl.create_default_context() if origin.scheme == "https" else None
         self._carrier = Carrier(origin, timeouts=timeouts, limits=Limits(), tls=tls)
+        lasting = Timeouts(connect=5.0, first_byte=settings.timeout, idle=_LASTING, total=_LASTING)
+        self._lasting = Carrier(origin, timeouts=lasting, limits=Limits(), tls=tls)
+        """For streams that say nothing for as long as nothing happens."""
         self._credentials: Headers = (
             [(b"authorization", b"Bearer " + settings.key.reveal().encode())] if settings.key is not None else []
         )
@@ -61,13 +69,16 @@ class HttpUpstream:
     async def send(
         self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None, whose: str = ""
     ) -> Answer:
-        return await self._carrier.send(method, self._path, [*headers, *self._credentials], body, leaving=leaving)
+        chosen = self._lasting if method == b"GET" or _LISTENS in headers else self._carrier
+        return await chosen.send(method, self._path, [*headers, *self._credentials], body, leaving=leaving)
 
     async def close(self) -> None:
         await self._carrier.close()
+        await self._lasting.close()
 
     def retire(self) -> None:
         self._carrier.retire()
+        self._lasting.retire()
 
     def dismiss(self, whose: str) -> None:
         """Nothing is kept for an agent."""
