@@ -11,6 +11,7 @@ from adapters.mcp import messages, mirrors
 from config.settings import ToolSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.mcp.child import ChildUpstream
+from gateway.oauth.client_credentials import credential
 
 _LASTING: Final = 24 * 3600.0
 """Seconds that a stream of a server's own messages may take, and may be silent."""
@@ -53,7 +54,7 @@ class HttpUpstream:
     """A server at a URL."""
 
     def __init__(self, settings: ToolSettings) -> None:
-        """Raises OSError, ssl.SSLError for a CA file that cannot be used."""
+        """Raises SecretMissing, OSError, ssl.SSLError for a CA file that cannot be used."""
         origin, path = Origin.parse(settings.url)
         self._path = (path or "/").encode()
         timeouts = Timeouts(connect=5.0, first_byte=settings.timeout, idle=settings.idle, total=settings.longest)
@@ -62,15 +63,18 @@ class HttpUpstream:
         lasting = Timeouts(connect=5.0, first_byte=settings.timeout, idle=_LASTING, total=_LASTING)
         self._lasting = Carrier(origin, timeouts=lasting, limits=Limits(), tls=tls)
         """For streams that say nothing for as long as nothing happens."""
-        self._credentials: Headers = (
-            [(b"authorization", b"Bearer " + settings.key.reveal().encode())] if settings.key is not None else []
-        )
+        self._credential = credential(settings)
 
     async def send(
         self, method: bytes, headers: Headers, body: bytes, leaving: Callable[[], None] | None = None, whose: str = ""
     ) -> Answer:
         chosen = self._lasting if method == b"GET" or _LISTENS in headers else self._carrier
-        return await chosen.send(method, self._path, [*headers, *self._credentials], body, leaving=leaving)
+        shown = await self._credential.lines()
+        answer = await chosen.send(method, self._path, [*headers, *shown], body, leaving=leaving)
+        if answer.status == 401 and (fresh := await self._credential.renewed(shown)) is not None:
+            answer.close()  # whoever is not let in has done nothing
+            answer = await chosen.send(method, self._path, [*headers, *fresh], body, leaving=leaving)
+        return answer
 
     async def close(self) -> None:
         await self._carrier.close()
