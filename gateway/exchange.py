@@ -183,6 +183,10 @@ class Exchange:
     target_status: int | None = None
     whole: bool = False
     """Whether the target's answer came to its end, be it one that tells of an error."""
+    tool_error: bool = False
+    """Whether the tool's answer says that it has failed."""
+    result: str = ""
+    """What the policy made of the tool's answer: `withheld`, `redacted`, or nothing."""
     usage: Usage | None = None
     cost: int | None = None
     """Nano-dollars; None where nothing was sent."""

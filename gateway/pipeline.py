@@ -16,7 +16,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any
 
 from adapters import registry
@@ -39,6 +39,7 @@ from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.mcp import waiting as mcp_waiting
 from gateway.mcp.requests import Aside
+from gateway.mcp.definitions import Definitions
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.oauth.tokens import ScopeMissing
@@ -54,7 +55,8 @@ from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, HeldCall, Refused
 from policies.binding import Unbindable
 from policies.decision import Decision, Effect
-from policies.document import Question
+from policies.document import Phase, Question
+from policies.embedded import EmbeddedEngine
 from policies.engine import Engine
 from policies.errors import (
     ApprovalDenied,
@@ -64,6 +66,7 @@ from policies.errors import (
     ApprovalUnknown,
     Denied,
     EngineUnavailable,
+    InputRefused,
     Undecided,
 )
 from policies.obligations import NONE
@@ -92,6 +95,8 @@ _OWN_HEADERS = frozenset(
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 _NOTHING: frozenset[bytes] = frozenset()
 _NOWHERE = ("", 0)
+_ASKED_TOGETHER = 16
+_SESSIONS = ("call", "session")
 _SESSION = re.compile(rb"[ -~]{1,256}")
 
 
@@ -127,6 +132,7 @@ class Pipeline:
         self._chance = chance
         self._ids = CallIds()
         self.seals = Seals(secrets.token_bytes(32))
+        self.definitions = Definitions()
         self._failures = Failures()
 
     @property
@@ -347,13 +353,8 @@ class Pipeline:
             money,
             approval=seen_by_policy(x.consent) if x.consent is not None else None,
         )
-        asked = Asked(question, None, engine.revision, engine)
         x.decision = None
-        x.asked.append(asked)
-        x.decision = asked.decision = decision = await engine.decide(question)
-        asked.revision = decision.revision
-        if engine.bundles and engine.revision == decision.revision:
-            asked.bundles = engine.bundles
+        x.decision = decision = await self._put(x, question, engine)
         return decision
 
     async def hold(self, x: Exchange, reply: Reply) -> bool:
@@ -465,14 +466,58 @@ class Pipeline:
             answer = mcp_waiting.repeated(x.call, answer, x.headers)
         await reply.whole(answer.status, list(answer.headers), answer.body)
 
-    async def could(self, x: Exchange, call: AgentCall) -> Effect:
+    async def could(self, x: Exchange, call: AgentCall, phase: Phase | None = None) -> Effect:
         """What the policy says of a call that nobody makes yet. Raises Undecided, InputRefused, EngineUnavailable."""
-        agent, engine = x.agent, self.engine
-        assert agent is not None, "a call is identified before anything is said of others"
-        if engine is None:
+        engine = self._deciding()
+        return (await engine.decide(self._question(x, call, phase))).effect
+
+    async def could_each(self, x: Exchange, calls: Sequence[AgentCall], phase: Phase | None = None) -> list[Effect]:
+        """The same of many, with DENY for those that the policy has no answer to. Raises EngineUnavailable."""
+        engine = self._deciding()
+
+        async def one(call: AgentCall) -> Effect:
+            try:
+                return (await engine.decide(self._question(x, call, phase))).effect
+            except (Undecided, InputRefused):
+                return Effect.DENY
+
+        found: list[Effect] = []
+        for begin in range(0, len(calls), _ASKED_TOGETHER):
+            found += await asyncio.gather(*map(one, calls[begin : begin + _ASKED_TOGETHER]))
+            await asyncio.sleep(0)
+        return found
+
+    def lasting(self, x: Exchange) -> tuple[object, ...] | None:
+        """What answers on tools that cost nothing follow from, beside the calls; None where they may change without
+        any of it."""
+        engine, agent = self.engine, x.agent
+        if not isinstance(engine, EmbeddedEngine) or agent is None or engine.unstable("tool", None):
+            return None
+        return engine.revision, agent.fragment, x.session if _reads_sessions(engine) else None
+
+    async def judge(self, x: Exchange, call: AgentCall, result: bytes) -> Decision:
+        """What the policy says of what a tool has answered; it is recorded as what it said of the call is.
+
+        Raises Undecided, InputRefused, EngineUnavailable.
+        """
+        engine = self._deciding()
+        question = self._question(x, call, "result")
+        question.now_ns, question.result = time.time_ns(), result
+        try:
+            return await self._put(x, question, engine)
+        finally:
+            if engine.masks:
+                await self._events.mask(x)
+
+    def _deciding(self) -> Engine:
+        if self.engine is None:
             raise EngineUnavailable("No policy is loaded, so every call is refused.")
-        question = Question(
-            agent.fragment,
+        return self.engine
+
+    def _question(self, x: Exchange, call: AgentCall, phase: Phase | None) -> Question:
+        assert x.agent is not None, "an agent is known before anything is said of what it could do"
+        return Question(
+            x.agent.fragment,
             call.kind,
             call.protocol,
             call.target,
@@ -482,8 +527,17 @@ class Pipeline:
             call.body,
             call.arguments,
             x.arrived_ns,
+            phase=phase,
         )
-        return (await engine.decide(question)).effect
+
+    async def _put(self, x: Exchange, question: Question, engine: Engine) -> Decision:
+        asked = Asked(question, None, engine.revision, engine)
+        x.asked.append(asked)
+        asked.decision = decision = await engine.decide(question)
+        asked.revision = decision.revision
+        if engine.bundles and engine.revision == decision.revision:
+            asked.bundles = engine.bundles
+        return decision
 
     async def within(
         self,
@@ -741,6 +795,14 @@ async def _to_nobody(_: MutableMapping[str, Any]) -> None:
 def _doubled(lines: Headers) -> frozenset[bytes]:
     names = [name for name, _ in lines]
     return frozenset(name for name in names if names.count(name) > 1)
+
+
+def _reads_sessions(engine: EmbeddedEngine) -> bool:
+    """Whether what is decided of tools may be another thing in another session."""
+    return any(
+        all(step in (None, name) for step, name in zip(read.path, _SESSIONS, strict=False))
+        for read in engine.reads.of("tool").reads
+    )
 
 
 def _length(value: bytes) -> int:

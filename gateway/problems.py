@@ -11,6 +11,7 @@ from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
 from gateway.mcp.doorway import WrongHost, WrongOrigin
+from gateway.mcp.definitions import DefinitionRefused, DefinitionsUnavailable
 from gateway.mcp.sessions import SealsUnavailable
 from gateway.oauth.tokens import ScopeMissing
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
@@ -72,6 +73,8 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     BodyTooLarge: Problem(413, "body_too_large", "Send less at once."),
     BodyTooSlow: Problem(408, "malformed_call", "Send the whole body without long pauses."),
     Denied: Problem(403, "policy_denied", ""),
+    DefinitionRefused: Problem(403, "policy_denied", "Do not repeat the call or work around it; tell your user."),
+    DefinitionsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     Undecided: Problem(403, "policy_unavailable", _TELL_OPERATOR),
     EngineUnavailable: Problem(403, "policy_unavailable", _TELL_OPERATOR),
     ApprovalPending: Problem(403, "approval_pending", "Do not change it or work around it: repeat the identical call."),

@@ -46,9 +46,13 @@ def intended(x: Exchange, events: DecisionLog) -> list[bytes]:
 def concluded(x: Exchange, events: DecisionLog) -> list[bytes]:
     """The lines of a call that is over: its outcome, and before it what is not on record yet. Never raises."""
     lines = []
-    if x.asked and not x.intended:
+    if x.asked and (not x.intended or x.asked[-1].question.phase is not None):
         try:
-            lines = _decided(x, events, len(x.asked))
+            lines = [
+                events.line(x, index, b"decision")
+                for index, asked in enumerate(x.asked)
+                if not x.intended or asked.question.phase is not None  # what was said of the result comes afterwards
+            ]
         except Exception as error:
             log.error("call %s: %s: %s", x.id, NOT_IN_FULL, type(error).__name__)
     try:
@@ -100,7 +104,8 @@ def outcome(x: Exchange) -> dict[str, Any]:
     if decision is not None:
         record["decision"] = decision.effect
         record["revision"] = decision.revision
-        if x.asked and decision is not x.asked[-1].decision:  # a refusal in the gateway's own words
+        last = next((asked for asked in reversed(x.asked) if asked.question.phase is None), None)
+        if last is not None and decision is not last.decision:  # a refusal in the gateway's own words
             record["explanation"] = decision.explanation
     if x.held is not None:
         record["approval"] = x.held
@@ -152,6 +157,10 @@ def outcome(x: Exchange) -> dict[str, Any]:
         record["max_tokens_clamped"] = x.clamped
     if x.warnings:
         record["budgets"] = x.warnings
+    if x.tool_error:
+        record["tool_error"] = True
+    if x.result:
+        record["result"] = x.result
     if x.detail:
         record["detail"] = x.detail
     return record
