@@ -1,0 +1,477 @@
+"""Plain HTTP tools over real sockets: what reaches them, what comes back, and what never does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from policies.decision import Effect
+from policies.obligations import read as obligations
+from tests.support.exchanges import AGENT_KEY, ALLOWED
+from tests.support.gate import Gate, gate
+from tests.support.http_tools import Came, HttpTool, http_tool, says
+from tests.support.misbehaving import Wire
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Stage:
+    """A gateway, a tool behind it as `crm`, and an agent."""
+
+    def __init__(self, gate: Gate, tool: HttpTool, agent: httpx2.AsyncClient) -> None:
+        self.gate, self.tool, self.agent = gate, tool, agent
+
+    async def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        return await self.agent.request(method, f"/tools/crm{path}", **options)
+
+    def asked(self) -> list[Any]:
+        return [document["call"] for document in self.gate.engine.documents]
+
+
+@asynccontextmanager
+async def stage(answer: Any = None, base: str = "", script: Any = ALLOWED, **settings: Any) -> AsyncIterator[Stage]:
+    async with http_tool(says(answer) if isinstance(answer, bytes) else answer) as tool:
+        crm = {"name": "crm", "kind": "http", "url": tool.url + base, **settings}
+        async with (
+            gate(tools=[crm], script=script) as built,
+            httpx2.AsyncClient(
+                base_url=f"http://127.0.0.1:{built.port}", headers={"authorization": f"Bearer {AGENT_KEY}"}, timeout=20
+            ) as agent,
+        ):
+            yield Stage(built, tool, agent)
+            for each in built.pipeline.assembly.toolbox:
+                await each.close()
+
+
+async def test_a_request_reaches_the_tool_as_the_policy_saw_it_and_is_answered() -> None:
+    async with stage(base="/api") as it:
+        answer = await it.call("POST", "/v2/tickets?dry=1", json={"title": "hi"})
+        assert answer.status_code == 200
+        assert answer.json() == {"method": "POST", "target": "/api/v2/tickets?dry=1", "body": '{"title":"hi"}'}
+        assert answer.headers["x-weighbridge-target"] == "crm"
+        assert answer.headers["x-weighbridge-decision"] == "ALLOW"
+        assert it.asked() == [
+            {
+                "kind": "tool",
+                "protocol": "http",
+                "target": "crm",
+                "operation": "POST /v2/tickets",
+                "arguments": {"dry": "1", "title": "hi"},
+            }
+        ]
+        record = await it.gate.ledger.outcome()
+        assert (record["code"], record["target"], record["operation"]) == ("ok", "crm", "POST /v2/tickets")
+        assert record["target_status"] == 200
+
+
+async def test_a_denied_request_never_reaches_the_tool() -> None:
+    async with stage(script=replace(ALLOWED, effect=Effect.DENY, explanation="Not that.")) as it:
+        answer = await it.call("DELETE", "/v2/tickets/1")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "policy_denied")
+        assert answer.json()["error"]["message"] == "Not that."
+        assert it.tool.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("", "/api/"),
+        ("/", "/api/"),
+        ("/a%20b", "/api/a%20b"),
+        ("/M%c3%bcller", "/api/M%C3%BCller"),
+        ("/a+b", "/api/a+b"),
+        ("/%41", "/api/A"),
+        ("/a?q=x;y&z", "/api/a?q=x%3By&z"),
+    ],
+)
+async def test_a_path_is_sent_as_it_was_read(path: str, target: str) -> None:
+    async with stage(base="/api/") as it:
+        await it.call("GET", path)
+        assert [each.target for each in it.tool.came] == [target]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../admin", "/%2e%2e/admin", "/.%2e/admin", "/a/..%2fadmin", "/..%5cadmin", "//evil.example", "/a//b",
+        "/a;x=1", "/a%3bx", "/a%00", "/a%0d%0aHost:x", "/a%252e%252e", "/%c0%ae%c0%ae/admin", "/%ff", "/%ef%bc%8f..",
+        "/a?x=%", "/a?x=%00", "/a\\..\\b",
+    ],
+)  # fmt: skip
+async def test_a_path_that_leads_out_or_has_two_readings_is_refused_before_anybody_is_asked(path: str) -> None:
+    async with stage(base="/api") as it:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.gate.port)
+        writer.write(f"GET /tools/crm{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {AGENT_KEY}\r\n\r\n".encode())
+        status = await reader.readuntil(b"\r\n")
+        writer.close()
+        assert status.startswith(b"HTTP/1.1 400 ")
+        assert it.asked() == []
+        assert it.tool.connections == 0
+
+
+async def test_only_headers_that_mean_something_to_a_tool_pass_and_never_a_key() -> None:
+    async with stage(key="crms-own-secret", headers=["x-api-version"]) as it:
+        sent = {
+            "x-api-version": "3",
+            "if-match": '"a"',
+            "cookie": "session=1",
+            "x-forwarded-for": "10.0.0.1",
+            "x-http-method-override": "DELETE",
+            "x-internal": "1",
+            "proxy-authorization": "Basic x",
+            "x-weighbridge-session": "s-1",
+            "accept-encoding": "gzip",
+            "prefer": "wait=5",
+        }
+        await it.call("GET", "/a", headers=sent)
+        (came,) = it.tool.came
+        assert came.headers["authorization"] == "Bearer crms-own-secret"
+        assert came.headers["x-api-version"] == "3"
+        assert came.headers["if-match"] == '"a"'
+        assert came.headers["accept-encoding"] == "identity"
+        assert came.headers["host"] == it.tool.url.removeprefix("http://")
+        assert not {"cookie", "x-forwarded-for", "x-http-method-override", "x-internal", "proxy-authorization",
+                    "x-weighbridge-session", "x-api-key", "prefer"} & came.headers.keys()  # fmt: skip
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+async def test_a_credential_is_shown_to_the_tool_alone(chunk: int) -> None:
+    async def repeats(wire: Wire, came: Came) -> None:
+        said = came.headers["x-key"].encode()
+        await wire.send(b"HTTP/1.1 200 OK\r\nx-echo: %s\r\ntransfer-encoding: chunked\r\n\r\n" % said)
+        text = b"your key is " + said + b", and " + said[:5] + b" begins it: " + said
+        for at in range(0, len(text), chunk):
+            await wire.send(b"%x\r\n%s\r\n" % (len(text[at : at + chunk]), text[at : at + chunk]))
+        await wire.send(b"0\r\n\r\n")
+
+    async with stage(repeats, credential={"header": "X-Key", "value": "a-long-secret"}) as it:
+        answer = await it.call("GET", "/a")
+        assert answer.text == "your key is *************, and a-lon begins it: *************"
+        assert answer.headers["x-echo"] == "*************"
+
+
+async def test_a_credential_in_the_query_is_the_gateways_alone() -> None:
+    async with stage(credential={"query": "api_key", "value": "a&b c-secret"}) as it:
+        answer = await it.call("GET", "/a?x=1")
+        assert [each.target for each in it.tool.came] == ["/a?x=1&api_key=a%26b%20c-secret"]
+        assert answer.status_code == 200
+        refused = await it.call("GET", "/a?API_KEY=mine")
+        assert refused.status_code == 400
+        assert len(it.tool.came) == 1
+        assert all("secret" not in json.dumps(document) for document in it.gate.engine.documents)
+
+
+@pytest.mark.parametrize(
+    ("location", "there"),
+    [
+        ("/api/v2/b", "/tools/crm/v2/b"),
+        ("b?x=1", "/tools/crm/a/b?x=1"),
+        ("../c", "/tools/crm/c"),
+        ("{url}/api/d%20e", "/tools/crm/d%20e"),
+        ("/api", "/tools/crm/"),
+    ],
+)
+async def test_a_redirect_below_the_tool_leads_to_the_gateway_again(location: str, there: str) -> None:
+    async def redirects(wire: Wire, came: Came) -> None:
+        where = location.format(url=f"http://{came.headers['host']}")
+        await wire.send(f"HTTP/1.1 307 Go\r\nlocation: {where}\r\ncontent-length: 0\r\n\r\n".encode())
+
+    async with stage(redirects, base="/api") as it:
+        answer = await it.call("GET", "/a/x")
+        assert (answer.status_code, answer.headers["location"]) == (307, there)
+        assert len(it.tool.came) == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest", "//evil.example/api/a", "/admin", "/apix", "../../admin", "/api/../admin",
+        "/api/%2e%2e/admin", "https://{host}/api/a", "http://{host}@evil.example/api", "javascript:alert(1)", "/api/a;b",
+    ],
+)  # fmt: skip
+async def test_a_redirect_to_elsewhere_is_no_answer(location: str) -> None:
+    async def redirects(wire: Wire, came: Came) -> None:
+        where = location.format(host=came.headers["host"])
+        await wire.send(f"HTTP/1.1 302 Go\r\nlocation: {where}\r\ncontent-length: 0\r\n\r\n".encode())
+
+    async with stage(redirects, base="/api") as it:
+        answer = await it.call("GET", "/a/x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "target_failed")
+        assert "location" not in answer.headers
+        assert "169.254" not in answer.text
+        assert (await it.gate.ledger.outcome())["target_status"] == 302
+
+
+async def test_the_place_of_something_new_is_told_as_the_gateways_or_not_at_all() -> None:
+    for place, there in (("/api/t/7", "/tools/crm/t/7"), ("http://inside.example/t/7", None)):
+        answer = f"HTTP/1.1 201 Made\r\nlocation: {place}\r\ncontent-length: 0\r\n\r\n".encode()
+        async with stage(answer, base="/api") as it:
+            made = await it.call("POST", "/t", json={})
+            assert (made.status_code, made.headers.get("location")) == (201, there)
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "status", "length"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\netag: x\r\n\r\n", 200, "500"),
+        ("GET", b"HTTP/1.1 204 None\r\netag: x\r\n\r\n", 204, None),
+        ("GET", b"HTTP/1.1 304 Same\r\netag: x\r\n\r\n", 304, None),
+        ("GET", b"HTTP/1.1 103 Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\netag: x\r\ncontent-length: 0\r\n\r\n", 200, "0"),
+        ("OPTIONS", b"HTTP/1.1 200 OK\r\nallow: GET\r\netag: x\r\ncontent-length: 0\r\n\r\n", 200, "0"),
+    ],
+)  # fmt: skip
+async def test_answers_without_a_body_pass(method: str, said: bytes, status: int, length: str | None) -> None:
+    async with stage(said) as it:
+        for _ in range(2):  # on one connection
+            answer = await it.call(method, "/a", headers={"if-none-match": "x"})
+            assert (answer.status_code, answer.headers["etag"], answer.content) == (status, "x", b"")
+            assert answer.headers.get("content-length") == length
+
+
+async def test_a_tools_own_refusal_passes_as_it_is_without_its_cookies() -> None:
+    said = (
+        b"HTTP/1.1 422 No\r\ncontent-type: application/problem+json\r\nset-cookie: a=1\r\nx-weighbridge-call: forged\r\n"
+        b'server: crm/1\r\nx-trace: 7\r\ncontent-length: 14\r\n\r\n{"title":"no"}'
+    )
+    async with stage(said) as it:
+        answer = await it.call("POST", "/a", json={})
+        assert (answer.status_code, answer.json(), answer.headers["x-trace"]) == (422, {"title": "no"}, "7")
+        assert not {"set-cookie", "server"} & answer.headers.keys()
+        assert answer.headers.get_list("x-weighbridge-call") != ["forged"]
+        record = await it.gate.ledger.outcome()
+        assert (record["code"], record["status"], record["target_status"]) == ("ok", 422, 422)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b", "cannot be understood"),
+        (b"HTTP/1.1 799 Odd\r\ncontent-length: 0\r\n\r\n", "cannot be understood"),
+        (b"SMTP hello\r\n\r\n", "cannot be understood"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nhalf", "broke off"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2000, "longer"),
+        (b"HTTP/1.1 101 Switch\r\nupgrade: websocket\r\n\r\n", "cannot be understood"),
+    ],
+)
+async def test_an_answer_that_is_none_is_a_failure_of_the_tool(said: bytes, words: str) -> None:
+    async def ends(wire: Wire, came: Came) -> None:
+        await wire.send(said)
+        wire.close()
+
+    async with stage(ends, largest_answer=1000) as it:
+        answer = await it.call("POST", "/a", json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "target_failed")
+        assert words in answer.json()["error"]["message"]
+        assert len(it.tool.came) == 1
+
+
+async def test_events_pass_one_by_one() -> None:
+    next_one = asyncio.Event()
+
+    async def streams(wire: Wire, came: Came) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await next_one.wait()
+        await wire.send(b"data: 2\n\n")
+        wire.close()
+
+    async with stage(streams) as it, it.agent.stream("GET", "/tools/crm/events") as answer:
+        pieces = answer.aiter_bytes()
+        assert await anext(pieces) == b"data: 1\n\n"
+        next_one.set()
+        assert b"".join([piece async for piece in pieces]) == b"data: 2\n\n"
+        assert (await it.gate.ledger.outcome())["code"] == "ok"
+
+
+async def test_a_stream_that_grows_too_long_is_cut_and_recorded() -> None:
+    async def streams(wire: Wire, came: Came) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + b"data: 1\n\n")
+        await wire.send(b"data: 2\n\n" * 200)
+        await wire.hang()
+
+    async with stage(streams, largest_answer=1000) as it:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await it.call("GET", "/events")
+        record = await it.gate.ledger.outcome()
+        assert (record["code"], record["status"]) == ("target_failed", 200)
+        assert "more than 1000 bytes" in record["detail"]
+
+
+async def test_an_answer_that_is_not_held_back_whole_passes_whole() -> None:
+    text = b"0123456789" * 300_000
+    async with stage(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text) + text) as it:
+        answer = await it.call("GET", "/large")
+        assert answer.content == text
+
+
+async def test_a_tool_that_takes_too_long_for_a_whole_answer_is_given_up() -> None:
+    async def hangs(wire: Wire, came: Came) -> None:
+        if came.target == "/begins":
+            await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+        await wire.hang()
+
+    async with stage(hangs, timeout=0.2) as it:
+        for path in ("/silent", "/begins"):
+            answer = await it.call("GET", path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "target_timeout")
+        assert [each.target for each in it.tool.came] == ["/silent", "/begins"]
+
+
+@pytest.mark.parametrize(
+    ("method", "times"), [("GET", 2), ("HEAD", 2), ("OPTIONS", 2), ("POST", 1), ("PATCH", 1), ("PUT", 1), ("DELETE", 1)]
+)
+async def test_what_was_sent_and_not_answered_is_sent_again_only_where_that_does_nothing_twice(
+    method: str, times: int
+) -> None:
+    async def breaks(wire: Wire, came: Came) -> None:
+        wire.close()
+
+    async with stage(breaks) as it:
+        answer = await it.call(method, "/a")
+        assert answer.status_code == 502
+        assert len(it.tool.came) == times
+
+
+async def test_a_tool_without_retries_gets_each_request_once() -> None:
+    async def breaks_after_the_first(wire: Wire, came: Came) -> None:
+        if wire.turn == 1:
+            await wire.send(OK)
+        else:
+            wire.close()
+
+    async with stage(breaks_after_the_first, retries=0) as it:
+        assert (await it.call("GET", "/a")).status_code == 200
+        assert (await it.call("GET", "/b")).status_code == 502
+        assert [each.target for each in it.tool.came] == ["/a", "/b"]
+
+
+async def test_a_tool_that_is_down_cannot_be_reached_and_its_address_is_not_told() -> None:
+    async with stage() as it:
+        url = it.tool.url
+    async with gate(tools=[{"name": "crm", "kind": "http", "url": url}]) as built, httpx2.AsyncClient() as agent:
+        answer = await agent.put(
+            f"http://127.0.0.1:{built.port}/tools/crm/a", headers={"authorization": f"Bearer {AGENT_KEY}"}
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "target_failed")
+        assert url.removeprefix("http://") not in answer.text
+
+
+async def test_no_more_calls_are_under_way_than_the_tool_may_have() -> None:
+    go_on = asyncio.Event()
+
+    async def waits(wire: Wire, came: Came) -> None:
+        await go_on.wait()
+        await wire.send(OK)
+
+    async with stage(waits, concurrent=2, timeout=0.3) as it:
+        calls = [asyncio.create_task(it.call("GET", f"/{number}")) for number in range(3)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        assert len(it.tool.came) <= 2
+        go_on.set()
+        codes = sorted([(await each).status_code for each in calls])
+        assert codes[-1] in (503, 504)
+        assert len(it.tool.came) == 2
+
+
+async def test_methods_paths_and_sizes_that_are_not_for_agents_are_refused() -> None:
+    settings = {"methods": ["GET", "POST"], "paths": ["/v2/tickets/*", "/v2/search"], "largest_request": 10}
+    async with stage(**settings) as it:
+        refused = await it.call("DELETE", "/v2/search")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
+        for path in ("/v2", "/v2/tickets", "/v2/tickets/", "/v2/tickets/1/2", "/v2/searchx", "/V2/search", ""):
+            assert (await it.call("GET", path)).status_code == 404
+        assert (await it.call("POST", "/v2/search", json={"long": "enough"})).status_code == 413
+        assert it.tool.connections == 0
+        assert (await it.call("GET", "/v2/tickets/1")).status_code == 200
+        assert (await it.call("GET", "/v2/search")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("/**", "/", True),
+        ("/**", "/a/b/c", True),
+        ("/v2/**", "/v2", True),
+        ("/v2/**", "/v2/", True),
+        ("/v2/**", "/v2/a/b", True),
+        ("/v2/**", "/v20", False),
+        ("/a/**/z", "/a/z", True),
+        ("/a/**/z", "/a/b/c/z", True),
+        ("/a/**/z", "/a/b/c", False),
+        ("/f/*.json", "/f/x.json", True),
+        ("/f/*.json", "/f/x/y.json", False),
+        ("/f/*.json", "/f/xjson", False),
+        ("/", "/", True),
+        ("/", "/a", False),
+    ],
+)
+async def test_patterns_of_paths(pattern: str, path: str, fits: bool) -> None:
+    async with stage(paths=[pattern]) as it:
+        assert ((await it.call("GET", path)).status_code == 200) == fits
+
+
+async def test_the_policys_obligations_change_what_is_sent() -> None:
+    demanded = {"redact": ["/arguments/ssn"], "replace": {"/arguments/base": "develop"}, "headers": {"x-team": "a"}}
+    script = replace(ALLOWED, obligations=obligations(demanded))
+    async with stage(script=script) as it:
+        await it.call("POST", "/a?base=main", json={"ssn": "1-2-3", "n": 1})
+        (came,) = it.tool.came
+        assert came.target == "/a?base=develop"
+        assert json.loads(came.body)["n"] == 1
+        assert "1-2-3" not in came.body.decode()
+        assert came.headers["x-team"] == "a"
+
+
+async def test_an_obligation_that_cannot_be_fulfilled_denies() -> None:
+    script = replace(ALLOWED, obligations=obligations({"replace": {"/arguments/body": "x"}}))
+    async with stage(script=script) as it:
+        answer = await it.call("PUT", "/a", content=b"\x89PNG", headers={"content-type": "image/png"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "policy_denied")
+        assert it.tool.came == []
+
+
+DOCUMENT = """
+openapi: 3.0.3
+info: {title: crm, version: "1"}
+paths:
+  /tickets/{id}:
+    parameters:
+      - {name: id, in: path, required: true, schema: {type: integer}}
+    get: {operationId: getTicket, responses: {}}
+"""
+
+
+async def test_an_openapi_document_names_the_operations(tmp_path: Path) -> None:
+    document = tmp_path / "crm.yaml"
+    document.write_text(DOCUMENT)
+    async with stage(openapi=document, only_described=True) as it:
+        assert (await it.call("GET", "/tickets/42")).status_code == 200
+        assert it.asked()[0]["operation"] == "getTicket"
+        assert it.asked()[0]["arguments"] == {"id": 42}
+        assert (await it.call("GET", "/tickets/x")).status_code == 400
+        assert (await it.call("GET", "/tickets")).status_code == 404
+        assert (await it.call("PUT", "/tickets/42", json={})).status_code == 404
+        assert len(it.tool.came) == 1
+
+
+async def test_an_agent_that_leaves_ends_its_call() -> None:
+    gone = asyncio.Event()
+
+    async def hangs(wire: Wire, came: Came) -> None:
+        await wire.hang()
+        gone.set()
+
+    async with stage(hangs) as it:
+        call = asyncio.create_task(it.call("GET", "/a"))
+        while not it.tool.came:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.wait_for(gone.wait(), 5)
+        assert (await it.gate.ledger.outcome())["code"] == "client_gone"
