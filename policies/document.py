@@ -146,8 +146,8 @@ def render(
     An empty `target` is none, as in a call that only lists models, and is left out.
     `agent`, `arguments`, `budgets`, `approval`, `estimated_cost` (in dollars) and `result` are JSON texts, already
     checked, and go in as they are (empty arguments as an object without members, None not at all); `target`,
-    `operation` and `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that UTF-8 cannot hold
-    (a lone surrogate).
+    `operation` and `session` are anyone's text. `now_ns` is in Unix nanoseconds. Raises InputRefused for a text that
+    UTF-8 cannot hold (a lone surrogate).
     """
     long = len(target) + len(operation) > _LONGEST_CACHED
     begun = (_call.__wrapped__ if long else _call)(kind, protocol, target, operation, stream)

@@ -46,6 +46,14 @@ def parsed(answer: bytes) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
+def is_task(answer: bytes) -> bool:
+    """Whether the answer only says where the result will be."""
+    if b'"task"' not in answer:
+        return False
+    result = (parsed(answer) or {}).get("result")
+    return isinstance(result, dict) and (result.get("resultType") == "task" or isinstance(result.get("task"), dict))
+
+
 def told(answer: bytes) -> bytes | None:
     """The result as JSON text, an error as an object of that name; None for what is neither, and for what two readers
     might read differently."""
@@ -61,17 +69,18 @@ def told(answer: bytes) -> bytes | None:
     return text if name == "result" else b'{"error":%b}' % text
 
 
-def withheld(call: McpCall, why: str, code: str, call_id: str) -> bytes:
-    """An answer in place of one that must not be seen."""
+def withheld(call: McpCall, why: str, code: str, call_id: str, identity: bytes = b"") -> bytes:
+    """An answer in place of one that must not be seen. `identity` is the JSON text of its id where that is not the
+    call's."""
     result: dict[str, Any] = {"content": [{"type": "text", "text": why}], "isError": True}
     about = {"code": code, "call": call_id}
     if call.method != "tools/call":
         error = {"code": 403, "message": why, "data": about}
-        return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, orjson.dumps(error))
+        return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (identity or call.id, orjson.dumps(error))
     if call.era == "modern":
         result["resultType"] = "complete"
     result["_meta"] = {"weighbridge/refusal": about}
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (call.id, orjson.dumps(result))
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (identity or call.id, orjson.dumps(result))
 
 
 def redacted(answer: bytes, paths: Sequence[Sequence[str]]) -> bytes:

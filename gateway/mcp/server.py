@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -28,7 +28,7 @@ from gateway.lifeline import Lifeline
 from gateway.mcp import tasks, waiting
 from gateway.mcp.answers import Answering
 from gateway.mcp.catalogue import Catalogue
-from gateway.mcp.upstream import Answer, Upstream, reached
+from gateway.mcp.upstream import Answer, HttpUpstream, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
 from gateway.tools.desk import Desk
@@ -43,8 +43,6 @@ _NOT_DEMANDED: Final = (b"mcp-", b"accept", b"last-event-id")
 """Headers that are the protocol's own, which no policy sets."""
 
 _MOST_UNANSWERED: Final = 4096
-_LEAST_SECRET: Final = 8
-"""Bytes of a key that is looked for in answers: shorter ones stand in all kinds of texts."""
 
 _LISTS: Final[Mapping[str, str]] = {
     "tools": "tools/list",
@@ -61,14 +59,17 @@ class McpServer:
         """Raises SecretMissing, OSError."""
         self.settings = settings
         self.upstream: Upstream = upstream if upstream is not None else reached(settings)
-        self.catalogue = Catalogue(settings)
+        self.catalogue = Catalogue(settings, self.upstream)
         self.streams: dict[str, set[Answering]] = {}
         """Streams that are under way, by session."""
-        key = settings.key.reveal().encode() if settings.key is not None else b""
-        self.secrets = (key,) if len(key) >= _LEAST_SECRET else ()
         self._ids = CallIds()
         self._unanswered: OrderedDict[tuple[str, bytes], McpCall] = OrderedDict()
         """Calls whose answers will come in other streams, once their clients ask for those."""
+
+    @property
+    def secrets(self) -> Sequence[bytes]:
+        """What the server is shown, and no agent may see."""
+        return self.upstream.secrets if isinstance(self.upstream, HttpUpstream) else ()
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:
         if rest:
