@@ -45,6 +45,7 @@ OWNERS = {
 NEVER_TOLD = {
     "config.errors.ConfigError": "refuses a configuration: the start or the reload fails, no call is under way with it",
     "config.errors.SecretMissing": "refuses a configuration, as above",
+    "adapters.openapi.UnusableDocument": "becomes ConfigError, with the file and the line",
     "policies.errors.PolicyError": "refuses policies: the start or the reload fails, calls keep the last good ones",
     "policies.errors._Short": "is only ever raised as one of its kinds, which have rows",
     "policies.errors.BudgetShort": "is only ever raised as one of its kinds, which have rows",

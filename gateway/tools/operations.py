@@ -75,7 +75,10 @@ def _operations(path: Path, content: bytes) -> Operations:
         read = document.read(content)
         faults = [each for each in read.faults if not _harmless(each)]
         if faults or read.data is None:
-            wrong = [Mistake(path, *each.mark, pointer(each.path), each.message, each.remedy) for each in faults]
+            wrong = [
+                Mistake(path, *each.mark, pointer(each.path) if each.path else "", each.message, each.remedy)
+                for each in faults
+            ]
             raise ConfigError(wrong or [Mistake(path, 1, 1, "", "is empty", "")], frozenset({path}))
         data = read.data
     try:

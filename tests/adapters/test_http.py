@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlencode
 
 import orjson
 import pytest
@@ -219,8 +220,6 @@ _VALUES = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(-9, 
 def test_what_the_policy_sees_is_what_stands_in_the_request(
     query: list[tuple[str, str]], members: dict[str, Any], kind: str
 ) -> None:
-    from urllib.parse import parse_qs, urlencode
-
     body = {"json": json.dumps(members), "form": urlencode(members, doseq=True), "none": ""}[kind].encode()
     try:
         call = read(query=urlencode(query).encode(), headers=FORM if kind == "form" else JSON, body=body)

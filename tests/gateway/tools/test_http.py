@@ -193,8 +193,8 @@ async def test_a_redirect_below_the_tool_leads_to_the_gateway_again(location: st
 @pytest.mark.parametrize(
     "location",
     [
-        "http://169.254.169.254/latest", "//evil.example/api/a", "/admin", "/apix", "../../admin", "/api/../admin",
-        "/api/%2e%2e/admin", "https://{host}/api/a", "http://{host}@evil.example/api", "javascript:alert(1)", "/api/a;b",
+        "http://169.254.169.254/latest", "//evil.example/api/a", "/admin", "/apix", "../../admin",
+        "/api/../admin", "/api/%2e%2e/admin", "https://{host}/api/a", "http://{host}@evil.example/api", "javascript:alert(1)", "/api/a;b",
     ],
 )  # fmt: skip
 async def test_a_redirect_to_elsewhere_is_no_answer(location: str) -> None:
@@ -224,7 +224,12 @@ async def test_the_place_of_something_new_is_told_as_the_gateways_or_not_at_all(
         ("HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\netag: x\r\n\r\n", 200, "500"),
         ("GET", b"HTTP/1.1 204 None\r\netag: x\r\n\r\n", 204, None),
         ("GET", b"HTTP/1.1 304 Same\r\netag: x\r\n\r\n", 304, None),
-        ("GET", b"HTTP/1.1 103 Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\netag: x\r\ncontent-length: 0\r\n\r\n", 200, "0"),
+        (
+            "GET",
+            b"HTTP/1.1 103 Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\netag: x\r\ncontent-length: 0\r\n\r\n",
+            200,
+            "0",
+        ),
         ("OPTIONS", b"HTTP/1.1 200 OK\r\nallow: GET\r\netag: x\r\ncontent-length: 0\r\n\r\n", 200, "0"),
     ],
 )  # fmt: skip
@@ -238,8 +243,8 @@ async def test_answers_without_a_body_pass(method: str, said: bytes, status: int
 
 async def test_a_tools_own_refusal_passes_as_it_is_without_its_cookies() -> None:
     said = (
-        b"HTTP/1.1 422 No\r\ncontent-type: application/problem+json\r\nset-cookie: a=1\r\nx-weighbridge-call: forged\r\n"
-        b'server: crm/1\r\nx-trace: 7\r\ncontent-length: 14\r\n\r\n{"title":"no"}'
+        b"HTTP/1.1 422 No\r\ncontent-type: application/problem+json\r\nset-cookie: a=1\r\n"
+        b'x-weighbridge-call: forged\r\nserver: crm/1\r\nx-trace: 7\r\ncontent-length: 14\r\n\r\n{"title":"no"}'
     )
     async with stage(said) as it:
         answer = await it.call("POST", "/a", json={})
@@ -372,7 +377,7 @@ async def test_no_more_calls_are_under_way_than_the_tool_may_have() -> None:
 
     async with stage(waits, concurrent=2, timeout=0.3) as it:
         calls = [asyncio.create_task(it.call("GET", f"/{number}")) for number in range(3)]
-        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         assert len(it.tool.came) <= 2
         go_on.set()
         codes = sorted([(await each).status_code for each in calls])
@@ -381,7 +386,11 @@ async def test_no_more_calls_are_under_way_than_the_tool_may_have() -> None:
 
 
 async def test_methods_paths_and_sizes_that_are_not_for_agents_are_refused() -> None:
-    settings = {"methods": ["GET", "POST"], "paths": ["/v2/tickets/*", "/v2/search"], "largest_request": 10}
+    settings: dict[str, Any] = {
+        "methods": ["GET", "POST"],
+        "paths": ["/v2/tickets/*", "/v2/search"],
+        "largest_request": 10,
+    }
     async with stage(**settings) as it:
         refused = await it.call("DELETE", "/v2/search")
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
