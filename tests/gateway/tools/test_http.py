@@ -194,7 +194,8 @@ async def test_a_redirect_below_the_tool_leads_to_the_gateway_again(location: st
     "location",
     [
         "http://169.254.169.254/latest", "//evil.example/api/a", "/admin", "/apix", "../../admin",
-        "/api/../admin", "/api/%2e%2e/admin", "https://{host}/api/a", "http://{host}@evil.example/api", "javascript:alert(1)", "/api/a;b",
+        "/api/../admin", "/api/%2e%2e/admin", "https://{host}/api/a", "http://{host}@evil.example/api",
+        "javascript:alert(1)", "/api/a;b",
     ],
 )  # fmt: skip
 async def test_a_redirect_to_elsewhere_is_no_answer(location: str) -> None:
