@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from adapters.base import Headers
@@ -75,6 +75,11 @@ class HttpUpstream:
             answer.close()  # whoever is not let in has done nothing
             answer = await chosen.send(method, self._path, [*headers, *fresh], body, leaving=leaving)
         return answer
+
+    @property
+    def secrets(self) -> Sequence[bytes]:
+        """What the server is shown, and no agent may see."""
+        return self._credential.secrets
 
     async def close(self) -> None:
         await self._carrier.close()

@@ -12,7 +12,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
@@ -39,6 +39,9 @@ _UNSAID: Final = 300.0
 _MARGIN: Final = 30.0
 """Seconds before its end from which a token is not used any more; of a short one, a tenth of its time."""
 
+_LEAST_SECRET: Final = 8
+"""Characters of the shortest credential that is looked for in answers."""
+
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _ERRORS: Final = frozenset(
     {"invalid_client", "invalid_grant", "invalid_request", "invalid_scope", "invalid_target", "unauthorized_client",
@@ -49,6 +52,11 @@ _ERRORS: Final = frozenset(
 
 class Credential(Protocol):
     """What is shown to one tool."""
+
+    @property
+    def secrets(self) -> Sequence[bytes]:
+        """What no agent may see in an answer. Short ones are not among them: they stand in any text."""
+        ...
 
     async def lines(self) -> Headers:
         """The headers that a request carries for it. Raises TargetFailed where it cannot be had."""
@@ -72,6 +80,7 @@ class Fixed:
 
     def __init__(self, lines: Headers) -> None:
         self._lines = lines
+        self.secrets = _secrets(lines)
 
     async def lines(self) -> Headers:
         return self._lines
@@ -93,6 +102,7 @@ class ClientCredentials:
             ssl.create_default_context() if settings.token_url.startswith("https:") else False
         )
         self._lines: Headers = []
+        self.secrets: tuple[bytes, ...] = ()
         self._until = 0.0
         self._got_at: float | None = None
         self._failure: tuple[float, str] | None = None
@@ -143,6 +153,10 @@ class ClientCredentials:
             self._got_at = self._clock()
             self._until = self._got_at + lifetime - min(_MARGIN, lifetime / 10)
             self._lines = [(b"authorization", b"Bearer " + token.encode("ascii"))]
+            self.secrets = (
+                *_secrets(self._lines),
+                *self.secrets[:1],
+            )  # answers to calls with the last one may come yet
 
     async def _asked(self) -> tuple[int, bytes]:
         settings = self._settings
@@ -169,6 +183,10 @@ class ClientCredentials:
                     raise _NoToken("what its authorization server answers is too long")
                 pieces.append(piece)
             return answer.status_code, b"".join(pieces)
+
+
+def _secrets(lines: Headers) -> tuple[bytes, ...]:
+    return tuple(key for _, value in lines if len(key := value.removeprefix(b"Bearer ")) >= _LEAST_SECRET)
 
 
 def _granted(status: int, body: bytes) -> tuple[str, float]:

@@ -23,6 +23,7 @@ from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.exchange import Exchange, Reached
 from gateway.headers import homeward, replaced
 from gateway.lifeline import Lifeline
+from gateway.oauth.client_credentials import ClientCredentials
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
 from gateway.tools import addresses, operations
@@ -84,6 +85,7 @@ class HttpTool:
         self._in_query = urls.pairs(self._pair, "query")[0][0].casefold() if self._pair else ""
         secret = _secret(settings)
         self._secret = secret if len(secret) >= _LEAST_SECRET else b""
+        self._login = ClientCredentials(settings.name, settings.oauth) if settings.oauth is not None else None
         timeouts = Timeouts(
             connect=min(_CONNECT, settings.timeout),
             first_byte=settings.timeout,
@@ -154,7 +156,13 @@ class HttpTool:
         target = (self._base + urls.encoded(call.path)).encode("ascii") + (b"?" + query if query else b"")
         try:
             async with asyncio.timeout(self.settings.timeout) as deadline:
-                answer = await self._sent(x, call, target, headers)
+                shown = await self._login.lines() if self._login is not None else []
+                answer = await self._sent(x, call, target, replaced(headers, shown))
+                if answer.status == 401 and self._login is not None:
+                    fresh = await self._login.renewed(shown)
+                    if fresh is not None:
+                        answer.close()  # whoever is not let in has done nothing
+                        answer = await self._sent(x, call, target, replaced(headers, fresh))
                 try:
                     x.reached, x.target_status = Reached.ANSWERED, answer.status
                     await self._answered(x, call, answer, reply, deadline)
@@ -214,7 +222,7 @@ class HttpTool:
             await reply.start(status, headers)
             await reply.end()
             return
-        concealer = Concealer(self._secret)
+        concealer = Concealer(self._shown())
         headers = [line for line in headers if line[0] != b"content-length"]
         if kind == _EVENTS:
             deadline.reschedule(None)
@@ -267,10 +275,14 @@ class HttpTool:
                 headers = [*(line for line in headers if line[0] != key), (key, place)]
             elif key == b"content-location":
                 headers = [line for line in headers if line[0] != key]
-        if self._secret:
-            shown = Concealer(self._secret)
+        if secret := self._shown():
+            shown = Concealer(secret)
             headers = [(key, shown.feed(value) + shown.rest()) for key, value in headers]
         return headers
+
+    def _shown(self) -> bytes:
+        """What the tool was shown, and no agent may see; empty where it was nothing."""
+        return self._secret if self._login is None else next(iter(self._login.secrets), b"")
 
     def _place(self, call: HttpCall, value: bytes) -> bytes | None:
         """Where a place that the tool names is at this gateway; None for one that is not below the tool's base."""
