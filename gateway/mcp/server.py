@@ -28,7 +28,7 @@ from gateway.lifeline import Lifeline
 from gateway.mcp import tasks, waiting
 from gateway.mcp.answers import Answering
 from gateway.mcp.catalogue import Catalogue
-from gateway.mcp.upstream import Answer, Upstream, reached, reached
+from gateway.mcp.upstream import Answer, HttpUpstream, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
 from gateway.tools.desk import Desk
