@@ -288,6 +288,13 @@ async def test_trigger_prompt_change(ctx: Context) -> str:
     return "changed"
 
 
+@server.tool()
+async def announce(ctx: Context) -> str:
+    """Says on the client's own stream that there are other tools (legacy)."""
+    await ctx.session.send_tool_list_changed()
+    return "announced"
+
+
 # --- tools that ask their client while a call of them is under way (legacy) -------------------------------------------
 
 
