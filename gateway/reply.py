@@ -27,13 +27,14 @@ class Reply:
     A stream can be `kept_open` before there is an answer; what then comes of the call is told within the stream.
     """
 
-    __slots__ = ("_copy", "_failed", "_framed", "_send", "_x", "events", "kept_open", "started")
+    __slots__ = ("_copy", "_failed", "_framed", "_send", "_shape", "_x", "events", "kept_open", "started")
 
     def __init__(self, x: Exchange, send: Send) -> None:
         self._x = x
         self._send = send
         self._copy: Copy | None = None
         self._framed: Framed | None = None
+        self._shape: Shape | None = None
         self._failed: int | None = None
         """The status of an answer that cannot be told as such, because the stream has begun."""
         self.started = False
@@ -42,6 +43,8 @@ class Reply:
         self.kept_open = False
 
     async def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
+        if self._shape is not None:
+            headers = self._shape.headers(status, headers)
         if self._copy is not None:
             self._copy.begin(status, headers)
         if not self.kept_open:
@@ -53,12 +56,16 @@ class Reply:
         self.events = events
 
     async def piece(self, piece: bytes) -> None:
+        if self._shape is not None:
+            piece = self._shape.piece(piece)
         if self._copy is not None:
             self._copy.add(piece)
         if self._failed is None:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self, piece: bytes = b"") -> None:
+        if self._shape is not None and piece:
+            piece = self._shape.piece(piece)
         if self._copy is not None:
             self._copy.add(piece)
             self._copy.whole = True
@@ -68,6 +75,8 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer in one piece, with its length."""
+        if self._shape is not None:
+            headers, body = self._shape.headers(status, headers), self._shape.whole(body)
         if self._copy is not None:
             self._copy.begin(status, headers)
             self._copy.add(body)
@@ -96,13 +105,17 @@ class Reply:
             {"type": "http.response.body", "body": self._x.adapter.broken_stream(refusal), "more_body": False}
         )
 
+    def shaped(self, shape: Shape) -> None:
+        """From here on what comes of a target is sent, and kept, as `shape` makes it."""
+        self._shape = shape
+
     def copied(self, copy: Copy | None = None) -> None:
         """From here on the answer is kept, for others who wait for it: as it is, or what `copy` makes of it."""
         self._copy = copy or _Copy()
 
     def forgotten(self) -> None:
         """What comes now is the gateway's own word to this agent alone."""
-        self._copy = None
+        self._copy = self._shape = None
 
     @property
     def answer(self) -> Answer | None:
@@ -127,6 +140,14 @@ class Reply:
         if x.standings:
             headers = replaced(headers, limit_headers(x.adapter, x.standings, time.time_ns()))
         return {"type": "http.response.start", "status": status, "headers": headers + marks(x)}
+
+
+class Shape(Protocol):
+    """Makes an answer into another one; of a stream it is given whole events."""
+
+    def headers(self, status: int, headers: Headers) -> Headers: ...
+    def piece(self, piece: bytes) -> bytes: ...
+    def whole(self, body: bytes) -> bytes: ...
 
 
 class Copy(Protocol):

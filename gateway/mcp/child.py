@@ -56,6 +56,8 @@ _STEADY: Final = 60.0
 """Seconds after which the end of a child counts as a first one."""
 _LOOK: Final = 5.0
 _MOST_REMEMBERED: Final = 10_000
+_LEAST_SECRET: Final = 8
+"""Bytes of a value that is looked for in answers: shorter ones stand in all kinds of texts."""
 
 Era = Literal["legacy", "modern"]
 
@@ -163,7 +165,7 @@ class Streamed:
     def close(self) -> None:
         leave, self._leave = self._leave, None
         if leave is not None:
-            self._ended = True
+            self.end()
             leave()
 
 
@@ -233,7 +235,10 @@ class ChildUpstream:
         """Raises SecretMissing."""
         self._settings = settings
         self._variables = environment(settings)
-        self._murmur = Murmur(settings.name, [each.value.reveal() for each in settings.env])
+        values = [each.value.reveal() for each in settings.env]
+        self._murmur = Murmur(settings.name, values)
+        self.secrets = tuple(each.encode() for each in values if len(each) >= _LEAST_SECRET)
+        """What the server is given, and no agent may see."""
         self._origin = Origin("stdio", settings.name, 0)
         self._lines: dict[str, _Line] = {}
         self._ending: set[asyncio.Task[None]] = set()

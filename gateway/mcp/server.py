@@ -28,6 +28,7 @@ from gateway.lifeline import Lifeline
 from gateway.mcp import tasks, waiting
 from gateway.mcp.answers import Answering
 from gateway.mcp.catalogue import Catalogue
+from gateway.mcp.child import ChildUpstream
 from gateway.mcp.upstream import Answer, HttpUpstream, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
@@ -69,7 +70,7 @@ class McpServer:
     @property
     def secrets(self) -> Sequence[bytes]:
         """What the server is shown, and no agent may see."""
-        return self.upstream.secrets if isinstance(self.upstream, HttpUpstream) else ()
+        return self.upstream.secrets if isinstance(self.upstream, HttpUpstream | ChildUpstream) else ()
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:
         if rest:

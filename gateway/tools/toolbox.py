@@ -10,10 +10,12 @@ from adapters import http
 from adapters.base import ToolCall
 from adapters.errors import UnknownEndpoint
 from adapters.mcp import messages
+from adapters.mcp.joined import ALL
 from adapters.mcp.messages import McpCall
 from config.settings import ToolSettings
 from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
+from gateway.mcp.joined import JoinedServer
 from gateway.mcp.server import McpServer
 from gateway.reply import Reply
 from gateway.tools.desk import Desk, Tool
@@ -41,6 +43,11 @@ class Toolbox:
             if isinstance(before, HttpTool) and not before.current():
                 same = False
             self._tools[settings.kind, settings.name] = before if before and same else _KINDS[settings.kind](settings)
+
+        members = [tool for tool in self._tools.values() if isinstance(tool, McpServer) and tool.settings.joined]
+        if members:
+            before = previous._tools.get(("mcp", ALL)) if previous is not None else None
+            self._tools["mcp", ALL] = JoinedServer(members, before if isinstance(before, JoinedServer) else None)
 
     def succeed(self, previous: Toolbox) -> None:
         """From now on these are the tools; the others of the `previous` ones get no new calls."""
