@@ -1118,6 +1118,12 @@ class ToolSettings(Section):
         description="After which a child ends that nothing was asked of and whose client does not listen; command.",
     )
     joined: bool = Field(default=True, description="Whether it is one of those at /mcp/all; MCP.")
+    lists_within: Seconds = Field(
+        default=5.0,
+        gt=0,
+        description="How long /mcp/all waits for what it offers and what it lists; later, the others are shown without "
+        "it; MCP.",
+    )
     key: Secret | None = Field(default=None, description="Bearer token sent to it.")
     oauth: LoginSettings | None = Field(
         default=None, description="Where the gateway gets a bearer token for it, in place of `key`."

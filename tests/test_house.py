@@ -81,6 +81,8 @@ NEVER_TOLD = {
     "routing.errors.StoreUnavailable": "is caught where routes are steered and counts flushed; calls ask no store",
     "routing.errors.WeightsRefused": "is told to a person, by the admin API",
     "adapters.errors.GivenUp": "is caught where answers are carried: its target has failed",
+    "gateway.mcp.joined.Absent": "leaves a server out of what is joined; of a call it becomes TargetFailed",
+    "gateway.mcp.joined.SessionLost": "makes the gateway begin a session anew",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""

@@ -33,7 +33,7 @@ from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
 from gateway.mcp.server import McpServer
 from gateway.mcp.sessions import Session
-from gateway.problems import problem_for
+from gateway.problems import TargetFailed, problem_for
 from gateway.reply import Reply
 from gateway.tools.desk import Desk
 from policies.approvals import HeldCall
@@ -42,12 +42,12 @@ log = logging.getLogger("weighbridge.mcp")
 
 Told = TypeVar("Told")
 
-WITHIN: Final = 5.0
-"""Seconds in which a server has to say what it offers and what it lists, to have a part in the answer."""
 AGAIN: Final = 5.0
 """Seconds after which a server that has ended its stream is listened to again."""
 _LOOK_AGAIN: Final = 30.0
 """Seconds after which a resource that nobody lists is looked for again."""
+_TELLING: Final = 5.0
+"""Seconds for what a server is told when nobody waits any more."""
 _MOST_PAGES: Final = 50
 _MOST_SESSIONS: Final = 10_000
 _MOST_LEARNT: Final = 10_000
@@ -118,7 +118,12 @@ class JoinedServer:
         """(agent, session here, server) -> the way there."""
         if previous is not None:
             self._sessions |= {key: each for key, each in previous._sessions.items() if key[2] in same}
-        self._opening: dict[tuple[str, str, str], asyncio.Lock] = {}
+        self._opening: dict[tuple[str, str, str], asyncio.Task[Within]] = {}
+        self._running: dict[tuple[str, str, bytes], asyncio.Task[None]] = {}
+        """(agent, session here, id) -> what a legacy client takes back by a message, and its server by the end of a
+        connection."""
+        self._absent: set[str] = set()
+        """Servers that had no part in the last answer they were wanted for."""
         self._looked: OrderedDict[str, float] = OrderedDict()
         self._ids = CallIds()
         self._telling: set[asyncio.Task[None]] = set()
@@ -330,14 +335,22 @@ class JoinedServer:
         if call.era == "legacy":
             lifeline.go_on_alone()
         for last in (False, True):
-            way = await self._within(x, call, server, desk)
+            try:
+                way = await self._within(x, call, server, desk)
+            except Absent as error:
+                raise TargetFailed(f"The tool server {server.settings.name} cannot be used: {error}.") from None
             shape = Shape(server.settings.name, call.era, way.era, last=last)
             if shape.changes:
                 reply.shaped(shape)
             headers = x.headers
             x.call, x.headers = self._translated(call, way), _with_session(headers, way)
             try:
-                await server.forward(x, reply, lifeline if call.era == way.era else _Apart(), desk)
+                if call.era == way.era:
+                    await server.forward(x, reply, lifeline, desk)
+                elif call.era == "legacy":
+                    await self._until_taken_back(x, call, server.forward(x, reply, _Apart(), desk), reply)
+                else:
+                    await server.forward(x, reply, _Apart(), desk)
             except (SessionLost, ProtocolBreach) as error:
                 if isinstance(error, ProtocolBreach) and (last or error.breach is not messages.NO_SESSION):
                     raise
@@ -350,6 +363,26 @@ class JoinedServer:
                 return
             finally:
                 x.call, x.headers = call, headers
+
+    async def _until_taken_back(
+        self, x: Exchange, call: McpCall, carried: Coroutine[Any, Any, None], reply: Reply
+    ) -> None:
+        """A legacy client takes a call back by a message; a modern server hears of it by the end of the connection."""
+        key = (_whose(x), call.session, call.id)
+        task = self._running[key] = asyncio.get_running_loop().create_task(carried, name="a call of a joined server")
+        try:
+            await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if not task.cancelled() or (current is not None and current.cancelling()):
+                raise
+            if reply.started:
+                await reply.end()
+            else:
+                error = {"code": -32800, "message": "Its client has taken the request back."}
+                await reply.whole(200, _JSON, b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (call.id, orjson.dumps(error)))
+        finally:
+            self._running.pop(key, None)
 
     def _translated(self, call: McpCall, way: Within) -> McpCall:
         """The call as the server's era has it."""
@@ -372,7 +405,7 @@ class JoinedServer:
     def _later(self, what: Coroutine[Any, Any, None]) -> None:
         async def told() -> None:
             with suppress(Exception):
-                async with asyncio.timeout(WITHIN):
+                async with asyncio.timeout(_TELLING):
                     await what
 
         task = asyncio.get_running_loop().create_task(told(), name="telling a joined server")
@@ -383,6 +416,12 @@ class JoinedServer:
         """A notification that may concern each of them: those with which a session was begun."""
         if call.era == "modern" or call.method == "notifications/initialized":
             return
+        if call.method == "notifications/cancelled":
+            wanted = orjson.dumps(orjson.loads(call.message).get("params", {}).get("requestId"))
+            running = self._running.get((_whose(x), call.session, wanted))
+            if running is not None:
+                running.cancel()
+                return
 
         async def one(server: McpServer) -> None:
             way = self._way(x, call, server)
@@ -416,11 +455,12 @@ class JoinedServer:
         async def one(server: McpServer) -> Mapping[str, Any] | None:
             name = server.settings.name
             try:
-                async with asyncio.timeout(WITHIN):
+                async with asyncio.timeout(server.settings.lists_within):
                     await self._within(x, call, server, desk)
             except Exception as error:
-                _missed(name, error)
+                self._missed(name, error)
                 return None
+            self._absent.discard(name)
             return self._known[name].capabilities or {}
 
         told = await self._all(one(server) for server in self._servers.values())
@@ -442,12 +482,23 @@ class JoinedServer:
     async def _list_or_none(
         self, x: Exchange, call: McpCall, server: McpServer, method: str, desk: Desk
     ) -> list[dict[str, Any]] | None:
+        name = server.settings.name
         try:
-            async with asyncio.timeout(WITHIN):
-                return await self._listed(x, call, server, method, desk)
+            async with asyncio.timeout(server.settings.lists_within):
+                items = await self._listed(x, call, server, method, desk)
         except Exception as error:
-            _missed(server.settings.name, error)
+            self._missed(name, error)
             return None
+        self._absent.discard(name)
+        return items
+
+    def _missed(self, name: str, error: Exception) -> None:
+        if name in self._absent:
+            return
+        self._absent.add(name)
+        why = str(error) if isinstance(error, Absent) else problem_for(error).code
+        why = "it is too slow" if isinstance(error, TimeoutError) else why
+        log.warning("%s has no part in what is joined at /mcp/%s: %s", name, ALL, why)
 
     async def _listed(
         self, x: Exchange, call: McpCall, server: McpServer, method: str, desk: Desk
@@ -548,17 +599,22 @@ class JoinedServer:
         if known is not None:
             self._sessions.move_to_end(key)
             return known
-        lock = self._opening.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                if (known := self._sessions.get(key)) is None:
-                    known = self._sessions[key] = await self._begun(x, call, server, desk)
-                    if len(self._sessions) > _MOST_SESSIONS:
-                        self._sessions.popitem(last=False)
-                return known
-        finally:
-            if not lock.locked():
-                self._opening.pop(key, None)
+        opening = self._opening.get(key)
+        if opening is None:
+            opening = asyncio.get_running_loop().create_task(
+                self._begun(x, call, server, desk), name="joining a server"
+            )
+            self._opening[key] = opening
+            opening.add_done_callback(lambda done: self._opened(key, done))
+        return await asyncio.shield(opening)  # who is too slow for this call is there for the next one
+
+    def _opened(self, key: tuple[str, str, str], opening: asyncio.Task[Within]) -> None:
+        del self._opening[key]
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        self._sessions[key] = opening.result()
+        if len(self._sessions) > _MOST_SESSIONS:
+            self._sessions.popitem(last=False)
 
     async def _begun(self, x: Exchange, call: McpCall, server: McpServer, desk: Desk) -> Within:
         other: Era = "modern" if call.era == "legacy" else "legacy"
@@ -635,10 +691,11 @@ class JoinedServer:
         return list(await asyncio.gather(*what))
 
     async def close(self) -> None:
-        for task in list(self._telling):
+        left = [*self._telling, *self._opening.values()]
+        for task in left:
             task.cancel()
-        if self._telling:
-            await asyncio.wait(list(self._telling))
+        if left:
+            await asyncio.wait(left)
 
     def retire(self) -> None:
         """The servers themselves are told."""
@@ -766,13 +823,6 @@ def _remember(known: dict[str, Any], key: str, value: Any) -> None:
     known[key] = value
     if len(known) > _MOST_LEARNT:
         del known[next(iter(known))]
-
-
-def _missed(name: str, error: Exception) -> None:
-    why = str(error) if isinstance(error, Absent) else problem_for(error).code
-    log.warning(
-        "%s has no part in what is joined: %s", name, "it is too slow" if isinstance(error, TimeoutError) else why
-    )
 
 
 def _kept() -> dict[str, Any]:
