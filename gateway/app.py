@@ -22,6 +22,7 @@ from gateway.errands import Errands
 from gateway.holding import Holds
 from gateway.ledger import FileLedger
 from gateway.lending import Lender
+from gateway.mcp.definitions import Definitions
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.notices import Courier
@@ -104,6 +105,7 @@ class App:
             telemetry=self.telemetry,
         )
         self.pipeline.seals = Seals(None)
+        self.definitions = self.pipeline.definitions = Definitions(self.state.definitions, self.ledger.note)
         self.standings.stopped = lambda whose: self.pipeline.assembly.toolbox.dismiss(whose)
         self.errands = Errands(self.holds, self.pipeline.make, self.pipeline.ready)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet
@@ -158,6 +160,7 @@ class App:
         self.pipeline.claims.begin()
         self.errands.begin()
         await self.standings.begin()
+        await self.definitions.begin()
         await self.courier.begin()
         await self.deciding.begin()
         self._watch = asyncio.create_task(self._watching(), name="watch over configuration and policy")
@@ -183,6 +186,7 @@ class App:
             await self.deciding.trial.close()
         await self.steering.end()
         await self.standings.end()
+        await self.definitions.end()
         await self.holds.end()
         await self.courier.end()
         await self.webhooks.close()

@@ -312,12 +312,12 @@ class Answering:
         if x.method == "GET":
             found = self._server.asked(call, message)
             if found is None:
-                return data
+                return await catalogue.resumed(x, call, data, self._desk)
             call = found
         else:
             self._answered = True
         if "error" in message:
-            return data
+            return data if call.endpoint.passes else await catalogue.returned(x, call, data, self._desk)
         result = message["result"]
         if call.era == "modern" and isinstance(result, dict) and result.get("resultType") == "input_required":
             try:

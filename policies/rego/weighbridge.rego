@@ -33,6 +33,9 @@ decision := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within th
 	output_tokens := object.get(input.call, ["arguments", "max_output_tokens"], 0)
 	output_tokens >= 0
 	output_tokens <= limit
+} else := of_no_call if {
+	input.call.kind != "llm"
+	input.call.phase
 } else := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within the agent's envelope."} if {
 	input.call.kind != "llm"
 	own := data.envelopes[input.agent.name]
@@ -55,6 +58,22 @@ decision := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within th
 } if {
 	grant
 }
+
+# --- what is asked where no call is to be made ---------------------------------------------------------------------
+
+# Lists of tools show what the envelope grants, with whatever parameters and at whatever risk. No tool has the empty
+# name: by it the gateway tells a policy that speaks of lists from one that says the same of everything. What tools
+# answer is not looked at here: who may call a tool may see what it says.
+of_no_call := {"decision": "ALLOW", "risk_level": "low", "explanation": "Within the agent's envelope."} if {
+	input.call.phase == "list"
+	input.agent.state == "active"
+	name := object.get(input.call, ["arguments", "name"], "")
+	name != ""
+	some granted in [name, "*"]
+	operations[granted]
+} else := {"decision": "ALLOW", "risk_level": "low", "explanation": "Of a call that was allowed."} if {
+	input.call.phase == "result"
+} else := {"decision": "DENY", "explanation": "Not in the agent's envelope."}
 
 agent := input.agent.name
 

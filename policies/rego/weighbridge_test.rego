@@ -46,6 +46,44 @@ decided(document) := answer if {
 
 word(document) := decided(document).decision
 
+listing(target, name) := {"agent": agent("worker", 1), "call": {
+	"kind": "tool", "protocol": "mcp", "operation": "list", "target": target, "phase": "list",
+	"arguments": {"method": "tools/list", "name": name},
+}}
+
+test_a_granted_tool_is_listed_whatever_its_parameters_and_its_risk if {
+	every name in ["list", "pay", "erase"] {
+		word(listing("github", name)) == "ALLOW"
+	}
+}
+
+test_a_tool_that_is_not_granted_is_not_listed if {
+	word(listing("github", "push")) == "DENY"
+	word(listing("jira", "pay")) == "DENY"
+}
+
+test_all_tools_are_listed_where_all_are_granted_but_none_without_a_name if {
+	word(listing("crm", "anything")) == "ALLOW"
+	word(listing("crm", "")) == "DENY"
+	word(listing("github", "")) == "DENY"
+}
+
+test_nothing_is_listed_for_an_agent_that_is_not_active if {
+	stopped := object.union(listing("github", "pay"), {"agent": object.union(agent("worker", 1), {"state": "paused"})})
+	word(stopped) == "DENY"
+}
+
+test_a_tool_called_list_is_called_by_its_own_grant_and_not_as_a_question_about_lists if {
+	word(tool("github", "list", {"method": "tools/list", "name": "push"})) == "ALLOW"
+	word(tool("crm", "list", {"method": "tools/list", "name": ""})) == "ALLOW"
+	word(tool("jira", "list", {"method": "tools/list", "name": "pay"})) == "DENY"
+}
+
+test_what_a_tool_has_answered_may_be_seen if {
+	asked := tool("github", "erase", {})
+	word(object.union(asked, {"call": object.union(asked.call, {"phase": "result", "result": {}})})) == "ALLOW"
+}
+
 test_an_allowed_model_is_allowed if word(llm("small", {})) == "ALLOW"
 
 test_a_model_that_fits_a_pattern_is_allowed if word(llm("open-7b/v1.5", {})) == "ALLOW"

@@ -361,7 +361,7 @@ def test_the_reads_of_the_shipped_policy() -> None:
     lengths = {f"call.arguments.{name}" for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")}
     for kind in KINDS:
         told = {str(each).removeprefix("input.").removesuffix(THERE) for each in found.of(kind).reads}
-        assert told == common | (lengths if kind == "llm" else {"call.arguments"}), kind
+        assert told == common | (lengths if kind == "llm" else {"call.arguments", "call.phase"}), kind
         assert not found.of(kind).unstable
 
 
