@@ -33,6 +33,8 @@ NAMED: Final[Mapping[str, str]] = {
 }
 """Methods -> the member of `params` that `Mcp-Name` repeats."""
 
+_AROUND: Final = b" \t"
+"""What may stand around a header's value and is no part of it; the HTTP parser leaves it behind the value."""
 _ROUTING: Final = frozenset({VERSION, METHOD, NAME})
 _OPTIONAL: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 """Where the header may be missing: an extension asks for it, and not every client knows that."""
@@ -81,7 +83,7 @@ def check(headers: Headers, method: str, version: str, name: object) -> None:
         if key in _ROUTING:
             if key in found:
                 raise ProtocolBreach(f"The header {_shown(key)} is given twice.", MISMATCH)
-            found[key] = value
+            found[key] = value.strip(_AROUND)
     for key, said in ((VERSION, version), (METHOD, method)):
         if key not in found or found[key].decode("latin-1") != said:
             raise ProtocolBreach(f"The header {_shown(key)} does not say what the message says.", MISMATCH)
@@ -126,7 +128,7 @@ def check_parameters(headers: Headers, wanted: Sequence[Parameter], arguments: M
         if key in names:
             if key in found:
                 raise ProtocolBreach(f"The header {_shown(key)} is given twice.", MISMATCH)
-            found[key] = value
+            found[key] = value.strip(_AROUND)
     for each in wanted:
         argument = _at(arguments, each.path)
         text, said = _text(argument), found.get(each.header)
@@ -147,7 +149,7 @@ def onward(
     if name:
         lines.append((NAME, encoded(name)))
     names = {each.header for each in wanted}
-    lines += [line for line in headers if line[0].startswith(PARAMETER) and line[0] not in names]
+    lines += [(key, value.strip(_AROUND)) for key, value in headers if key.startswith(PARAMETER) and key not in names]
     lines += [(each.header, encoded(text)) for each in wanted if (text := _text(_at(arguments, each.path))) is not None]
     return lines
 
@@ -217,3 +219,8 @@ def _same(kind: str, value: object, text: str, said: str | None) -> bool:
 def _shown(name: bytes) -> str:
     shown = "-".join(part.capitalize() for part in name.decode("latin-1")[:80].split("-"))
     return shown.replace("Mcp-Protocol", "MCP-Protocol")
+
+
+def version_in(headers: Headers) -> str:
+    """The version that a request's header names; empty for none."""
+    return next((value.strip(_AROUND).decode("latin-1") for name, value in headers if name == VERSION), "")

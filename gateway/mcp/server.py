@@ -166,7 +166,7 @@ class McpServer:
     def _message(self, x: Exchange, body: bytes, adapter: Mcp) -> McpCall:
         """Raises ProtocolBreach, MethodNotAllowed."""
         names = [name for name, _ in x.headers if name in _SINGLE]
-        version = next((value.decode("latin-1") for name, value in x.headers if name == mirrors.VERSION), "")
+        version = mirrors.version_in(x.headers)
         era = messages.era_of(version)
         if x.method in ("GET", "DELETE") and era == "legacy":
             call = messages.bare(self.settings.name, x.method, era, version)
@@ -188,7 +188,7 @@ class McpServer:
 
     def _attach(self, x: Exchange, call: McpCall, desk: Desk) -> None:
         """Puts a legacy message into its session. Raises ProtocolBreach, SealsUnavailable."""
-        said = next((value for name, value in x.headers if name == b"mcp-session-id"), None)
+        said = next((value.strip() for name, value in x.headers if name == b"mcp-session-id"), None)
         if said is not None:
             assert x.agent is not None, "a call is identified before it is read"
             session = desk.seals.opened(said.decode("latin-1"))
