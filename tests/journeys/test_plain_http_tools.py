@@ -231,6 +231,7 @@ async def _stopped(it: Stage) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl_and_a_mistaken_document(tmp_path: Path) -> None:
     async with stage(tmp_path) as it:
+        await it.admin.put("/budgets/acme", json={"window": "day", "limit_usd": 500})
         key = ["-H", f"authorization: Bearer {KEY}"]
         status, body = await curl(*key, "-G", f"{it.gateway.url}/tools/crm/search", "--data-urlencode", "q=two words")
         assert (status, body) == (200, {"did": "GET /api/search?q=two%20words"})
