@@ -60,8 +60,10 @@ async def offered(upstream: Upstream, era: Era, largest: int) -> tuple[Items, Er
                     why = why or str(error)
     except TimeoutError:
         why = f"it has not said all in {WITHIN:.0f} s"
-    except (CarrierError, TargetFailed) as error:
+    except CarrierError as error:
         why = f"it cannot be reached ({type(error).__name__})"
+    except TargetFailed as error:
+        raise Unlisted(str(error)) from error
     raise Unlisted(why)
 
 

@@ -205,6 +205,8 @@ class Catalogue:
         except Unlisted as error:
             self._stale = self._known
             self._failure = f"The tool server {self.settings.name} does not say which tools it has."
+            if isinstance(error.__cause__, TargetFailed):  # it was not even asked, and the agent may know why
+                self._failure = str(error)
             self._complain("", f"the server does not say which tools it has: {error}")
             raise TargetFailed(self._failure) from None
         self._failure = None
