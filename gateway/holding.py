@@ -362,6 +362,8 @@ class Holds:
                 _message(fresh, "approval.requested", now + _SETTLED),
             ]
             if await self.store.supersede(before, fresh, messages):
+                if fresh.detached:
+                    self.left.add(fresh.id)
                 self._tell(before, "superseded", person)
                 self._tell(fresh, "requested", person)
                 try:

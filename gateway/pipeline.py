@@ -38,8 +38,8 @@ from gateway.ledger import Ledger
 from gateway.lending import Lender
 from gateway.lifeline import ClientGone, Lifeline, Stopping
 from gateway.mcp import waiting as mcp_waiting
-from gateway.mcp.requests import Aside
 from gateway.mcp.definitions import Definitions
+from gateway.mcp.requests import Aside
 from gateway.mcp.sessions import Seals
 from gateway.mirroring import Mirrors
 from gateway.oauth.tokens import ScopeMissing
@@ -188,15 +188,10 @@ class Pipeline:
             raise StandingsUnknown("Which agents are stopped is not known yet, so no call is made.")
         x.call = self._stored(x, held)
         self.standings.check(x.agent)
-        if await x.assembly.toolbox.definition(x, self) != held.definition:
-            why = "The definition of this tool has changed since people approved the call."
-            await self.holds.revoke(approval, why)
-            raise ApprovalDenied(why, approval.id)
         x.patience = Patience(x.began, None)
         if not await self.wait_for_people(x, reply, approval):
             return
-        assert x.approval is not None, "without a grant a call may run by an approval"
-        x.call = self._stored(x, x.approval.call)
+        await self.as_approved(x)
         await self.confirm(x)
         await self.reserve(x)
         if await self.claim(x, reply, lifeline):
@@ -377,11 +372,22 @@ class Pipeline:
             raise Denied(x.decision) from None
         if not may_run:
             return False
-        if x.approval is not None:
-            x.call = self._stored(x, x.approval.call)
         await self.identify_again(x)
+        if x.approval is not None:
+            await self.as_approved(x)
         await self.confirm(x)
         return True
+
+    async def as_approved(self, x: Exchange) -> None:
+        """The call is what people have seen, and so is its tool. Raises ApprovalDenied, MalformedCall, and where its
+        tool may not be used any more."""
+        assert x.approval is not None, "what people have seen is kept in an approval"
+        held = x.approval.call
+        x.call = self._stored(x, held)
+        if isinstance(x.call, McpCall) and await x.assembly.toolbox.definition(x, self) != held.definition:
+            why = "the definition of its tool has changed since people were asked"
+            await self.holds.revoke(x.approval, why)
+            raise ApprovalDenied(f"The approval of this call was taken back ({why}).", x.approval.id)
 
     async def patience(self, x: Exchange) -> Patience:
         """How long the call may wait, and how. Raises ProtocolBreach, Unbindable."""

@@ -5,112 +5,19 @@ hold, or never. Each ends with one execution at the server, and with the right r
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import httpx2
 import pytest
-from mcp.client import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
-from mcp.types import CallToolResult, ElicitResult
 
 from policies.approvals import State
-from policies.decision import Decision, Effect
-from tests.support.exchanges import AGENT_KEY, ALLOWED
-from tests.support.gate import Gate, gate
-from tests.support.mcp_servers import serving
-from tests.support.register import Register
+from tests.support.bank import LINK, staged, text
 
 MODES: Final = ("auto", "legacy")
-LINK: Final = "https://gate.example.com"
 PATIENT: Final[Mapping[str, Any]] = {"hold_for": "30s", "hold_streams_for": "30s"}
-SHORT: Final[Mapping[str, Any]] = {"hold_for": "1s", "hold_streams_for": "1s"}
-
-
-def script(document: Mapping[str, Any]) -> Decision:
-    asked = dataclasses.replace(ALLOWED, effect=Effect.NEEDS_APPROVAL, required_approvals=("finance",))
-    waits = document["call"]["operation"] == "pay" and "approval" not in document
-    return asked if waits else ALLOWED
-
-
-class Bank:
-    """A server with one tool, which counts what it does."""
-
-    def __init__(self) -> None:
-        self.paid: list[int] = []
-        self.server = MCPServer("bank")
-
-        @self.server.tool()
-        def pay(amount: int) -> str:
-            """Pays so much."""
-            self.paid.append(amount)
-            return f"paid {amount}, payment {len(self.paid)}"
-
-
-class Stage:
-    """A gate before the bank, and the one approval that it opens."""
-
-    def __init__(self, g: Gate, bank: Bank, store: Register) -> None:
-        self.gate, self.bank, self.store = g, bank, store
-        self.led: list[Any] = []
-        """What the client's user was asked."""
-        self.answer = "accept"
-
-    @asynccontextmanager
-    async def client(self, mode: str, *, leads: bool = False) -> AsyncIterator[Client]:
-        """As its manual has it. One that `leads` can lead its user to a page."""
-
-        async def lead(_: Any, params: Any) -> ElicitResult:
-            self.led.append(params)
-            return ElicitResult(action=self.answer)  # type: ignore[arg-type]
-
-        async with AsyncExitStack() as stack:
-            headers = {"authorization": f"Bearer {AGENT_KEY}"}
-            http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=60))
-            transport = streamable_http_client(f"http://127.0.0.1:{self.gate.port}/mcp/bank", http_client=http)
-            able: Any = {"elicitation_callback": lead} if leads else {}
-            yield await stack.enter_async_context(Client(transport, mode=mode, **able))  # type: ignore[arg-type]
-
-    async def decide(self, yes: bool, after: float = 0.0) -> None:
-        """A person, so many seconds after they were asked."""
-        async with asyncio.timeout(10):
-            while not self.store.kept:
-                await asyncio.sleep(0.005)
-        await asyncio.sleep(after)
-        await self.gate.pipeline.holds.vote(self.id, "fay", ["finance"], yes, "Not this one." if not yes else "")
-
-    @property
-    def id(self) -> str:
-        (which,) = self.store.kept
-        return which
-
-    @property
-    def state(self) -> State:
-        return self.store.kept[self.id].state
-
-    async def over(self) -> None:
-        async with asyncio.timeout(10):
-            while self.state is not State.DONE:
-                await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def staged(link: str | None = None, **approvals: Any) -> AsyncIterator[Stage]:
-    bank, store = Bank(), Register()
-    approvals = {**approvals, **({"link": link} if link else {})}
-    async with serving(bank.server) as url:
-        tools = [{"name": "bank", "kind": "mcp", "url": url}]
-        async with gate(script=script, register=store, approvals=approvals, tools=tools) as g:
-            yield Stage(g, bank, store)
-
-
-def text(result: CallToolResult) -> str:
-    (block,) = result.content
-    return str(getattr(block, "text", block))
+SHORT: Final[Mapping[str, Any]] = {"hold_for": "0.3s", "hold_streams_for": "0.3s"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -125,10 +32,13 @@ async def test_a_call_that_a_person_allows_soon_is_answered_as_if_nothing_had_be
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_client_that_waits_for_long_hears_comments_and_then_the_answer(mode: str) -> None:
+async def test_a_client_that_waits_for_long_hears_comments_and_then_the_answer(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.waiting.COMMENT_EVERY", 0.1)
     async with staged(**PATIENT) as stage, stage.client(mode) as client:
         asking = asyncio.create_task(client.call_tool("pay", {"amount": 7}))
-        await stage.decide(True, 3.0)
+        await stage.decide(True, 0.35)
         assert text(await asyncio.wait_for(asking, 5)) == "paid 7, payment 1"
         assert stage.bank.paid == [7]
 
@@ -163,22 +73,25 @@ async def test_a_call_that_is_allowed_after_the_hold_runs_when_it_is_made_again_
             assert text(await client.call_tool("pay", {"amount": 7})) == "paid 7, payment 1"
             await stage.over()
             again = await client.call_tool("pay", {"amount": 7})
-            assert text(again) == "paid 7, payment 1", "until its time to be used is over, a repetition is told the same"
+            assert text(again) == "paid 7, payment 1", "a repetition is told the same"
         async with stage.client(MODES[mode == "auto"]) as other:
             assert text(await other.call_tool("pay", {"amount": 7})) == "paid 7, payment 1", "in either era"
         assert stage.bank.paid == [7]
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_client_that_wants_to_hear_of_progress_does_while_it_waits(mode: str) -> None:
+async def test_a_client_that_wants_to_hear_of_progress_does_while_it_waits(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.waiting.COMMENT_EVERY", 0.2)
     heard: list[tuple[float, str | None]] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        heard.append((done, message))
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, message))
 
-    async with staged(hold_for="1s", hold_streams_for="30s") as stage, stage.client(mode) as client:
+    async with staged(hold_for="0.1s", hold_streams_for="30s") as stage, stage.client(mode) as client:
         asking = asyncio.create_task(client.call_tool("pay", {"amount": 7}, progress_callback=progress))
-        await stage.decide(True, 5.5)
+        await stage.decide(True, 0.5)
         assert text(await asyncio.wait_for(asking, 5)) == "paid 7, payment 1"
         assert len(heard) == 2
         assert heard[0][0] < heard[1][0]

@@ -114,6 +114,7 @@ class Gate:
     telemetry: Telemetry
     till: Till
     turnstile: Turnstile
+    errands: Errands
     carriers: list[Carrier] = field(default_factory=list)
 
     def account(self, budget: Mapping[str, Any]) -> Account:
@@ -177,7 +178,7 @@ async def gate(
         errands.begin()
         await standings.begin()
         try:
-            yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, carriers)
+            yield Gate(port, pipeline, engine, ledger, telemetry, till, turnstile, errands, carriers)
         finally:
             await errands.end(0.0)
             await standings.end()
