@@ -343,7 +343,8 @@ class FrontDoor(HttpToolsProtocol):
         name = name.lower()
         if name in _NOTED:
             self._note(name, value)
-        self.headers.append((name, value))
+        # The parser leaves the spaces behind a value to us; they are no part of it (RFC 9110, 5.5).
+        self.headers.append((name, value.rstrip(b" \t")))
 
     def _note(self, name: bytes, value: bytes) -> None:
         value = value.strip().lower()

@@ -245,6 +245,19 @@ async def test_trailers_never_become_headers(parts: tuple[bytes, ...]) -> None:
             assert (await client.answer())[2] == b"host transfer-encoding"
 
 
+async def said(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+    """Answers with what the header `x-said` says."""
+    body = next(value for name, value in scope["headers"] if name == b"x-said")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def test_spaces_around_a_value_are_no_part_of_it() -> None:
+    async with door(said) as port, connected(port) as client:
+        await client.say(b"GET / HTTP/1.1\r\nhost: h\r\nx-said: \t a b \t \r\n\r\n")
+        assert (await client.answer())[2] == b"a b"
+
+
 @pytest.mark.parametrize(
     "endless",
     [b"0\r\nx-trailer: " + b"a" * 200_000, b"0\r\n" + b"x: 1\r\n" * 40_000, b"5;" + b"a" * 200_000],
