@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from adapters.mcp.messages import McpCall
+from gateway.callids import since
 from gateway.exchange import Exchange
 from gateway.steering import Steering, evidence, shares
 from policies.budgets import Balance
@@ -28,9 +30,43 @@ if TYPE_CHECKING:
     from gateway.traffic import Traffic
 
 _FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_MCP = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""As OpenTelemetry's semantic conventions for MCP have them."""
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 EARLIER = "earlier"
+OTHER = "_OTHER"
+"""In place of names that anybody can make up."""
+_MOST_TOOLS = 256
+_METHODS = frozenset(
+    {
+        "DELETE",
+        "GET",
+        "completion/complete",
+        "elicitation/create",
+        "initialize",
+        "logging/setLevel",
+        "notifications/cancelled",
+        "notifications/initialized",
+        "ping",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/subscribe",
+        "resources/templates/list",
+        "resources/unsubscribe",
+        "sampling/createMessage",
+        "server/discover",
+        "subscriptions/listen",
+        "tasks/cancel",
+        "tasks/get",
+        "tasks/update",
+        "tools/call",
+        "tools/list",
+    }
+)
+"""Methods of MCP that are counted by their names."""
 SHORT = 12
 """Digits of a revision that tell it from others at a glance."""
 _MOST_REVISIONS = 8
@@ -67,6 +103,12 @@ class Telemetry(Collector):
         self.target: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
         self.first_byte: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SLOW))
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.operations: defaultdict[tuple[str, str, str, str], Histogram] = defaultdict(lambda: Histogram(_MCP))
+        """Of MCP, by server, method, tool and what went wrong."""
+        self.sessions: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_MCP))
+        """Of MCP, by server: those that their clients have ended."""
+        self._tools: set[tuple[str, str]] = set()
+        """Servers and tools that have labels of their own: every label is for ever."""
         self.cost: defaultdict[str, int] = defaultdict(int)
         """Nano-dollars, by target."""
         self.unpriced: defaultdict[str, int] = defaultdict(int)
@@ -107,6 +149,8 @@ class Telemetry(Collector):
                 words = self._new_revision(asked.revision)
             words[asked.decision.effect if asked.decision is not None else "none"] += 1
         self.calls[protocol, x.decision.effect if x.decision is not None else "none", x.code] += 1
+        if isinstance(x.call, McpCall):
+            self._operation(x, x.call)
         if x.arm is None or (x.sent_at is None and not x.bills):
             return
         name = x.arm.target.name
@@ -127,6 +171,20 @@ class Telemetry(Collector):
             if usage is not None:
                 self.tokens[target, "input"] += usage.input_tokens
                 self.tokens[target, "output"] += usage.output_tokens
+
+    def _operation(self, x: Exchange, call: McpCall) -> None:
+        method = call.method if call.method in _METHODS else OTHER
+        tool = ""
+        if method == "tools/call":
+            place = (call.target, call.operation)
+            if place not in self._tools and x.code == "ok" and len(self._tools) < _MOST_TOOLS:
+                self._tools.add(place)
+            tool = call.operation if place in self._tools else OTHER
+        error = x.code if x.code != "ok" else "tool_error" if x.tool_error else ""
+        self.operations[call.target, method, tool, error].observe(x.ended - x.began)
+        began = since(call.session) if method == "DELETE" and x.status < 300 else None
+        if began is not None:
+            self.sessions[call.target].observe((x.arrived_ns - began) / 1e9)
 
     def _new_revision(self, revision: str) -> defaultdict[str, int]:
         """A place for its counts. Beyond the last few, revisions share one: every label is for ever."""
@@ -186,6 +244,7 @@ class Telemetry(Collector):
         for direction, count in self.tokens.items():
             tokens.add_metric(direction, count)
         yield tokens
+        yield from self._mcp()
         yield from self._traffic()
         yield from self._money()
         yield from self._routes()
@@ -225,6 +284,19 @@ class Telemetry(Collector):
         for words, count in self.compared.items():
             compared.add_metric(words, count)
         yield compared
+
+    def _mcp(self) -> Iterator[Metric]:
+        operations = HistogramMetricFamily(
+            "mcp_server_operation_duration_seconds",
+            "MCP messages, from their arrival to the end of their answers.",
+            labels=("server", "mcp_method_name", "gen_ai_tool_name", "error_type"),
+        )
+        for labels, histogram in self.operations.items():
+            operations.add_metric(labels, histogram.cumulative(), histogram.total)
+        yield operations
+        yield _histograms(
+            "mcp_server_session_duration_seconds", "MCP sessions that clients have ended.", "server", self.sessions
+        )
 
     def _traffic(self) -> Iterator[Metric]:
         attempts = CounterMetricFamily(

@@ -1,9 +1,16 @@
 """What a scrape sees."""
 
+from typing import Any
+
+import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
+from adapters import registry
 from adapters.base import Usage
+from adapters.mcp import messages
 from config.settings import MirrorSettings, TargetSettings
+from gateway.callids import CallIds
+from gateway.exchange import Exchange
 from gateway.mirroring import Mirrors
 from gateway.telemetry import Histogram, Telemetry
 from gateway.traffic import Traffic
@@ -150,3 +157,57 @@ def test_a_mirror_that_had_several_models_is_told_once() -> None:
         each for each in text.splitlines() if each.startswith("weighbridge_mirrored_total") and "dropped" in each
     ]
     assert line.endswith(" 5.0")
+
+
+def mcp(method: str, tool: str = "", *, code: str = "ok", failed: bool = False, session: str = "") -> Exchange:
+    """A message of MCP that has just ended, half a second after it came."""
+    x = exchange()
+    params: dict[str, Any] = {"name": tool, "arguments": {}} if method == "tools/call" else {}
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    call = messages.read("up", body, "", free=True)
+    call.session = session
+    x.call, x.adapter, x.code, x.tool_error = call, registry.MCP.answering(call), code, failed
+    return x
+
+
+def test_messages_of_mcp_are_timed_by_method_tool_and_what_went_wrong() -> None:
+    telemetry = Telemetry()
+    for x in (
+        mcp("tools/call", "echo"),
+        mcp("tools/call", "echo", failed=True),
+        mcp("tools/call", "echo", code="policy_denied"),
+        mcp("tools/list"),
+        mcp("made/up"),
+    ):
+        telemetry.observe(x)
+    counts = {
+        (labels["mcp_method_name"], labels["gen_ai_tool_name"], labels["error_type"]): value
+        for (name, pairs), value in samples(telemetry).items()
+        if name == "mcp_server_operation_duration_seconds_count" and (labels := dict(pairs))["server"] == "up"
+    }
+    assert counts == {
+        ("tools/call", "echo", ""): 1,
+        ("tools/call", "echo", "tool_error"): 1,
+        ("tools/call", "echo", "policy_denied"): 1,
+        ("tools/list", "", ""): 1,
+        ("_OTHER", "", ""): 1,
+    }
+
+
+def test_names_that_an_agent_makes_up_do_not_become_labels() -> None:
+    telemetry = Telemetry()
+    for number in range(1000):
+        telemetry.observe(mcp("tools/call", f"tool-{number}", code="policy_denied"))
+    for number in range(1000):
+        telemetry.observe(mcp("tools/call", f"tool-{number}"))
+    assert len({labels[2] for labels in telemetry.operations}) == 257
+
+
+def test_a_session_is_timed_when_its_client_ends_it() -> None:
+    telemetry = Telemetry()
+    x = mcp("ping", session=CallIds().next(0))
+    assert isinstance(x.call, messages.McpCall)
+    x.call.session, x.call.method, x.arrived_ns = CallIds().next(x.arrived_ns - 90 * 10**9), "DELETE", x.arrived_ns
+    telemetry.observe(x)
+    total = samples(telemetry)["mcp_server_session_duration_seconds_sum", (("server", "up"),)]
+    assert 89.9 < total < 90.1

@@ -61,5 +61,5 @@ async def client(url: str, key: str, mode: str, someone: Someone, **options: Any
             **options,
         }
         transport = streamable_http_client(url, http_client=http)
-        async with Client(transport, mode=mode, **asking) as begun:  # type: ignore[arg-type]  # any of its modes
+        async with Client(transport, mode=mode, **asking) as begun:
             yield begun

@@ -69,11 +69,11 @@ async def test_tools_are_listed_and_called(server: str, mode: str) -> None:
 async def test_what_a_tool_reports_on_its_way_is_heard(server: str, mode: str) -> None:
     heard: list[float] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        heard.append(done)
+    async def reported(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
 
     async with talking(server, mode) as (_, begun):
-        result = await begun.call_tool("test_tool_with_progress", {}, progress_callback=progress)
+        result = await begun.call_tool("test_tool_with_progress", {}, progress_callback=reported)
         assert text(result) == "done"
     assert heard == [0, 50, 100]
 
@@ -180,11 +180,11 @@ async def test_a_cancelled_call_is_cancelled_at_its_server(server: str) -> None:
 async def test_a_modern_client_that_leaves_cancels_its_call(server: str) -> None:
     begun_to_work = asyncio.Event()
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
+    async def reported(progress: float, total: float | None, message: str | None) -> None:
         begun_to_work.set()
 
     async with talking(server, "auto") as (running, begun):
-        calling = asyncio.create_task(begun.call_tool("linger", {"name": "left"}, progress_callback=progress))
+        calling = asyncio.create_task(begun.call_tool("linger", {"name": "left"}, progress_callback=reported))
         await asyncio.wait_for(begun_to_work.wait(), 10)
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)
