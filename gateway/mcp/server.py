@@ -77,8 +77,11 @@ class McpServer:
             raise UnknownEndpoint(f"Nothing is served below the MCP server {self.settings.name}.")
         adapter = x.adapter
         assert isinstance(adapter, Mcp), "whoever asks at /mcp/ speaks MCP"
-        call = waiting.reopened(self._message(x, body, adapter), desk.seals)
+        call = self._message(x, body, adapter)
         x.adapter = adapter.answering(call)
+        if call.state:
+            call = waiting.reopened(call, desk.seals)
+            x.adapter = adapter.answering(call)
         if call.era == "modern":
             if call.id:
                 mirrors.check(x.headers, call.method, call.version, call.name or None)

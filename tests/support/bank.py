@@ -143,11 +143,15 @@ class Stage:
 
     async def decide(self, yes: bool, after: float = 0.0) -> None:
         """A person, so many seconds after they were asked."""
+        await self.held()
+        await asyncio.sleep(after)
+        await self.gate.pipeline.holds.vote(self.id, "fay", ["finance"], yes, "Not this one." if not yes else "")
+
+    async def held(self) -> None:
+        """Until a call is."""
         async with asyncio.timeout(10):
             while not self.store.kept:
                 await asyncio.sleep(0.005)
-        await asyncio.sleep(after)
-        await self.gate.pipeline.holds.vote(self.id, "fay", ["finance"], yes, "Not this one." if not yes else "")
 
     @property
     def id(self) -> str:
