@@ -1109,8 +1109,8 @@ class ToolSettings(Section):
     restart: Seconds = Field(
         default=30.0,
         gt=0,
-        description="Longest pause before a server that keeps ending is started again; the first is half a second; "
-        "command.",
+        description="Longest pause before a server that keeps ending is started again: at once the first time, then "
+        "after half a second, and twice as long each time; command.",
     )
     session_idle: Seconds = Field(
         default=1800.0,

@@ -591,7 +591,7 @@ class ChildUpstream:
         before = self._misfortunes.pop(place.whose, None)
         steady = before is None or now - place.child.began > _STEADY
         times = 1 if steady or before is None else before.times + 1
-        pause = min(_FIRST_PAUSE * 2 ** min(times - 1, 30), self._settings.restart)
+        pause = min(_FIRST_PAUSE * 2 ** min(times - 2, 30), self._settings.restart) if times > 1 else 0.0
         self._misfortunes[place.whose] = _Misfortune(times, now + pause)
         while len(self._misfortunes) > _MOST_REMEMBERED:
             del self._misfortunes[next(iter(self._misfortunes))]
