@@ -141,6 +141,11 @@ def edited(call: HttpCall, body: bytes) -> HttpCall:
     return other
 
 
+def is_json(kind: str) -> bool:
+    """Whether a media type, in lower case and without parameters, is one of JSON texts."""
+    return _JSON.fullmatch(kind) is not None
+
+
 class Http(Untokened):
     """Plain HTTP: any method and path below a tool's base URL."""
 

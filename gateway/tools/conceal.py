@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Concealer:
-    """Masks a secret in a text that comes in pieces. The length stays; an empty secret is found nowhere."""
+    """Masks secrets in a text that comes in pieces. Lengths stay."""
 
-    __slots__ = ("_kept", "_mask", "_secret")
+    __slots__ = ("_kept", "_secrets")
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._mask = b"*" * len(secret)
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._secrets = [each for each in secrets if each]
         self._kept = b""
 
     def feed(self, piece: bytes) -> bytes:
-        """What may pass now: all but an end that the secret may begin with."""
-        secret = self._secret
-        if not secret:
+        """What may pass now: all but an end that a secret may begin with."""
+        if not self._secrets:
             return piece
         text = self._kept + piece if self._kept else piece
-        if secret in text:
-            text = text.replace(secret, self._mask)
-        cut = _begun(text, secret)
+        cut = len(text)
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, b"*" * len(secret))
+        for secret in self._secrets:
+            cut = min(cut, _begun(text, secret))
         self._kept = text[cut:]
         return text[:cut]
 
@@ -29,6 +32,10 @@ class Concealer:
         """What was kept back, once nothing more comes."""
         rest, self._kept = self._kept, b""
         return rest
+
+    def whole(self, text: bytes) -> bytes:
+        """All of a text that comes in one piece."""
+        return self.feed(text) + self.rest()
 
 
 def _begun(text: bytes, secret: bytes) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import re
 import ssl
 import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -23,10 +24,10 @@ from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.exchange import Exchange, Reached
 from gateway.headers import homeward, replaced
 from gateway.lifeline import Lifeline
-from gateway.oauth.client_credentials import ClientCredentials
+from gateway.oauth.client_credentials import Credential, Fixed, credential
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
-from gateway.tools import addresses, operations
+from gateway.tools import addresses, operations, results
 from gateway.tools.conceal import Concealer
 from gateway.tools.desk import Desk
 from policies.approvals import HeldCall
@@ -81,11 +82,8 @@ class HttpTool:
         self._paths = re.compile("|".join(_pattern(each) for each in settings.paths))
         self._headers = _ONWARD | {name.encode() for name in settings.headers}
         self._described = operations.Described(settings.openapi) if settings.openapi is not None else None
-        self._credentials, self._pair = _credentials(settings)
+        self._credential, self._pair = _credential(settings)
         self._in_query = urls.pairs(self._pair, "query")[0][0].casefold() if self._pair else ""
-        secret = _secret(settings)
-        self._secret = secret if len(secret) >= _LEAST_SECRET else b""
-        self._login = ClientCredentials(settings.name, settings.oauth) if settings.oauth is not None else None
         timeouts = Timeouts(
             connect=min(_CONNECT, settings.timeout),
             first_byte=settings.timeout,
@@ -151,21 +149,14 @@ class HttpTool:
         headers = call.headers
         if x.fulfilled is not None and x.fulfilled.headers:
             headers = replaced(headers, x.fulfilled.headers)
-        headers = replaced(headers, [_IDENTITY, *self._credentials])
-        query = b"&".join(each for each in (call.query, self._pair) if each)
-        target = (self._base + urls.encoded(call.path)).encode("ascii") + (b"?" + query if query else b"")
+        headers = replaced(headers, [_IDENTITY])
+        target = self._target(call)
         try:
             async with asyncio.timeout(self.settings.timeout) as deadline:
-                shown = await self._login.lines() if self._login is not None else []
-                answer = await self._sent(x, call, target, replaced(headers, shown))
-                if answer.status == 401 and self._login is not None:
-                    fresh = await self._login.renewed(shown)
-                    if fresh is not None:
-                        answer.close()  # whoever is not let in has done nothing
-                        answer = await self._sent(x, call, target, replaced(headers, fresh))
+                answer = await self._let_in(x, call, target, headers)
                 try:
                     x.reached, x.target_status = Reached.ANSWERED, answer.status
-                    await self._answered(x, call, answer, reply, deadline)
+                    await self._answered(x, call, answer, reply, deadline, desk)
                 finally:
                     answer.close()
         except TimeoutError:
@@ -173,6 +164,59 @@ class HttpTool:
             raise TargetTimeout(f"The tool {self.settings.name} did not answer in time.") from None
         except carrier.CarrierError as error:
             raise self._failure(x, error) from error
+
+    async def fetch(self, call: HttpCall, leaving: Callable[[], None] | None) -> tuple[int, str, bytes]:
+        """Status, media type and body of the whole answer to a call that was decided on in another protocol; it is sent
+        once. Raises CarrierError, TargetFailed."""
+        name = self.settings.name
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                shown = await self._credential.lines()
+                answer = await self._once(call, shown, leaving)
+                if answer.status == 401 and (fresh := await self._credential.renewed(shown)) is not None:
+                    answer.close()  # as in `_let_in`
+                    answer = await self._once(call, fresh, leaving)
+                try:
+                    pieces: list[bytes] = []
+                    size = 0
+                    while piece := await answer.read():
+                        pieces.append(piece)
+                        if (size := size + len(piece)) > self.settings.largest_answer:
+                            raise TargetFailed(f"The answer of the tool {name} is longer than this gateway passes on.")
+                finally:
+                    answer.close()
+        except TimeoutError:
+            raise carrier.TotalTimeout(self._origin, "the whole answer took too long", sent=True) from None
+        if _encoded(answer.headers):
+            raise TargetFailed(f"The answer of the tool {name} cannot be understood.")
+        body = Concealer(self.secrets).whole(b"".join(pieces))
+        return answer.status, _kind(answer.headers).decode("latin-1"), body
+
+    async def _once(self, call: HttpCall, shown: Headers, leaving: Callable[[], None] | None) -> carrier.Reply:
+        headers = replaced(call.headers, [_IDENTITY, *shown])
+        return await self._carrier.send(
+            call.method.encode(), self._target(call), headers, call.kept, once=True, leaving=leaving
+        )
+
+    def _target(self, call: HttpCall) -> bytes:
+        query = b"&".join(each for each in (call.query, self._pair) if each)
+        return (self._base + urls.encoded(call.path)).encode("ascii") + (b"?" + query if query else b"")
+
+    async def _let_in(self, x: Exchange, call: HttpCall, target: bytes, headers: Headers) -> carrier.Reply:
+        """As `_sent`; once more with another token where the tool does not take the one that it was shown."""
+        shown = await self._credential.lines()
+        answer = await self._sent(x, call, target, replaced(headers, shown))
+        if answer.status == 401 and (fresh := await self._credential.renewed(shown)) is not None:
+            answer.close()  # whoever is not let in has done nothing
+            answer = await self._sent(x, call, target, replaced(headers, fresh))
+        return answer
+
+    @property
+    def secrets(self) -> list[bytes]:
+        """What the tool is shown, and no agent may see."""
+        own = self.settings.credential
+        known = [*self._credential.secrets, *([own.value.reveal().encode("latin-1")] if own is not None else [])]
+        return [each for each in known if len(each) >= _LEAST_SECRET]
 
     async def _sent(self, x: Exchange, call: HttpCall, target: bytes, headers: Headers) -> carrier.Reply:
         """The beginning of an answer, after another try where that cannot do it twice. Raises CarrierError."""
@@ -200,14 +244,14 @@ class HttpTool:
                 raise MalformedCall(f"The call's headers cannot be sent on: {error}.") from None
 
     async def _answered(
-        self, x: Exchange, call: HttpCall, answer: carrier.Reply, reply: Reply, deadline: asyncio.Timeout
+        self, x: Exchange, call: HttpCall, answer: carrier.Reply, reply: Reply, deadline: asyncio.Timeout, desk: Desk
     ) -> None:
         """Passes an answer on. Raises CarrierError, TargetFailed; TimeoutError where it is no stream and too slow."""
         status, name = answer.status, self.settings.name
-        x.first_byte_at = time.monotonic()
+        x.first_byte_at, x.tool_error = time.monotonic(), status >= 400
         headers = self._homeward(call, answer)
-        kind = next((value for key, value in headers if key == b"content-type"), b"").partition(b";")[0].strip().lower()
-        if any(key == b"content-encoding" and value.lower() != b"identity" for key, value in headers):
+        kind = _kind(headers)
+        if _encoded(headers):
             x.detail = "the tool encoded its answer although it was asked not to"
             raise TargetFailed(f"The answer of the tool {name} cannot be understood.")
         if 300 <= status < 400 and status != 304 and not any(key == b"location" for key, _ in headers):
@@ -222,9 +266,10 @@ class HttpTool:
             await reply.start(status, headers)
             await reply.end()
             return
-        concealer = Concealer(self._shown())
+        concealer = Concealer(self.secrets)
         headers = [line for line in headers if line[0] != b"content-length"]
-        if kind == _EVENTS:
+        checked = self.settings.results == "checked"
+        if kind == _EVENTS and not checked:
             deadline.reschedule(None)
             await self._streamed(x, answer, status, headers, reply, concealer, [])
             return
@@ -233,12 +278,15 @@ class HttpTool:
         while piece := await answer.read():
             size = self._counted(x, size, piece)
             pieces.append(concealer.feed(piece))
-            if size > _HELD_BACK:
+            if size > _HELD_BACK and not checked:
                 await self._streamed(x, answer, status, headers, reply, concealer, pieces, size)
                 return
         x.whole = True
         pieces.append(concealer.rest())
-        await reply.whole(status, headers, b"".join(pieces))
+        body = b"".join(pieces)
+        await reply.whole(
+            status, headers, await results.returned(x, call, status, kind, body, desk) if checked else body
+        )
 
     async def _streamed(
         self,
@@ -275,14 +323,8 @@ class HttpTool:
                 headers = [*(line for line in headers if line[0] != key), (key, place)]
             elif key == b"content-location":
                 headers = [line for line in headers if line[0] != key]
-        if secret := self._shown():
-            shown = Concealer(secret)
-            headers = [(key, shown.feed(value) + shown.rest()) for key, value in headers]
-        return headers
-
-    def _shown(self) -> bytes:
-        """What the tool was shown, and no agent may see; empty where it was nothing."""
-        return self._secret if self._login is None else next(iter(self._login.secrets), b"")
+        concealer = Concealer(self.secrets)
+        return [(key, concealer.whole(value)) for key, value in headers]
 
     def _place(self, call: HttpCall, value: bytes) -> bytes | None:
         """Where a place that the tool names is at this gateway; None for one that is not below the tool's base."""
@@ -326,22 +368,23 @@ class HttpTool:
         """Nothing is kept for an agent."""
 
 
-def _credentials(settings: ToolSettings) -> tuple[Headers, bytes]:
-    """What the gateway shows the tool: headers, and a part of the query. Raises SecretMissing."""
+def _credential(settings: ToolSettings) -> tuple[Credential, bytes]:
+    """What the gateway shows the tool: in headers, and as a part of the query. Raises SecretMissing."""
     own = settings.credential
-    if settings.key is not None:
-        return [(b"authorization", b"Bearer " + settings.key.reveal().encode("latin-1"))], b""
     if own is None:
-        return [], b""
-    value = own.value.reveal()
+        return credential(settings), b""
     if own.header is not None:
-        return [(own.header.encode(), value.encode("latin-1"))], b""
-    return [], urls.written([(str(own.query), value)])
+        return Fixed([(own.header.encode(), own.value.reveal().encode("latin-1"))]), b""
+    return Fixed([]), urls.written([(str(own.query), own.value.reveal())])
 
 
-def _secret(settings: ToolSettings) -> bytes:
-    held = settings.key or (settings.credential.value if settings.credential is not None else None)
-    return held.reveal().encode("latin-1") if held is not None else b""
+def _kind(headers: Headers) -> bytes:
+    """The media type of an answer, in lower case and without parameters; empty for none."""
+    return next((value for key, value in headers if key == b"content-type"), b"").partition(b";")[0].strip().lower()
+
+
+def _encoded(headers: Headers) -> bool:
+    return any(key == b"content-encoding" and value.lower() != b"identity" for key, value in headers)
 
 
 async def _pieces(answer: carrier.Reply) -> None:

@@ -20,6 +20,7 @@ from gateway.mcp.server import McpServer
 from gateway.reply import Reply
 from gateway.tools.desk import Desk, Tool
 from gateway.tools.http import HttpTool
+from gateway.tools.offered import OfferedUpstream
 from policies.approvals import HeldCall
 
 TOOLS: Final = frozenset({"http", "mcp"})
@@ -42,7 +43,11 @@ class Toolbox:
             same = before is not None and before.settings == settings
             if isinstance(before, HttpTool) and not before.current():
                 same = False
-            self._tools[settings.kind, settings.name] = before if before and same else _KINDS[settings.kind](settings)
+            tool = before if before and same else _KINDS[settings.kind](settings)
+            self._tools[settings.kind, settings.name] = tool
+            if settings.offer_as_mcp and isinstance(tool, HttpTool):
+                offered = previous._tools.get(("mcp", settings.name)) if previous is not None and same else None
+                self._tools["mcp", settings.name] = offered or McpServer(settings, OfferedUpstream(tool))
 
         members = [tool for tool in self._tools.values() if isinstance(tool, McpServer) and tool.settings.joined]
         if members:

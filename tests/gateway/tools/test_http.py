@@ -485,3 +485,54 @@ async def test_an_agent_that_leaves_ends_its_call() -> None:
         call.cancel()
         await asyncio.wait_for(gone.wait(), 5)
         assert (await it.gate.ledger.outcome())["code"] == "client_gone"
+
+
+def _judged(**result: Any) -> Any:
+    """Allows calls, and decides on their results as told."""
+
+    def script(document: Any) -> Any:
+        return replace(ALLOWED, **result) if document["call"].get("phase") == "result" else ALLOWED
+
+    return script
+
+
+JSON_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+
+
+async def test_the_policy_sees_what_a_tool_has_answered_where_results_are_checked() -> None:
+    said = b'{"name": "Ann", "ssn": "1-2"}'
+    redact = _judged(obligations=obligations({"redact": ["/result/body/ssn"]}))
+    async with stage(JSON_ANSWER % (len(said), said), script=redact, results="checked") as it:
+        answer = await it.call("GET", "/people/1")
+        assert answer.content == b'{"name": "Ann", "ssn": "***"}'
+        assert it.asked()[-1]["result"] == {
+            "status": 200,
+            "content_type": "application/json",
+            "body": {"name": "Ann", "ssn": "1-2"},
+        }
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (JSON_ANSWER % (2, b"{}"), {"effect": Effect.DENY, "explanation": "Not for agents."}),
+        (JSON_ANSWER % (2, b"{}"), {"effect": Effect.NEEDS_APPROVAL}),
+        (JSON_ANSWER % (13, b'{"a":1,"a":2}'), {}),
+        (JSON_ANSWER % (2, b"{}"), {"obligations": obligations({"redact": ["/arguments/a"]})}),
+        (OK, {"obligations": obligations({"redact": ["/result/body/a"]})}),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n" + b"x" * 2_000_000, {}),
+    ],
+)
+async def test_a_result_that_the_policy_does_not_let_pass_is_withheld(answer: bytes, said: dict[str, Any]) -> None:
+    async with stage(answer, script=_judged(**said), results="checked") as it:
+        withheld = await it.call("POST", "/people", json={})
+        assert (withheld.status_code, withheld.json()["error"]["code"]) == (403, "policy_denied")
+        assert "The call was made, and its result is withheld." in withheld.json()["error"]["message"]
+        assert len(it.tool.came) == 1
+        assert (await it.gate.ledger.outcome())["result"] == "withheld"
+
+
+async def test_an_error_of_the_tool_is_counted_as_one() -> None:
+    async with stage(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n") as it:
+        assert (await it.call("GET", "/a")).status_code == 500
+        assert (await it.gate.ledger.outcome())["tool_error"] is True
