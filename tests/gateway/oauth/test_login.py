@@ -68,10 +68,10 @@ class Upstream:
             content = [{"type": "text", "text": f"you showed {shown}"}]
             result = {"content": content, "resultType": "complete", "isError": False}
             answer = {"jsonrpc": "2.0", "id": asked["id"], "result": result}
-        content = orjson.dumps(answer)
-        lines = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        said = orjson.dumps(answer)
+        lines = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
         await send({"type": "http.response.start", "status": status, "headers": lines})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": said})
 
 
 @asynccontextmanager
