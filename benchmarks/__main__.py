@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import choosing, compare, decisions, holding, lending, peers, profile, reload, soak, wrk
+from benchmarks import choosing, compare, decisions, holding, lending, mcp, peers, profile, reload, soak, wrk
 from benchmarks.children import ROOT, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import CONTESTANT_CORE, LOAD_CORE, UPSTREAM_CORE, description, pin, stolen_seconds
@@ -138,6 +138,25 @@ def _soak(given: argparse.Namespace) -> int:
     return OK if verdict.flat else FAILED
 
 
+def _tools(given: argparse.Namespace) -> int:
+    load = wrk.present()
+    if given.install:
+        peers.install(mcp.PEERS, _say)
+    names, scenarios = list(mcp.CONTESTANTS), list(mcp.SCENARIOS)
+    plan = compare.Plan(names, scenarios, given.rounds, given.seconds, given.warm_up, paced_seconds=0)
+    _say(f"about {plan.minutes():.0f} minutes; Ctrl-C ends everything")
+    stolen, began = stolen_seconds(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-tools-") as name, Children(Path(name)) as children:
+        table = mcp.run(plan, children, Path(name), _say)
+    lost = (stolen_seconds() - stolen) / (time.monotonic() - began)
+    cores = (
+        f"contestants on core {CONTESTANT_CORE}, load on core {LOAD_CORE} ({load}, {wrk.CONNECTIONS} connections, "
+        f"{plan.seconds:g} s after {plan.warm_up:g} s, medians of {plan.rounds} interleaved rounds), "
+        f"upstream on core {UPSTREAM_CORE}"
+    )
+    return _told("tools", table, lost, cores, write=given.write)
+
+
 def _reload(given: argparse.Namespace) -> int:
     wrk.present()
     stolen, began = stolen_seconds(), time.monotonic()
@@ -228,6 +247,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
     command.set_defaults(run=_reload)
 
+    command = commands.add_parser("tools", help="tool calls of MCP: bare, everything on, and another gateway")
+    command.add_argument("--install", action="store_true", help="install the other gateway first")
+    command.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    command.add_argument("--seconds", type=float, default=10, help="timed in each round (default 10)")
+    command.add_argument("--warm-up", type=float, default=3, help="before that (default 3)")
+    command.add_argument("--no-write", dest="write", action="store_false", help="leave docs/performance.md alone")
+    command.set_defaults(run=_tools)
+
     command = commands.add_parser("profile", help="show where the gateway spends its time")
     command.add_argument(
         "--scenario", choices=list(SCENARIOS), default="small", help="under which load (default small)"
@@ -242,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _takes_peers(parser: argparse.ArgumentParser) -> None:
-    known = list(peers.PEERS)
+    known = [name for name in peers.PEERS if name not in mcp.PEERS]
     parser.add_argument("--peers", type=_several(known), default=known, help=f"of others: {','.join(known)}")
 
 

@@ -12,14 +12,11 @@ from benchmarks import pace, peers, wrk
 from benchmarks.children import PYTHON, Child, Children, StartFailed
 from benchmarks.contestants import CONTESTANTS, Running
 from benchmarks.machine import UPSTREAM_CORE, Meter, rss, settle
-from benchmarks.scenarios import LONG, PATH, SCENARIOS, SHORT, Scenario, answer_body, answer_events
+from benchmarks.scenarios import LONG, SCENARIOS, SHORT, Scenario
 from benchmarks.table import GOAL_HEAD, HEAD, Goal, Results, Sample, goal_rows, invalid, markdown, number, rows
 from benchmarks.upstream import READY
 
 Say = Callable[[str], None]
-
-_REWRITTEN = 0.5
-"""Share of the upstream's bytes that an answer has at least: peers rewrite answers and drop fields they do not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +67,9 @@ class Outcome:
         return next((each for each in self.results if each.scenario == scenario), Results(scenario))
 
 
-def start_upstream(children: Children) -> tuple[Child, int]:
+def start_upstream(children: Children, module: str = "benchmarks.upstream") -> tuple[Child, int]:
     """Raises StartFailed."""
-    child, told = children.start("upstream", [PYTHON, "-m", "benchmarks.upstream"], core=UPSTREAM_CORE, ready=READY)
+    child, told = children.start("upstream", [PYTHON, "-m", module], core=UPSTREAM_CORE, ready=READY)
     return child, int(told)
 
 
@@ -81,11 +78,13 @@ def checked(running: Running, scenario: Scenario, upstream: int) -> str:
     headers = {
         "content-type": "application/json",
         "authorization": f"Bearer {running.keys[0]}",
-        **dict(running.headers),
+        **dict((*running.headers, *scenario.headers)),
     }
+    if scenario.in_session:
+        headers[wrk.SESSION] = running.sessions[0]
     try:
         with httpx2.Client(timeout=60, trust_env=False) as client:
-            url = f"http://127.0.0.1:{running.port}{PATH}"
+            url = f"http://127.0.0.1:{running.port}{running.path}"
             answer = client.post(url, content=scenario.body, headers=headers)
             mistake = scenario.mistake(answer.status_code, answer.content)
             missing = [name for name, value in running.expects if answer.headers.get(name) != value]
@@ -110,7 +109,7 @@ def timed(running: Running, scenario: Scenario, lua: Path, plan: Plan, upstream:
     meter = Meter(running.child.pid, time.perf_counter())
     report = wrk.run(running.port, lua, plan.seconds)
     usage = meter.stop(time.perf_counter())
-    mistake = report.mistake(shortest(scenario))
+    mistake = report.mistake(scenario.shortest())
     calls, lines = warmed + report.requests, running.recorded() - recorded
     if running.ledger is not None and lines < calls and not mistake:
         mistake = f"{calls} calls left {lines} lines in the ledger"
@@ -125,12 +124,6 @@ def timed(running: Running, scenario: Scenario, lua: Path, plan: Plan, upstream:
         rss_after=rss(running.child.pid),
         invalid=mistake,
     )
-
-
-def shortest(scenario: Scenario) -> int:
-    """Bytes on the wire that an answer has at least when nothing is missing from it."""
-    whole = sum(map(len, answer_events(scenario.events))) if scenario.events else len(answer_body())
-    return int(whole * _REWRITTEN)
 
 
 def run(plan: Plan, children: Children, folder: Path, say: Say) -> Outcome:
@@ -151,7 +144,7 @@ def run(plan: Plan, children: Children, folder: Path, say: Say) -> Outcome:
             say(str(error))
     outcome = Outcome([Results(name) for name in plan.scenarios], [], absent)
     scripts = {
-        (name, scenario): wrk.script(folder, each.port, SCENARIOS[scenario], each.keys, each.headers)
+        (name, scenario): wrk.script(folder, each, SCENARIOS[scenario])
         for name, each in running.items()
         for scenario in plan.scenarios
     }

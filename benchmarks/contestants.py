@@ -7,13 +7,14 @@ from pathlib import Path
 from benchmarks import bare, fleet, peers
 from benchmarks.children import PYTHON, Child, Children, free_port
 from benchmarks.machine import CONTESTANT_CORE
+from benchmarks.scenarios import PATH
 
 FEW, MANY = 10, 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contestant that serves: the port, the keys that calls carry in turn, and headers that each call needs."""
+    """A contestant that serves: where, the keys that calls carry in turn, and headers that each call needs."""
 
     child: Child
     port: int
@@ -23,6 +24,9 @@ class Running:
     """Headers that prove in an answer that the contestant did its work."""
     ledger: Path | None = None
     """A folder in which every call leaves a line or more."""
+    path: str = PATH
+    sessions: Sequence[str] = ()
+    """The session that each key's calls belong to, where they do."""
 
     def recorded(self) -> int:
         """Lines in the ledger so far."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.children import ROOT
@@ -44,10 +44,23 @@ def budgets(agents: int) -> list[dict[str, object]]:
     return [*shared, *own]
 
 
-def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (POLICY,), *, reuse: bool = True) -> Path:
-    """Writes the configuration and its envelopes into `folder` and returns the configuration's path. JSON is YAML."""
+def write(
+    folder: Path,
+    agents: int,
+    upstream: int,
+    policy: Sequence[Path] = (POLICY,),
+    *,
+    reuse: bool = True,
+    granted: Mapping[str, object] | None = None,
+    tools: Sequence[Mapping[str, object]] = (),
+) -> Path:
+    """Writes the configuration and its envelopes into `folder` and returns the configuration's path. JSON is YAML.
+
+    `granted` is what each agent may do beside calling its model.
+    """
     envelopes = folder / "envelopes.json"
-    envelopes.write_text(json.dumps({"envelopes": {name: envelope() for name in names(agents)}}))
+    whole = envelope() | dict(granted or {})
+    envelopes.write_text(json.dumps({"envelopes": dict.fromkeys(names(agents), whole)}))
     digests = (hashlib.sha256(key.encode()).hexdigest() for key in keys(agents))
     settings = {
         "listen": {"port": 0},
@@ -57,6 +70,7 @@ def write(folder: Path, agents: int, upstream: int, policy: Sequence[Path] = (PO
         "policy": {"paths": [*map(str, policy), str(envelopes)], "prove_timeout": 60, "watchdog": 30, "reuse": reuse},
         "targets": [{"name": "upstream", "kind": "openai", "url": f"http://127.0.0.1:{upstream}/v1", "price": PRICE}],
         "routes": [{"name": "chat", "models": ["*"], "arms": [{"target": "upstream"}]}],
+        "tools": list(tools),
         "budgets": budgets(agents),
         "limits": [{"node": TENANT, "calls_per_minute": 10**9, "tokens_per_minute": 10**12, "concurrent": 10**6}],
         "agents": [{"name": name, "key_sha256": digest} for name, digest in zip(names(agents), digests, strict=True)],

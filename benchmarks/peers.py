@@ -54,6 +54,13 @@ PEERS = {
         # 1.109.1 wants a certifi that is younger than some mirrors carry; this one's requirements can be met.
         Peer("litellm", "litellm[proxy]", "1.106.2", HOME / "litellm/bin/litellm", _venv),
         Peer(
+            "contextforge",
+            "mcp-contextforge-gateway",
+            "1.0.7.post20260921",
+            HOME / "contextforge/bin/mcpgateway",
+            _venv,
+        ),
+        Peer(
             "portkey",
             "@portkey-ai/gateway",
             "1.15.2",
@@ -104,6 +111,22 @@ _QUIET = {
         "NO_DOCS": "True",
     },
     "portkey": {"NODE_ENV": "production"},
+    "contextforge": {
+        "AUTH_REQUIRED": "false",
+        "MCP_CLIENT_AUTH_ENABLED": "false",
+        "TRUST_PROXY_AUTH": "false",
+        "ALLOW_UNAUTHENTICATED_ADMIN": "true",
+        "JWT_SECRET_KEY": "a-key-of-this-run-that-opens-nothing-else-0123456789",
+        "AUTH_ENCRYPTION_SECRET": "another-key-of-this-run-that-opens-nothing-0123456789",
+        "SSRF_ALLOW_LOCALHOST": "true",
+        "SSRF_ALLOW_PRIVATE_NETWORKS": "true",
+        "MCPGATEWAY_UI_ENABLED": "false",
+        "MCPGATEWAY_ADMIN_API_ENABLED": "true",
+        "LOG_LEVEL": "ERROR",
+        "CACHE_TYPE": "memory",
+        "DB_METRICS_RECORDING_ENABLED": "false",
+        "RATE_LIMITING_ENABLED": "false",
+    },
 }
 
 

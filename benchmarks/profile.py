@@ -52,7 +52,7 @@ def run(children: Children, folder: Path, scenario: str, seconds: float, say: Sa
     running = Running(child, data.getsockname()[1], fleet.keys(FEW))
     if mistake := checked(running, SCENARIOS[scenario], upstream):
         raise StartFailed(f"the worker serves wrongly: {mistake}")
-    lua = wrk.script(folder, running.port, SCENARIOS[scenario], running.keys, running.headers)
+    lua = wrk.script(folder, running, SCENARIOS[scenario])
     report = wrk.run(running.port, lua, seconds)
     say(f"{report.rate:.0f} calls/s under the profiler, {report.requests} calls")
     worker.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import fleet, wrk
 from benchmarks.children import PYTHON, Children
-from benchmarks.compare import Say, checked, shortest, start_upstream
+from benchmarks.compare import Say, checked, start_upstream
 from benchmarks.contestants import Running
 from benchmarks.machine import CONTESTANT_CORE
 from benchmarks.scenarios import SCENARIOS
@@ -77,7 +77,7 @@ def _row(
     expects = (("x-weighbridge-decision", "ALLOW"),)
     running = Running(child, port, fleet.keys(agents), expects=expects, ledger=folder / "ledger")
     mistake = checked(running, _SCENARIO, upstream)
-    lua = wrk.script(folder, port, _SCENARIO, running.keys, running.headers)
+    lua = wrk.script(folder, running, _SCENARIO)
     stop = threading.Event()
     swaps = threading.Thread(target=_swap, args=(policy / "weighbridge.rego", stop))
     before = len(list(_records(folder)))
@@ -110,7 +110,7 @@ def _row(
         report.rate,
         report.p50,
         report.p99,
-        mistake or report.mistake(shortest(_SCENARIO)),
+        mistake or report.mistake(_SCENARIO.shortest()),
     )
     say(f"{agents} envelopes, {reloads} reloads: {row.rate:.0f} calls/s, p99 {row.p99:.1f} ms, {mixed} mixed")
     return row

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 MODEL = "gpt-4o-mini"
 PATH = "/v1/chat/completions"
 COUNT = "00000000"
-"""Stands in a request's prompt, where each call has its own number: no two calls ask the same."""
+"""Stands in a request, once or twice, where each call has its own number: no two calls ask the same."""
 SHORT, LONG = 50, 500
 """Events of streamed answers, each written to the socket on its own. A call asks for them as `max_tokens`."""
+
+_REWRITTEN = 0.5
+"""Share of the upstream's bytes that an answer has at least: peers rewrite answers and drop fields they do not know."""
 
 _WORDS = "Weigh what an agent asks before it passes, and keep a record of what was said and why. "
 
@@ -88,6 +91,15 @@ class Scenario:
     title: str
     body: bytes
     events: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+    """What its calls have beside the contestant's own headers."""
+    in_session: bool = False
+    """Whether its calls belong to sessions."""
+
+    def shortest(self) -> int:
+        """Bytes on the wire that an answer has at least when nothing is missing from it."""
+        whole = sum(map(len, answer_events(self.events))) if self.events else len(answer_body())
+        return int(whole * _REWRITTEN)
 
     def mistake(self, status: int, body: bytes) -> str:
         """What is wrong with an answer, or nothing. Contestants may rewrite JSON, but not lose any of it."""

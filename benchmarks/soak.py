@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import wrk
 from benchmarks.children import Children
-from benchmarks.compare import Say, checked, shortest, start_upstream
+from benchmarks.compare import Say, checked, start_upstream
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.machine import rss
 from benchmarks.scenarios import SCENARIOS
@@ -70,7 +70,7 @@ def run(
     for name in scenarios:
         if mistake := checked(running, SCENARIOS[name], upstream):
             return judge([], 0, f"{name}: {mistake}")
-        scripts[name] = wrk.script(folder, running.port, SCENARIOS[name], running.keys, running.headers)
+        scripts[name] = wrk.script(folder, running, SCENARIOS[name])
     points: list[tuple[float, int]] = []
     calls = 0
     start = time.monotonic()
@@ -78,7 +78,7 @@ def run(
         name = scenarios[len(points) % len(scenarios)]
         load = wrk.run(running.port, scripts[name], EVERY)
         calls += load.requests
-        if mistake := load.mistake(shortest(SCENARIOS[name])):
+        if mistake := load.mistake(SCENARIOS[name].shortest()):
             return judge(points, calls, f"{name} after {now:.0f} s: {mistake}")
         points.append((time.monotonic() - start, rss(running.child.pid)))
         say(f"{points[-1][0]:5.0f} s  {points[-1][1] / 2**20:7.1f} MiB  {load.rate:7.0f} calls/s  {name}")

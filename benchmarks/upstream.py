@@ -75,6 +75,9 @@ class ModelServer:
     """All connections. Each turn answers what has come and sends one piece more of each stream: a model does not send
     its answer at once."""
 
+    without_length = _LENGTH_REQUIRED
+    """The answer to a request that does not state the length of its body."""
+
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._listener.setblocking(False)
@@ -122,22 +125,26 @@ class ModelServer:
         request = connection.take(data)
         if request is None:
             return
-        if request.startswith(b"GET "):
+        if request.startswith(b"GET /last "):
             last, start = self._last
             self._send(
                 connection, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(last) - start) + last[start:]
             )
         elif not connection.framed:
-            self._send(connection, _LENGTH_REQUIRED)
+            self._send(connection, self.without_length)
         else:
-            start = connection.start
-            self._last = request, start
-            stream = _stream(request[start : start + _EDGE] + request[max(start + _EDGE, len(request) - _EDGE) :])
-            if stream:
-                connection.stream, connection.piece = stream, 0
-                self._streaming.add(connection)
-            else:
-                self._send(connection, _WHOLE)
+            self._last = request, connection.start
+            self._answer(connection, request)
+
+    def _answer(self, connection: Connection, request: bytes) -> None:
+        """Answers a whole request, or begins to."""
+        start = connection.start
+        stream = _stream(request[start : start + _EDGE] + request[max(start + _EDGE, len(request) - _EDGE) :])
+        if stream:
+            connection.stream, connection.piece = stream, 0
+            self._streaming.add(connection)
+        else:
+            self._send(connection, _WHOLE)
 
     def _next_piece(self, connection: Connection) -> None:
         self._send(connection, connection.stream[connection.piece])

@@ -5,34 +5,49 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.contestants import Running
 from benchmarks.machine import LOAD_CORE, on
-from benchmarks.scenarios import COUNT, PATH, Scenario
+from benchmarks.scenarios import COUNT, Scenario
 
 CONNECTIONS = 32
+SESSION = "Mcp-Session-Id"
+"""The header that says which session a call belongs to."""
 
 _MARK = "summary: "
 
 _SCRIPT = """
-local keys, before, after, n, calls = {}, nil, nil, 0, 0
+local keys, before, between, after, n, calls = {}, nil, nil, nil, 0, 0
 function init(args)
   for line in io.lines(%(keys)s) do
+    local key, session = line:match("^(%%S+) ?(%%S*)$")
+    if session ~= "" then
+      session = "%(session)s: " .. session .. "\\r\\n"
+    end
     keys[#keys + 1] = "POST %(path)s HTTP/1.1\\r\\nHost: %(host)s\\r\\nContent-Type: application/json\\r\\n"
-      .. "Authorization: Bearer " .. line .. "\\r\\n%(headers)sContent-Length: %(length)d\\r\\n\\r\\n"
+      .. "Authorization: Bearer " .. key .. "\\r\\n" .. session
+      .. "%(headers)sContent-Length: %(length)d\\r\\n\\r\\n"
   end
   local file = io.open(%(body)s, "rb")
   local body = file:read("*a")
   file:close()
   local at = string.find(body, "%(count)s", 1, true)
   before, after = body:sub(1, at - 1), body:sub(at + #"%(count)s")
+  at = string.find(after, "%(count)s", 1, true)
+  if at then
+    between, after = after:sub(1, at - 1), after:sub(at + #"%(count)s")
+  end
 end
 function request()
   n = n %% #keys + 1
   calls = calls + 1
-  return keys[n] .. before .. string.format("%%0%(digits)dd", calls) .. after
+  local count = string.format("%%0%(digits)dd", calls)
+  if between then
+    return keys[n] .. before .. count .. between .. count .. after
+  end
+  return keys[n] .. before .. count .. after
 end
 function done(summary, latency, requests)
   local e = summary.errors
@@ -87,21 +102,22 @@ def parse(output: str) -> Report:
     return Report(counted["requests"], counted["bytes"], seconds, p50, p99, mistakes)
 
 
-def script(
-    folder: Path, port: int, scenario: Scenario, keys: Sequence[str], headers: Sequence[tuple[str, str]]
-) -> Path:
+def script(folder: Path, running: Running, scenario: Scenario) -> Path:
     """Writes the Lua script of one contestant and scenario, with the files it reads, and returns its path."""
-    stem = folder / f"{port}-{scenario.name}"
+    stem = folder / f"{running.port}-{scenario.name}"
     key_file, body_file = stem.with_suffix(".keys"), stem.with_suffix(".body")
-    key_file.write_text("\n".join(keys) + "\n")
+    sessions = running.sessions if scenario.in_session else [""] * len(running.keys)
+    lines = (f"{key} {session}".rstrip() for key, session in zip(running.keys, sessions, strict=True))
+    key_file.write_text("\n".join(lines) + "\n")
     body_file.write_bytes(scenario.body)
-    lines = "".join(f"{name}: {value}\\r\\n" for name, value in headers)
+    headers = "".join(f"{name}: {value}\\r\\n" for name, value in (*running.headers, *scenario.headers))
     text = _SCRIPT % {
         "keys": json.dumps(str(key_file)),
         "body": json.dumps(str(body_file)),
-        "path": PATH,
-        "host": f"127.0.0.1:{port}",
-        "headers": lines,
+        "path": running.path,
+        "host": f"127.0.0.1:{running.port}",
+        "headers": headers,
+        "session": SESSION,
         "length": len(scenario.body),
         "mark": _MARK,
         "count": COUNT,

@@ -470,7 +470,7 @@ async def test_missing_capability(ctx: Context) -> str:
     """Works for clients that can sample."""
     able = ctx.session.client_capabilities
     if able is None or able.sampling is None:
-        lacking = {"requiredCapabilities": {"sampling": {}}}
+        lacking: dict[str, Any] = {"requiredCapabilities": {"sampling": {}}}
         raise MCPError(code=MISSING_REQUIRED_CLIENT_CAPABILITY, message="This takes a model", data=lacking)
     return "This client can sample."
 
@@ -538,7 +538,7 @@ async def test_input_required_result_prompt(ctx: Context) -> list[UserMessage] |
     return _said(text(f"It is about {_filled_in(answers(ctx)['user_context'], 'context')}."))
 
 
-@server.completion()
+@server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
 async def completed(
     ref: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: CompletionContext | None
 ) -> Completion:
