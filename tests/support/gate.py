@@ -16,6 +16,7 @@ from gateway.exchange import Exchange
 from gateway.holding import Holds
 from gateway.ledger import LedgerUnavailable
 from gateway.lending import Lender
+from gateway.mcp.definitions import Definitions
 from gateway.pipeline import Pipeline
 from gateway.queues import PATIENCE
 from gateway.standings import Standings
@@ -170,6 +171,7 @@ async def gate(
         telemetry=telemetry,
         chance=lambda: 0.5,
     )
+    pipeline.definitions = Definitions(note=ledger.note)
     carriers = [carrier for line in built.lines.values() for carrier in line.carriers]
     async with door(pipeline, **(door_limits or {})) as port:
         await holds.begin()
