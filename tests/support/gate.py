@@ -185,5 +185,7 @@ async def gate(
             await errands.end(0.0)
             await standings.end()
             await holds.end()
+            for tool in built.toolbox:
+                await tool.close()
             for carrier in carriers:
                 await carrier.close()
