@@ -164,7 +164,7 @@ def _called_host(value: object) -> object:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise mistaken("is not the name of a host", example) from None
-    if not host or port == 0 or not _is_host(host) or not _AUTHORITY.fullmatch(value):
+    if not host or port == 0 or not _is_host(host) or not _AUTHORITY.fullmatch(value) or set("/@?#") & set(value):
         raise mistaken("is not the name of a host", example)
     return value.lower().rstrip(".")
 
@@ -1252,11 +1252,12 @@ class ToolSettings(Section):
             raise mistaken("has a command and kind http", "Write kind: mcp, or give it a url.")
         if self.url and (foreign := [name for name in _COMMAND_ONLY if name in written]):
             raise mistaken(f"{foreign[0]} is for tools with a command", "Remove it, or write command in place of url.")
-        if self.kind == "mcp" and self.name == "all":
+        speaks_mcp = self.kind == "mcp" or self.offer_as_mcp
+        if speaks_mcp and self.name == "all":
             raise mistaken("has the name under which all MCP servers are joined", "Rename it.")
-        if self.kind == "mcp" and self.joined and ("__" in self.name or self.name.endswith("_")):
+        if speaks_mcp and self.joined and ("__" in self.name or self.name.endswith("_")):
             raise mistaken("has a name that cannot stand before two underscores", "Rename it, or write joined: false.")
-        if self.kind == "mcp" and self.joined and len(self.name) > LONGEST_JOINED:
+        if speaks_mcp and self.joined and len(self.name) > LONGEST_JOINED:
             raise mistaken(
                 "has a name too long to stand before those of its tools", "Rename it, or write joined: false."
             )
