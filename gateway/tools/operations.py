@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import orjson
 
+from adapters.mcp.offered import offered
 from adapters.openapi import Operations, UnusableDocument, operations, pointer
 from config import document
 from config.document import Document
@@ -41,11 +42,21 @@ def current(path: Path, digest: str) -> bool:
 def mistakes(tools: Iterable[ToolSettings]) -> list[Mistake]:
     """Everything wrong with the documents of tools."""
     found: list[Mistake] = []
-    for path in dict.fromkeys(tool.openapi for tool in tools if tool.openapi is not None):
-        try:
-            Described(path)
-        except ConfigError as error:
-            found += error.mistakes
+    read: dict[Path, Described | None] = {}
+    for tool in tools:
+        path = tool.openapi
+        if path is None:
+            continue
+        if path not in read:
+            read[path] = None
+            try:
+                read[path] = Described(path)
+            except ConfigError as error:
+                found += error.mistakes
+        described = read[path]
+        if tool.offer_as_mcp and described is not None and not any(map(offered, described.operations.all)):
+            message = "has no operation that could be a tool of MCP"
+            found.append(Mistake(path, 0, 0, "", message, "Give them an operationId, and a body of JSON or none."))
     return found
 
 

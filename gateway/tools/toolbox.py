@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from adapters import http
 from adapters.base import ToolCall
@@ -89,6 +89,14 @@ class Toolbox:
     def stored(self, x: Exchange, held: HeldCall) -> ToolCall:
         """As `Tool.stored`. Raises UnknownEndpoint, MalformedCall."""
         return self._of(held.protocol, held.path).stored(x, held)
+
+    def described(self, held: HeldCall) -> Mapping[str, Any]:
+        """How its server defines the tool of a held call, as it was when the call was held; empty where that is not
+        known here."""
+        tool = self._tools.get((held.protocol, held.target))
+        if not isinstance(tool, McpServer) or not held.definition:
+            return {}
+        return tool.catalogue.described(held.operation, held.definition)
 
     async def definition(self, x: Exchange, desk: Desk) -> str:
         """The hash of its tool's definition by now, of a call that nobody has just made; empty where there is none.

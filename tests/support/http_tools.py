@@ -34,7 +34,8 @@ class HttpTool:
         self.connections += 1
         wire = Wire(reader, writer)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            # Cancelled when the test is over.
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await wire.next_request():
                     came = Came(wire.method, wire.path, wire.headers, await wire.body())
                     self.came.append(came)
