@@ -389,6 +389,7 @@ class Console:
             "recent": await asyncio.to_thread(recent.calls_of, app.ledger.path, call.tenant, call.agent, call.session),
             "cost": usd_text(call.cost) if call.cost is not None else None,
             "query": call.query.decode("latin-1"),
+            "described": view.described(app.pipeline.assembly.toolbox.described(call)),
             "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in call.headers],
             "look_alikes": [
                 *view.look_alikes(

@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,6 +90,14 @@ def in_pieces(line: str) -> str | Sequence[Piece]:
         pieces += (line[place : text.start()], False), (text[0], True)
         place = text.end()
     return [*pieces, (line[place:], False)]
+
+
+def described(definition: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    """What a tool's server says of it, under the names of the protocol: words that nobody here has written."""
+    notes = definition.get("annotations")
+    title = definition.get("title") or (notes.get("title") if isinstance(notes, dict) else None)
+    said = (("Title", title), ("Description", definition.get("description")))
+    return [(name, text) for name, text in said if isinstance(text, str) and text]
 
 
 def look_alikes(texts: Collection[str]) -> Sequence[str]:

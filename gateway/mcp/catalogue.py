@@ -29,7 +29,7 @@ from adapters.mcp.schemas import Schema, UnusableSchema
 from config.settings import ToolSettings
 from gateway.exchange import Exchange
 from gateway.mcp.asking import Unlisted, offered
-from gateway.mcp.definitions import DefinitionRefused
+from gateway.mcp.definitions import DefinitionRefused, Definitions
 from gateway.mcp.upstream import Upstream
 from gateway.problems import TargetFailed
 from gateway.tools.desk import Desk
@@ -120,7 +120,7 @@ class Catalogue:
         if definition is None:
             raise DefinitionRefused(f"The tool {call.operation} cannot be used: {tool.why}.")
         await self._pin([definition], desk)
-        stands = self._standing(definition, desk)
+        stands = self.standing(definition, desk.definitions)
         if stands != "accepted":
             raise DefinitionRefused(f"The tool {call.operation} cannot be used: {_WORDS[stands]}.")
         call.definition = definition.digest
@@ -132,6 +132,12 @@ class Catalogue:
         against; none where that is not known."""
         tool = self._tools.get(call.operation) if call.method == "tools/call" else None
         return tool.parameters if tool is not None else ()
+
+    def described(self, name: str, digest: str) -> Mapping[str, Any]:
+        """The definition of this tool that has this hash; empty where it is not known here."""
+        tool = self._tools.get(name)
+        known = tool is not None and tool.definition is not None and tool.definition.digest == digest
+        return tool.definition.members if known and tool is not None and tool.definition is not None else {}
 
     def noticed(self, method: str) -> None:
         """The server tells that one of its lists has changed: `method` is `notifications/tools/list_changed` or its
@@ -178,7 +184,7 @@ class Catalogue:
             tool = self._tools.get(name)
         if tool is None:
             raise MalformedCall(
-                f"The server {self.settings.name} has no tool {name[:100]!r}. Its tools are those that tools/list names."
+                f"The server {self.settings.name} has no tool {name[:100]!r}. It has those that tools/list names."
             )
         return tool
 
@@ -253,7 +259,8 @@ class Catalogue:
         if new:
             await desk.definitions.first(self.settings.name, new)
 
-    def _standing(self, definition: Definition, desk: Desk) -> Standing:
+    def standing(self, definition: Definition, said: Definitions) -> Standing:
+        """How a definition stands. Raises DefinitionsUnavailable."""
         match self.settings.definitions:
             case "any":
                 return "accepted"
@@ -262,15 +269,11 @@ class Catalogue:
                 if pinned is None:
                     return "unknown"
                 return "accepted" if pinned == definition.digest else "changed"
-        pin = desk.definitions.pin(self.settings.name, definition.name)
+        pin = said.pin(self.settings.name, definition.name)
         stands = standing(pin, definition.digest)
         if stands == "changed" and pin is not None:
-            desk.definitions.changed(self.settings.name, definition.name, definition.digest, pin.digest)
+            said.changed(self.settings.name, definition.name, definition.digest, pin.digest)
         return stands
-
-    def standing(self, definition: Definition, desk: Desk) -> Standing:
-        """How a definition stands. Raises DefinitionsUnavailable."""
-        return self._standing(definition, desk)
 
     # Lists
 
@@ -319,7 +322,7 @@ class Catalogue:
         good = {
             name
             for name, tool in seen.items()
-            if tool.definition is not None and self._standing(tool.definition, desk) == "accepted"
+            if tool.definition is not None and self.standing(tool.definition, desk.definitions) == "accepted"
         }
         times = Counter[str]()
         found = []
@@ -427,7 +430,7 @@ class Catalogue:
         x.code = code
         x.detail = x.detail or f"the result was withheld: {why}"
         text = (
-            f"The call was made, and its result is withheld. {why.removesuffix('.')}. Do not repeat the call to see it; "
+            f"The call was made, and its result is withheld. {why.removesuffix('.')}. Do not repeat the call to see it: "
             "tell your user."
         )
         return results.withheld(call, text, code, x.id, identity)

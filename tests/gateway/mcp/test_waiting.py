@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from mcp.server import MCPServer
 
 from adapters.mcp import messages
 from gateway.holding import Holds
 from gateway.mcp import waiting
+from gateway.mcp.server import McpServer
 from gateway.mcp.sessions import Seals
 from policies.approval_store import MOST_ANSWER
 from policies.approvals import State
 from tests.support.bank import LEADS, LINK, TASKS, staged, text
+from tests.support.console import open_offices, visiting
 from tests.support.exchanges import exchange, settings
+from tests.support.mcp_servers import serving
 from tests.support.register import Register
 
 BOTH = "application/json, text/event-stream"
@@ -369,3 +374,28 @@ def test_what_is_sealed_for_one_purpose_opens_for_no_other() -> None:
     assert Seals(b"\x01" * 32).text(sealed, b"held call") is None
     for broken in ("", "a", "é", sealed[:-1], sealed[1:], sealed.swapcase()):
         assert seals.text(broken, b"held call") is None
+
+
+async def test_the_page_shows_a_call_as_its_server_describes_the_tool_with_nothing_hidden(tmp_path: Path) -> None:
+    server = MCPServer("bank")
+
+    @server.tool(title="<b>Pay\u200b</b>")
+    def pay(amount: int) -> str:
+        """Pays so much."""
+        return str(amount)
+
+    async with serving(server) as url:
+        tools = [{"name": "bank", "kind": "mcp", "url": url}]
+        async with open_offices(tmp_path, tools=tools) as offices, visiting(offices, "dana") as dana:
+            tool = offices.app.pipeline.assembly.toolbox.find("mcp", "bank")
+            assert isinstance(tool, McpServer)
+            found = (await tool.catalogue.tools())["pay"].definition
+            assert found is not None
+            call = {"kind": "tool", "protocol": "mcp", "target": "bank", "operation": "pay", "path": "/mcp/bank"}
+            mine = await offices.held(b'{"amount":7}', call={**call, "headers": (), "definition": found.digest})
+            page = (await dana.see(f"/console/approvals/{mine.id}")).text
+            assert "&lt;b&gt;Pay\\u{200b}&lt;/b&gt;" in page
+            assert "Pays so much." in page
+            assert "<dt>Title, by its server</dt>" in page
+            other = await offices.held(b'{"amount":8}', call={**call, "headers": (), "definition": "another"})
+            assert "by its server" not in (await dana.see(f"/console/approvals/{other.id}")).text
