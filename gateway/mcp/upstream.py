@@ -12,6 +12,7 @@ from config.settings import ToolSettings
 from gateway.carrier import Carrier, Limits, Origin, Timeouts
 from gateway.mcp.child import ChildUpstream
 from gateway.oauth.client_credentials import credential
+from gateway.tools import addresses
 
 _LASTING: Final = 24 * 3600.0
 """Seconds that a stream of a server's own messages may take, and may be silent."""
@@ -59,9 +60,10 @@ class HttpUpstream:
         self._path = (path or "/").encode()
         timeouts = Timeouts(connect=5.0, first_byte=settings.timeout, idle=settings.idle, total=settings.longest)
         tls = ssl.create_default_context() if origin.scheme == "https" else None
-        self._carrier = Carrier(origin, timeouts=timeouts, limits=Limits(), tls=tls)
+        allowed = addresses.checker(origin.host, settings.networks)
+        self._carrier = Carrier(origin, timeouts=timeouts, limits=Limits(), tls=tls, allowed=allowed)
         lasting = Timeouts(connect=5.0, first_byte=settings.timeout, idle=_LASTING, total=_LASTING)
-        self._lasting = Carrier(origin, timeouts=lasting, limits=Limits(), tls=tls)
+        self._lasting = Carrier(origin, timeouts=lasting, limits=Limits(), tls=tls, allowed=allowed)
         """For streams that say nothing for as long as nothing happens."""
         self._credential = credential(settings)
 
