@@ -109,7 +109,9 @@ def parameters(schema: object) -> tuple[Parameter, ...]:
         if "x-mcp-header" not in place:
             continue
         token, kind = place["x-mcp-header"], place.get("type")
-        if not path or not isinstance(token, str) or not _TOKEN.fullmatch(token) or kind not in _KINDS:
+        if not path or not isinstance(token, str) or not isinstance(kind, str):
+            return ()
+        if not _TOKEN.fullmatch(token) or kind not in _KINDS:
             return ()
         header = PARAMETER + token.lower().encode()
         if header in found:

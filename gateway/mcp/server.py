@@ -29,6 +29,7 @@ from gateway.mcp import tasks, waiting
 from gateway.mcp.answers import Answering
 from gateway.mcp.catalogue import Catalogue
 from gateway.mcp.child import ChildUpstream
+from gateway.mcp.sessions import SealsUnavailable
 from gateway.mcp.upstream import Answer, HttpUpstream, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
@@ -86,7 +87,11 @@ class McpServer:
             if call.id:
                 mirrors.check(x.headers, call.method, call.version, call.name or None)
         else:
-            self._attach(x, call, desk)
+            try:
+                self._attach(x, call, desk)
+            except SealsUnavailable:
+                x.adapter = adapter  # not an answer to this message: no message of a session can be answered now
+                raise
         if call.trace and trace.read(said := call.trace.encode("ascii", "replace")) is not None:
             x.own[b"traceparent"] = said
         if call.endpoint.passes:
@@ -201,6 +206,7 @@ class McpServer:
             call.session, call.upstream = session.id, session.upstream
             call.abilities = call.abilities or orjson.loads(session.abilities)
         elif call.method == "initialize" and call.id:
+            desk.seals.check()
             call.session = self._ids.next(x.arrived_ns)
             call.abilities = messages.initializes(call)
         else:

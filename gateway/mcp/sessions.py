@@ -51,6 +51,10 @@ class Seals:
         """From now on this is the key."""
         self._key = AESGCM(key)
 
+    def check(self) -> None:
+        """Raises SealsUnavailable."""
+        _ = self._cipher
+
     @property
     def _cipher(self) -> AESGCM:
         if self._key is None:
