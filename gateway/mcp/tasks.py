@@ -98,6 +98,9 @@ async def _told(first: Approval, call: McpCall, holds: Holds, call_id: str) -> d
     kept = orjson.loads(answer.body)
     if "error" in kept:
         return {**told, "status": "failed", "error": kept["error"]}
+    if kept["result"].get("resultType", "complete") != "complete":
+        asks = ApprovalUnknown("This call was made, and its server asks its client for more.", approval.id)
+        return {**told, "status": "completed", "result": refused(refusal_for(asks, call_id), modern=True)}
     return {**told, "status": "completed", "result": kept["result"]}
 
 

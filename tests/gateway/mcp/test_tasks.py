@@ -165,6 +165,15 @@ async def test_a_call_whose_server_fails_as_json_rpc_does_is_a_failed_task() -> 
         assert stage.bank.paid == [7]
 
 
+async def test_a_server_that_asks_for_more_where_nobody_is_left_to_answer_is_no_success() -> None:
+    async with staged(**LONG) as stage:
+        task = await left(stage, tool="ask")
+        await stage.decide(True)
+        over = await until(stage, task["taskId"], "completed")
+        assert over["result"]["isError"] is True
+        assert stage.bank.paid == []
+
+
 async def test_another_gateway_makes_the_call_that_a_dead_one_was_left_with() -> None:
     async with staged(**LONG) as first:
         task = await left(first)
