@@ -66,6 +66,7 @@ NEVER_TOLD = {
     "policies.archive.Unreadable": "is caught where bundles are read and becomes a PolicyError",
     "policies.data._Refused": "is caught where policies are loaded and becomes a PolicyError",
     "policies.signatures._Unfit": "is caught where bundles are verified and becomes a PolicyError",
+    "gateway.oauth.client_credentials._NoToken": "becomes TargetFailed where a token was needed",
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
     "gateway.state.errors.StateUnusable": "stops the start",

@@ -55,3 +55,30 @@ def test_people_are_recognised_by_their_tokens_alone() -> None:
     assert (dana.name, dana.roles) == ("dana", frozenset({"admin"}))
     for shown in (None, "", "Bearer ", "Bearer wrong", TOKEN, f"Basic {TOKEN}", f"Bearer {AGENT_KEY}"):
         assert people.recognise(shown) is None
+
+
+def test_an_agent_is_known_by_its_subject_to_the_issuer_that_means_it() -> None:
+    issuers = [{"issuer": f"https://{name}.test", "jwks_url": f"https://{name}.test/jwks"} for name in ("one", "two")]
+    written = settings(
+        agents=[
+            {"name": "support-bot", "tenant": "acme", "subject": "bot", "issuer": "https://one.test"},
+            {"name": "other-bot", "tenant": "acme", "subject": "bot", "key": AGENT_KEY},
+        ],
+        oauth={"resource": "https://gw.test", "issuers": issuers},
+    )
+    assert written.oauth is not None
+    found = Directory(written.agents, written.oauth.issuers)
+    known = found.logged_in("https://one.test", "bot")
+    assert known is not None
+    assert known.name == "support-bot"
+    assert found.logged_in("https://two.test", "bot") is None, "the other one does not say whose word it goes by"
+    assert found.logged_in("https://one.test", AGENT_KEY) is None
+    assert found.holder(hashlib.sha256(AGENT_KEY.encode()).digest()) is found.find("acme", "other-bot")
+    assert found.holder(hashlib.sha256(b"bot").digest()) is None
+
+
+def test_a_refusal_says_whether_something_was_shown() -> None:
+    for shown, key in ((False, b""), (True, b"Bearer nobodys")):
+        with pytest.raises(Unauthenticated) as refused:
+            directory(key=AGENT_KEY).identify(key, None)
+        assert refused.value.shown is shown

@@ -7,9 +7,11 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+from mcp.server import MCPServer
 
 from gateway.identity import Unauthenticated
 from gateway.oauth.metadata import WELL_KNOWN
+from tests.support import mcp_servers
 from tests.support.authorization import AuthorizationServer, serving
 from tests.support.door import door
 from tests.support.exchanges import AGENT_KEY, settings
@@ -261,3 +263,31 @@ async def test_an_agent_with_tokens_alone_has_no_key() -> None:
 def test_an_agent_without_any_credential_cannot_be_configured() -> None:
     with pytest.raises(ValueError, match="neither key nor key_sha256"):
         settings(agents=[{"name": "support-bot"}])
+
+
+async def test_a_session_is_its_agents_whoever_else_may_log_in() -> None:
+    server_side = MCPServer("upstream")
+    async with serving() as server, mcp_servers.serving(server_side) as url:
+        issuers = [{"issuer": server.issuer, "jwks_url": f"{server.issuer}/jwks"}]
+        async with gate(
+            agents=AGENTS,
+            oauth={"resource": "https://gw.test", "issuers": issuers},
+            tools=[{"name": "up", "kind": "mcp", "url": url}],
+        ) as g:
+            own, others = (bearer(server.token(sub=each)) for each in ("bots-client", "others-client"))
+            accepts = {"accept": MCP["accept"]}
+            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{g.port}", headers=accepts) as client:
+                begun = {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {},
+                    "clientInfo": {"name": "c", "version": "1"},
+                }
+                hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begun}
+                session = (await client.post("/mcp/up", json=hello, headers=own)).headers["mcp-session-id"]
+                ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+                said = {"mcp-session-id": session, "mcp-protocol-version": "2025-11-25"}
+                statuses = [
+                    (await client.post("/mcp/up", json=ping, headers={**said, **who})).status_code
+                    for who in (others, own, bearer(AGENT_KEY), {})
+                ]
+                assert statuses == [404, 200, 200, 401]
