@@ -28,6 +28,7 @@ from gateway import (
     foresight,
     policy_commands,
     route_commands,
+    tool_commands,
     trial_commands,
 )
 from gateway.carrier import Origin
@@ -298,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     route_commands.add(commands)
     approval_commands.add(commands)
     agent_commands.add(commands)
+    tool_commands.add(commands)
 
     ledger = commands.add_parser("ledger", help="read the record").add_subparsers(required=True, metavar="COMMAND")
     command = ledger.add_parser("tail", help="show the last records")

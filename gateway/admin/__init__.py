@@ -13,6 +13,7 @@ approvals    calls that people decide on
 grants       calls that they have allowed beforehand
 news         what happens to approvals, as it happens
 agents       how agents stand, and the switch that stops one
+tools        definitions of tools, and which of them agents may use
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.admin import agents, approvals, budgets, grants, health, policy, routes, spend, steering, trial
+from gateway.admin import agents, approvals, budgets, grants, health, policy, routes, spend, steering, tools, trial
 from gateway.admin.description import openapi
 from gateway.admin.news import News
 from gateway.admin.operation import Desk, Operation, Problem, Visit
@@ -56,6 +57,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *approvals.OPERATIONS,
     *grants.OPERATIONS,
     *agents.OPERATIONS,
+    *tools.OPERATIONS,
 )
 
 _DESCRIPTION: Final = orjson.dumps(openapi(OPERATIONS))
@@ -77,8 +79,8 @@ def admin_app(app: App) -> Starlette:
 
 
 def _pattern(path: str) -> str:
-    """A path for Starlette: the name of a node can have a slash."""
-    return path.replace("{node}", "{node:path}")
+    """A path for Starlette: the names of nodes and of tools can have slashes."""
+    return path.replace("{node}", "{node:path}").replace("{tool}", "{tool:path}")
 
 
 def _endpoint(desk: Desk, operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:

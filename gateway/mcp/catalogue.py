@@ -430,8 +430,8 @@ class Catalogue:
         x.code = code
         x.detail = x.detail or f"the result was withheld: {why}"
         text = (
-            f"The call was made, and its result is withheld. {why.removesuffix('.')}. Do not repeat the call to see it: "
-            "tell your user."
+            f"The call was made, and its result is withheld. {why.removesuffix('.')}. "
+            "Do not repeat the call to see it; tell your user."
         )
         return results.withheld(call, text, code, x.id, identity)
 

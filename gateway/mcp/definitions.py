@@ -1,5 +1,5 @@
-"""What has been accepted of tools' definitions, as this gateway has heard it: others are told of a person's word, and it
-of theirs, within a second.
+"""What has been accepted of tools' definitions, as this gateway has heard it: a person's word given at another one is
+heard within a second.
 
 What was heard last stays in force whatever becomes of the store. A tool that nobody has seen before is pinned there
 first and used afterwards; where that cannot be, it is not used.
@@ -74,6 +74,10 @@ class Definitions:
         if not self._heard:
             raise DefinitionsUnavailable("Which definitions of tools were accepted is not known yet.")
         return self._pins.get(server, {}).get(tool)
+
+    def pins(self, server: str) -> Mapping[str, Pin]:
+        """By tool; as far as they are known."""
+        return dict(self._pins.get(server, {}))
 
     async def first(self, server: str, seen: Sequence[Definition]) -> None:
         """Pins definitions of tools that have no pin. Raises DefinitionsUnavailable."""
