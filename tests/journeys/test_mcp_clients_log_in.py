@@ -175,8 +175,8 @@ async def test_programs_and_people_log_in_where_the_gateway_says(tmp_path: Path)
 
 async def test_a_client_whose_token_is_not_enough_logs_in_again(tmp_path: Path) -> None:
     async with stage(tmp_path, scopes=["mcp:tools", "mcp:more"]) as (gateway, server):
-        for said in ({"aud": gateway.url, "scope": "mcp:tools"}, {"aud": "https://somebody.else"}):
-            token = server.token(**said)
+        for audience in (gateway.url, "https://somebody.else"):
+            token = server.token(aud=audience)
             memory = Memory(OAuthToken(access_token=token, token_type="Bearer", scope="mcp:tools"))
             async with logged_in(gateway, "auto", by_credentials(gateway, server, memory)) as client:
                 await calls_as(client, "support-bot")
