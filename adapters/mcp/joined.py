@@ -84,6 +84,16 @@ def question(server: str, message: bytes) -> bytes:
     return splice(message, [span], orjson.dumps(f"{server}:{message[slice(*span)].decode()}"))
 
 
+def unasked(message: bytes, method: str) -> bytes:
+    """What a server is answered whose question its client's era has no words for."""
+    span = find(message, "id")
+    identity = message[slice(*span)] if span is not None else b"null"
+    if method == "ping":
+        return b'{"jsonrpc":"2.0","id":%s,"result":{}}' % identity
+    error = {"code": -32601, "message": "This client cannot be asked: its version has no such requests."}
+    return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (identity, orjson.dumps(error))
+
+
 def answer(message: bytes) -> tuple[str, bytes] | None:
     """Whose question a client answers, and the answer under the server's own id; None for an id that was never given
     out."""

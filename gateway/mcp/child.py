@@ -94,6 +94,8 @@ class Streamed:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._ended = False
+        self._streams = False
+        """Whether something was told."""
         self._plain = False
         self._broken: str | None = None
         self._changed = asyncio.Event()
@@ -121,7 +123,8 @@ class Streamed:
         if self._size > _MOST_WAITING:
             self.fail("it was read too slowly")
             return False
-        self._plain = last and not self._changed.is_set() and self._size == 0
+        self._plain = last and not self._streams
+        self._streams = True
         piece = message if self._plain else b"event: message\ndata: %s\n\n" % message
         self._pieces.append(piece)
         self._size += len(piece)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
@@ -339,11 +339,16 @@ class JoinedServer:
                 way = await self._within(x, call, server, desk)
             except Absent as error:
                 raise TargetFailed(f"The tool server {server.settings.name} cannot be used: {error}.") from None
-            shape = Shape(server.settings.name, call.era, way.era, last=last)
+            headers, there = x.headers, self._translated(call, way)
+            x.call, x.headers = there, _with_session(headers, way)
+            apart = replace(x) if way.era == "legacy" and call.era == "modern" else x
+
+            def answer(body: bytes, apart: Exchange = apart, there: McpCall = there) -> None:
+                self._later(server.tell(apart, there, body))
+
+            shape = Shape(server.settings.name, call.era, way.era, last=last, answer=answer)
             if shape.changes:
                 reply.shaped(shape)
-            headers = x.headers
-            x.call, x.headers = self._translated(call, way), _with_session(headers, way)
             try:
                 if call.era == way.era:
                     await server.forward(x, reply, lifeline, desk)
@@ -357,7 +362,7 @@ class JoinedServer:
                 self._sessions.pop((_whose(x), call.session, server.settings.name), None)
             except asyncio.CancelledError:
                 if way.era == "legacy" and call.era == "modern":
-                    self._take_back(server, replace(x), x.call, call.id)
+                    self._take_back(server, apart, there, call.id)
                 raise
             else:
                 return
@@ -708,12 +713,16 @@ class JoinedServer:
 class Shape:
     """An answer of one server as the client of all has it: in its own era, and with whose question it is."""
 
-    def __init__(self, server: str, client: Era, era: Era, *, last: bool) -> None:
-        """`last` says that nothing is left to be tried where the server knows the session no more."""
+    def __init__(
+        self, server: str, client: Era, era: Era, *, last: bool, answer: Callable[[bytes], None] | None = None
+    ) -> None:
+        """`last` says that nothing is left to be tried where the server knows the session no more. `answer` tells the
+        server what its client, of the modern era, cannot be asked."""
         self._server = server
         self._client = client
         self._era = era
         self._last = last
+        self._answer = answer
         self.streaming = True
 
     @property
@@ -734,14 +743,20 @@ class Shape:
         for start, end, data in events(piece):
             if not data.strip():
                 out.append(piece[start:end] if piece[start:end].startswith(b":") else b"")
-            else:
-                out.append(b"event: message\ndata: %s\n\n" % self._message(data))
+            elif message := self._message(data):
+                out.append(b"event: message\ndata: %s\n\n" % message)
         return b"".join(out)
 
     def _message(self, data: bytes) -> bytes:
         message = orjson.loads(data)
         if "method" in message:
-            return joined.question(self._server, data) if "id" in message else data
+            if "id" not in message:
+                return data
+            if self._client == "legacy":
+                return joined.question(self._server, data)
+            if self._answer is not None:
+                self._answer(joined.unasked(data, message["method"]))
+            return b""
         if self._client == self._era:
             return data
         return joined.from_legacy(data) if self._era == "legacy" else joined.from_modern(data)

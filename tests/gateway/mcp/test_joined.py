@@ -17,7 +17,9 @@ from mcp import MCPError
 from mcp.client import Client
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp_types import PromptReference, SamplingMessage, TextContent
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import PromptReference
+from pydantic import BaseModel
 
 from policies.decision import Decision, Effect
 from policies.obligations import NONE
@@ -32,6 +34,10 @@ STOCK = {"name": "local", "kind": "mcp", "command": [sys.executable, str(SUPPORT
 BY_HAND = {"name": "hand", "kind": "mcp", "command": [sys.executable, "-I", "-S", str(SUPPORT / "stdio_server.py")]}
 LONG = "a_tool_with_a_name_that_is_much_too_long_to_stand_behind_another_name"
 DENIED = Decision(Effect.DENY, None, (), "Nobody may ask that.", NONE, "r1")
+
+
+class Named(BaseModel):
+    name: str
 
 
 class Behind:
@@ -61,9 +67,8 @@ class Behind:
 
         @server.tool()
         async def asks(ctx: Context) -> str:
-            message = SamplingMessage(role="user", content=TextContent(type="text", text="Capital of France?"))
-            answer = await ctx.session.create_message([message], max_tokens=10)
-            return f"{name} heard {answer.content.text}"  # type: ignore[union-attr]
+            answer = await ctx.elicit("What is your name?", Named)
+            return f"{name} heard {answer.data.name}"  # type: ignore[union-attr]
 
         @server.tool()
         async def steps(ctx: Context) -> str:
@@ -162,17 +167,22 @@ async def test_a_dead_server_and_a_silent_one_do_not_keep_the_others(mode: str) 
             assert (await one.call_tool("dead__echo", {"text": "hi"})).is_error
 
 
+def hearing(heard: list[float]) -> ProgressFnT:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+
+    return hear
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_progress_reaches_the_client_from_servers_of_both_eras(mode: str) -> None:
-    async with joined(STOCK) as (running, _, _), begun(running, mode) as one:
-        for server in ("old", "new", "local"):
+    async with joined(BY_HAND) as (running, _, _), begun(running, mode) as one:
+        for server in ("old", "new", "hand"):
             heard: list[float] = []
 
-            async def hear(progress: float, _: float | None, __: str | None, heard: list[float] = heard) -> None:
-                heard.append(progress)
-
-            arguments = {"count": 2} if server == "local" else {}
-            assert text(await one.call_tool(f"{server}__steps", arguments, progress_callback=hear)) == "done"
+            named = "raw_progress" if server == "hand" else "steps"
+            told = await one.call_tool(f"{server}__{named}", {}, progress_callback=hearing(heard))
+            assert text(told) == "done"
             assert heard == [1.0, 2.0]
 
 
@@ -202,16 +212,19 @@ async def test_what_no_server_has_is_refused_in_words(mode: str) -> None:
 async def test_a_legacy_servers_question_comes_to_its_client_and_the_answer_to_the_server() -> None:
     someone = Someone()
     async with joined() as (running, _, _), begun(running, "legacy", someone) as one:
-        assert text(await one.call_tool("old__asks")) == "old heard Paris"
+        assert text(await one.call_tool("old__asks")) == "old heard Alice"
         assert len(someone.asked) == 1
-        asked = [each for each in running.ledger.decisions() if each.get("operation") == "sampling/createMessage"]
-        decided = [each["call"]["operation"] for each in running.engine.documents]
-        assert "sampling/createMessage" in decided or asked
+        asked = [document["call"] for document in running.engine.documents]
+        assert [(each["target"], each["operation"]) for each in asked][:2] == [
+            ("old", "asks"),
+            ("old", "elicitation/create"),
+        ]
 
 
 async def test_a_client_of_the_other_era_cannot_be_asked_and_the_tool_is_told() -> None:
     async with joined() as (running, _, _), begun(running, "auto") as one:
-        assert (await one.call_tool("old__asks")).is_error
+        with pytest.raises(MCPError, match="This client cannot be asked"):
+            await one.call_tool("old__asks")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -239,7 +252,11 @@ async def test_a_local_server_that_died_is_begun_again_for_the_next_call(mode: s
 
 
 async def test_a_session_of_all_is_none_of_one_and_the_other_way_round() -> None:
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    hello: dict[str, Any] = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "c", "version": "1"},
+    }
     async with joined() as (running, _, _):
         root = f"http://127.0.0.1:{running.port}/mcp/"
         headers = {"authorization": f"Bearer {AGENT_KEY}", "accept": "application/json, text/event-stream"}
