@@ -284,9 +284,9 @@ class HttpTool:
         x.whole = True
         pieces.append(concealer.rest())
         body = b"".join(pieces)
-        await reply.whole(
-            status, headers, await results.returned(x, call, status, kind, body, desk) if checked else body
-        )
+        if checked:
+            status, headers, body = await results.returned(x, call, status, headers, kind, body, desk)
+        await reply.whole(status, headers, body)
 
     async def _streamed(
         self,

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from policies.decision import Effect
+from policies.errors import Undecided
 from policies.obligations import read as obligations
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import Gate, gate
@@ -536,3 +537,15 @@ async def test_an_error_of_the_tool_is_counted_as_one() -> None:
     async with stage(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n") as it:
         assert (await it.call("GET", "/a")).status_code == 500
         assert (await it.gate.ledger.outcome())["tool_error"] is True
+
+
+async def test_a_result_about_which_the_policy_cannot_be_asked_is_withheld() -> None:
+    def script(document: Any) -> Any:
+        if document["call"].get("phase") == "result":
+            raise Undecided("no decision")
+        return ALLOWED
+
+    async with stage(JSON_ANSWER % (2, b"{}"), script=script, results="checked") as it:
+        withheld = await it.call("GET", "/people/1")
+        assert (withheld.status_code, withheld.json()["error"]["code"]) == (403, "policy_unavailable")
+        assert (await it.gate.ledger.outcome())["code"] == "policy_unavailable"
