@@ -82,12 +82,15 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def front(
-    *answers: tuple[int, Mapping[str, str], Any], script: Any = ALLOWED, **tool: Any
+    *answers: tuple[int, Mapping[str, str], Any],
+    script: Any = ALLOWED,
+    sections: Mapping[str, Any] | None = None,
+    **tool: Any,
 ) -> AsyncIterator[Front]:
     settings = {"name": "up", "kind": "mcp", "definitions": "any", "check_arguments": "off", **tool}
     async with (
         scripted(*(answers or [(200, JSON, answer())])) as server,
-        gate(script=script, tools=[{**settings, "url": server.url}]) as running,
+        gate(script=script, tools=[{**settings, "url": server.url}], **(sections or {})) as running,
     ):
         running.pipeline.seals = Seals(KEY)
         yield Front(running, server)

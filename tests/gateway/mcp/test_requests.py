@@ -16,6 +16,7 @@ from tests.gateway.mcp.test_answers import JSON, STREAM, Front, answer, event, f
 from tests.support.exchanges import ALLOWED
 from tests.support.mcp_servers import Say
 from tests.support.people import deciding
+from tests.support.till import Turnstile
 
 HELD = Decision(Effect.NEEDS_APPROVAL, None, ("admin",), "Somebody has to look.", NONE, "r1")
 TAKEN: tuple[int, dict[str, str], bytes] = (202, {}, b"")
@@ -112,11 +113,20 @@ async def test_a_question_that_is_being_decided_on_ends_with_its_stream() -> Non
 
 
 async def test_a_question_counts_as_a_call_of_its_agent() -> None:
-    limits = [{"node": "acme/support-bot", "calls_per_minute": 1}]
-    async with front((200, STREAM, event(question()) + event(answer())), TAKEN, limits=limits) as at:
-        await at.say(request())
+    turnstile = Turnstile()
+
+    def filling(document: Mapping[str, Any]) -> Decision:
+        if document["call"]["operation"] == "elicitation/create":
+            turnstile.refuses = 5.0
+        return ALLOWED
+
+    sections = {"limits": [{"node": "acme/support-bot", "calls_per_minute": 9}], "turnstile": turnstile}
+    stream = (200, STREAM, event(question()) + event(answer()))
+    async with front(stream, TAKEN, script=filling, sections=sections) as at:
+        _, _, body = await at.say(request())
+        assert said(body) == [orjson.loads(answer())]
         assert (await asked(at))["code"] == "rate_limited"
-        assert "minute" in at.server.asked[1].message["error"]["message"]
+        assert at.server.asked[1].message["error"]["data"]["code"] == "rate_limited"
 
 
 @pytest.mark.parametrize("asks", [[], "x", {"a": 1}, {"a": {}}, {"a": {"method": 1}}])
