@@ -66,7 +66,7 @@ def show_all(given: argparse.Namespace) -> int:
     elif not items:
         print("There are no such tools.")
     else:
-        for line in table(sorted(items, key=lambda each: each["standing"] == "accepted")):
+        for line in table(sorted(items, key=lambda each: _ORDER.get(each["standing"], 0))):
             print(printable(line))
     for server in told["silent"]:
         complain(f"{server} does not say which tools it has; the log of the gateway says why")
