@@ -24,6 +24,7 @@ from adapters.base import Breach, Headers, ToolCall
 from adapters.errors import MethodNotAllowed, ProtocolBreach, UnknownEndpoint
 from adapters.mcp import joined, lists, messages, mirrors
 from adapters.mcp.answers import Mcp
+from adapters.mcp.held import NO_SUCH_TASK, TASK_METHODS
 from adapters.mcp.joined import ALL
 from adapters.mcp.messages import LEGACY, MODERN, Era, McpCall
 from adapters.sse import Framing, events
@@ -31,6 +32,7 @@ from config.settings import ToolSettings
 from gateway.callids import CallIds
 from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
+from gateway.mcp import tasks
 from gateway.mcp.server import McpServer
 from gateway.mcp.sessions import Session
 from gateway.problems import TargetFailed, problem_for
@@ -170,7 +172,7 @@ class JoinedServer:
         return server.stored(x, held)
 
     def _is_answered_here(self, call: McpCall) -> bool:
-        if call.method in _OFFERED_BY:
+        if call.method in _OFFERED_BY or (call.method in TASK_METHODS and call.era == "modern"):
             return True
         return call.method in (
             ("server/discover",) if call.era == "modern" else ("initialize", "ping", "logging/setLevel")
@@ -320,6 +322,11 @@ class JoinedServer:
             await _result(reply, call, {**result, **_kept(), **joined.missing(absent)})
         elif call.method in _OFFERED_BY:
             await self._list(x, call, reply, desk)
+        elif call.method in TASK_METHODS:
+            told = await tasks.answered(x, call, desk.holds)
+            if told is None:
+                raise ProtocolBreach("There is no such task.", NO_SUCH_TASK)
+            await reply.whole(200, [(b"content-type", b"application/json")], told)
         else:
             if call.method == "logging/setLevel":
                 await self._tell(x, call, desk)

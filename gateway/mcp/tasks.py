@@ -34,7 +34,7 @@ _WITHDRAWN: Final = frozenset({State.CANCELLED, State.REVOKED})
 
 
 async def answered(x: Exchange, call: McpCall, holds: Holds) -> bytes | None:
-    """The response to a message about a task of this agent at this server; None where it is none of the gateway's.
+    """The response to a message about a task of this agent at this path; None where it is none of the gateway's.
 
     Raises ProtocolBreach, ApprovalsUnavailable.
     """
@@ -48,7 +48,7 @@ async def answered(x: Exchange, call: McpCall, holds: Holds) -> bytes | None:
         if first is None:
             return None
         assert x.agent is not None, "a message is read after its agent is known"
-        mine = (first.call.tenant, first.call.agent, first.call.target) == (x.agent.tenant, x.agent.name, call.target)
+        mine = (first.call.tenant, first.call.agent, first.call.path) == (x.agent.tenant, x.agent.name, x.path)
         if not mine or not first.detached:
             raise ProtocolBreach("There is no such task.", held.NO_SUCH_TASK)
         if not held.knows_tasks(call.abilities):

@@ -82,6 +82,7 @@ class Stage:
         self.asked = 0
         """How many messages were sent."""
         self.key = AGENT_KEY
+        self.path = "/mcp/bank"
 
     @asynccontextmanager
     async def client(self, mode: str, *, leads: bool = False) -> AsyncIterator[Client]:
@@ -133,7 +134,7 @@ class Stage:
             *(headers or ("accept: application/json, text/event-stream",)),
         ]
         async with connected(self.gate.port) as client:
-            await client.say(post("/mcp/bank", body, *lines))
+            await client.say(post(self.path, body, *lines))
             status, answered, content = await asyncio.wait_for(client.answer(), 10)
         if answered.get(b"content-type") == b"text/event-stream":
             return status, answered, content

@@ -174,6 +174,25 @@ async def test_a_server_that_asks_for_more_where_nobody_is_left_to_answer_is_no_
         assert stage.bank.paid == []
 
 
+async def test_tasks_of_joined_servers_are_asked_after_where_they_were_left() -> None:
+    async with staged(**LONG) as stage:
+        stage.path = "/mcp/all"
+        task = await left(stage, tool="bank__pay")
+        (held,) = stage.store.kept.values()
+        assert (held.call.target, held.call.operation, held.call.path) == ("bank", "pay", "/mcp/all")
+        await stage.decide(True)
+        over = await until(stage, task["taskId"], "completed")
+        assert over["result"]["content"][0]["text"] == "paid 7, payment 1"
+        _, _, message = await stage.say("bank__pay", {"amount": 7})
+        assert message["result"]["content"][0]["text"] == "paid 7, payment 1"
+        status, _, message = await stage.say("tasks/get", None, TASKS, taskId="somebody-elses")
+        assert (status, message["error"]["code"]) == (400, -32602)
+        stage.path = "/mcp/bank"
+        status, _, message = await stage.say("tasks/get", None, TASKS, taskId=task["taskId"])
+        assert (status, message["error"]["code"]) == (400, -32602)
+        assert stage.bank.paid == [7]
+
+
 async def test_another_gateway_makes_the_call_that_a_dead_one_was_left_with() -> None:
     async with staged(**LONG) as first:
         task = await left(first)
