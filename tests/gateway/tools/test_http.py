@@ -13,11 +13,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway.assembly import assemble
 from policies.decision import Effect
 from policies.errors import Undecided
 from policies.obligations import read as obligations
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import Gate, gate
+from tests.support.held_calls import KEY, holding, written
 from tests.support.http_tools import Came, HttpTool, http_tool, says
 from tests.support.misbehaving import Wire
 
@@ -549,3 +551,38 @@ async def test_a_result_about_which_the_policy_cannot_be_asked_is_withheld() -> 
         withheld = await it.call("GET", "/people/1")
         assert (withheld.status_code, withheld.json()["error"]["code"]) == (403, "policy_unavailable")
         assert (await it.gate.ledger.outcome())["code"] == "policy_unavailable"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_what_people_have_approved_is_sent_once_though_nobody_answers(method: str, tmp_path: Path) -> None:
+    async def breaks(wire: Wire, came: Came) -> None:
+        wire.close()
+
+    async with http_tool(breaks) as tool:
+        crm = {"name": "crm", "kind": "http", "url": tool.url, "retries": 5}
+        async with holding(written(tmp_path, "http://127.0.0.1:9", tools=[crm])) as it:
+            ask = {"authorization": f"Bearer {KEY}", "prefer": "respond-async"}
+            where = "/tools/crm/a?needs=finance&needs=security"
+            held = await it.agent.request(method, where, headers=ask)
+            assert held.status_code == 202, held.text
+            approval = held.headers["location"].removeprefix("/approvals/")
+            for person in ("finn", "sean"):
+                await it.post(f"/approvals/{approval}/approve", person)
+            ran = await it.agent.request(method, where, headers=ask)
+            assert (ran.status_code, ran.json()["error"]["code"]) == (502, "target_failed")
+            assert "Do not repeat it" in ran.json()["error"]["message"]
+            assert len(tool.came) == 1
+            assert (await it.get(f"/approvals/{approval}"))["query"] == "needs=finance&needs=security"
+
+
+async def test_a_tool_keeps_its_connections_over_an_edit_that_is_none_of_its_business(tmp_path: Path) -> None:
+    document = tmp_path / "crm.yaml"
+    document.write_text(DOCUMENT)
+    async with stage(openapi=document) as it:
+        before = it.gate.pipeline.assembly
+        same = assemble(before.settings, before)
+        assert same.toolbox.find("http", "crm") is before.toolbox.find("http", "crm")
+        document.write_text(DOCUMENT + "# another text\n")
+        other = assemble(before.settings, before)
+        assert other.toolbox.find("http", "crm") is not before.toolbox.find("http", "crm")
+        await other.toolbox.close()
