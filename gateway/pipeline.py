@@ -22,7 +22,7 @@ from typing import Any
 from adapters import registry
 from adapters.base import OVERRIDES, AgentCall, Headers
 from adapters.errors import BodyTooLarge, MalformedCall
-from adapters.mcp.messages import QUESTIONS, McpCall
+from adapters.mcp.messages import LISTENS, QUESTIONS, McpCall
 from gateway import obligations
 from gateway.assembly import Assembly
 from gateway.attempts import Attempts, told_of_a_node
@@ -218,6 +218,12 @@ class Pipeline:
             if lifeline.left and x.code == "ok":
                 x.code = "client_gone"
             await self._over(x, reply)
+
+    def let_go(self) -> None:
+        """The gateway is being stopped: streams that have no end of their own end now, and their clients come back."""
+        for lifeline, x in list(self.standings.calls.items()):
+            if isinstance(x.call, McpCall) and (x.method == "GET" or x.call.method == LISTENS):
+                lifeline.cut(Stopping("The gateway is being stopped."))
 
     async def _over(self, x: Exchange, reply: Reply) -> None:
         """What is owed at the end of every call, whatever has become of it."""

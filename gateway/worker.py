@@ -92,6 +92,7 @@ async def work(path: Path, data: socket.socket, admin: socket.socket, supervisor
         def stop() -> None:
             app.ending.set()
             app.holds.let_go()
+            app.pipeline.let_go()
             for each in servers:
                 each.stop()
 
