@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 import httpx2
 import pytest
@@ -586,3 +589,84 @@ async def test_a_tool_keeps_its_connections_over_an_edit_that_is_none_of_its_bus
         other = assemble(before.settings, before)
         assert other.toolbox.find("http", "crm") is not before.toolbox.find("http", "crm")
         await other.toolbox.close()
+
+
+_PATHS = (
+    "a",
+    "B",
+    "/",
+    "//",
+    "..",
+    ".",
+    "%2e",
+    "%2f",
+    "%2F",
+    "%5c",
+    ";",
+    "%00",
+    "%",
+    "%25",
+    "%c3%bc",
+    "%ff",
+    "+",
+    "\\",
+    "@",
+    ":",
+)
+_QUERIES = ("a", "b", "=", "&", "+", "%20", "%00", "%", ";", "[]", "%c3%bc", "A", "1", "=&", "a=1", "#", '"', "\u00e9")
+_BODIES = ("{", "}", '"a"', ":", "1", ",", "[", "]", "a=1", "&", "true", '"\\u0000"', "1e2", " ", "\ufeff", "\x00")
+_TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-16", "")
+
+
+async def test_whatever_comes_is_refused_or_reaches_the_tool_as_the_policy_saw_it() -> None:
+    chance = random.Random(7)
+
+    def some(pieces: tuple[str, ...]) -> str:
+        return "".join(chance.choices(pieces, k=chance.randrange(6)))
+
+    async with stage(base="/api") as it:
+        reached = 0
+        for _ in range(400):
+            body = some(_BODIES).encode() if chance.random() < 0.6 else b""
+            target = f"/tools/crm/{some(_PATHS)}" + (f"?{some(_QUERIES)}" if chance.random() < 0.6 else "")
+            lines = [f"{chance.choice(('GET', 'POST', 'PUT'))} {target} HTTP/1.1", "host: gateway", "connection: close"]
+            lines += [f"authorization: Bearer {AGENT_KEY}", f"content-length: {len(body)}"]
+            lines += [f"content-type: {kind}" for kind in chance.choices(_TYPES, k=1) if kind]
+            it.gate.engine.documents.clear()
+            it.tool.came.clear()
+            status = await _said(it.gate.port, "\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+            assert status in (200, 400, 404), target
+            assert len(it.tool.came) == len(it.asked()) == (status == 200)
+            if status == 200:
+                reached += 1
+                (came,), (asked,) = it.tool.came, it.asked()
+                path, _, query = came.target.removeprefix("/api").partition("?")
+                assert asked["operation"] == f"{came.method} {unquote(path)}"
+                assert not {"..", "."} & set(unquote(unquote(path)).split("/"))
+                assert asked["arguments"] == _understood(query, came)
+        assert reached > 50, "what is made up is not all nonsense"
+
+
+async def _said(port: int, request: bytes) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
+def _understood(query: str, came: Came) -> dict[str, Any]:
+    """What an ordinary server makes of a request."""
+    said: dict[str, Any] = {}
+    kind = came.headers.get("content-type", "")
+    if came.body and kind == "application/json":
+        value = json.loads(came.body)
+        said = value if isinstance(value, dict) else {"body": value}
+    elif came.body and kind == "text/plain":
+        digest = hashlib.sha256(came.body).hexdigest()
+        said = {"body": {"sha256": digest, "bytes": len(came.body), "content_type": kind}}
+    elif came.body:
+        query = "&".join(each for each in (query, came.body.decode()) if each)
+    for name, values in parse_qs(query, keep_blank_values=True).items():
+        said[name] = values if len(values) > 1 else values[0]
+    return said
