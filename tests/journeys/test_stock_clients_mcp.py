@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,25 @@ async def test_a_session_outlives_the_gateway_that_began_it(tmp_path: Path) -> N
             assert "still here" in answer.text
             other = {**session, "mcp-session-id": session["mcp-session-id"][:-4] + "AAAA"}
             assert httpx2.post(f"{second.url}/mcp/everything", headers=headers | other, json=message).status_code == 404
+
+
+async def test_a_stop_does_not_wait_for_streams_that_have_no_end(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.rego"
+    policy.write_text(POLICY, encoding="utf-8")
+    with everything(tmp_path / "server.log") as url:
+        config: dict[str, Any] = {
+            "listen": {"drain": "25s"},
+            "ledger": {"path": "ledger"},
+            "policy": {"paths": [str(policy)]},
+            "agents": [{"name": "inspector", "key": KEY}],
+            "tools": [{"name": "everything", "kind": "mcp", "url": url}],
+        }
+        async with contextlib.AsyncExitStack() as stack:
+            with serving(config, tmp_path) as gateway:
+                old = await stack.enter_async_context(talking(gateway, "legacy"))
+                new = await stack.enter_async_context(talking(gateway, "auto"))
+                await old.call_tool("echo", {"said": "its own stream is open"})
+                await stack.enter_async_context(new.listen(tools_list_changed=True))
+                began = time.monotonic()
+                await asyncio.to_thread(gateway.stop)
+                assert time.monotonic() - began < 10
