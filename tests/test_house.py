@@ -84,6 +84,12 @@ NEVER_TOLD = {
     "adapters.errors.GivenUp": "is caught where answers are carried: its target has failed",
     "gateway.mcp.joined.Absent": "leaves a server out of what is joined; of a call it becomes TargetFailed",
     "gateway.mcp.joined.SessionLost": "makes the gateway begin a session anew",
+    "adapters.mcp.schemas.UnusableSchema": "refuses a tool, which has a row, or lets its arguments pass unchecked",
+    "adapters.mcp.definitions.UnusableDefinition": "refuses a tool, which has a row",
+    "adapters.mcp.lists.UnreadableList": "is caught where lists are read: their server has failed",
+    "adapters.mcp.results.Unredactable": "withholds the result",
+    "gateway.mcp.asking.Unlisted": "is caught where servers are asked: they have failed",
+    "policies.definitions.StoreUnavailable": "is caught where definitions are kept: DefinitionsUnavailable",
     "policies.reads._Strange": "is caught where policies are read: such a policy reads the whole input",
 }
 """Errors without a row in PROBLEMS, and why none of them reaches an agent."""
