@@ -17,8 +17,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.base import Breach, Headers
-from adapters.body import put_first
-from adapters.errors import MalformedCall
+from adapters.body import parse, put_first
 from adapters.mcp.messages import (
     ACTS,
     ASKS,
@@ -213,10 +212,8 @@ def restored(
     """
     beside = {name: value for name, value in headers if name in _BESIDE}
     method = operation if operation in ACTS else "tools/call"
-    try:
-        members = raw_members(kept) if method != "tools/call" else {"name": orjson.dumps(operation), "arguments": kept}
-    except orjson.JSONDecodeError:
-        raise MalformedCall("Its arguments are no JSON object.") from None
+    parse(kept)
+    members = raw_members(kept) if method != "tools/call" else {"name": orjson.dumps(operation), "arguments": kept}
     members |= {_BESIDE[name]: value for name, value in beside.items()}
     members["_meta"] = _NOBODY
     message = b'{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}' % (

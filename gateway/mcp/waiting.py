@@ -7,6 +7,7 @@ was; one that knows tasks gets one, and asks after it. All others wait. See `ada
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from config.settings import ApprovalSettings
 from gateway.approval_view import visible
 from gateway.exchange import Exchange
 from gateway.holding import Holds
-from gateway.mcp.sessions import Seals
+from gateway.mcp.sessions import Seals, SealsUnavailable
 from gateway.mcp.tasks import facts
 from gateway.waiting import COMMENT_EVERY, Patience, asynchronous, longest
 from policies.approval_store import MOST_ANSWER, Answer
@@ -59,7 +60,7 @@ def reopened(call: McpCall, seals: Seals) -> McpCall:
 
 
 def restored(x: Exchange, call: HeldCall, *, free: bool) -> McpCall:
-    """A held call as a message of the gateway's own, and the exchange's headers as those of one. Raises MalformedCall."""
+    """A held call as a message of the gateway's own, with the headers of one. Raises MalformedCall."""
     message = held.restored(
         call.target, call.operation, call.body, list(call.headers), x.id, definition=call.definition, free=free
     )
@@ -102,8 +103,9 @@ def pending(x: Exchange, error: ApprovalPending, settings: ApprovalSettings, sea
             x.adapter = adapter.waiting(held.task(facts(approval), "task"))
         case Way.PAGE if (asked := _next(call, approval)) is not None and not _too_much(call):
             text = orjson.dumps([asked.key, asked.until, asked.round, call.state, call.responses.decode()])
-            state = seals.sealed_text(text, _PURPOSE)
-            x.adapter = adapter.waiting(held.input_required(words(approval, error), page, state))
+            with contextlib.suppress(SealsUnavailable):  # then it is told in words
+                state = seals.sealed_text(text, _PURPOSE)
+                x.adapter = adapter.waiting(held.input_required(words(approval, error), page, state))
         case Way.PAGE_ERROR:
             x.adapter = adapter.waiting(held.page_needed(words(approval, error), page, approval.id))
         case _:
