@@ -7,6 +7,7 @@ content.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from adapters.errors import MalformedCall
 from adapters.mcp.messages import McpCall
 
 STARS: Final = "***"
-_MARKS: Final = (b'"isError"', b'"error"')
+_MARKS: Final = re.compile(rb'"isError"[ \t\r\n]*+:[ \t\r\n]*+true|"error"[ \t\r\n]*+:')
+"""One of these stands in every answer that tells of a failure; few others are looked at more closely."""
 _SHORTEST: Final = 3
 """Characters of a value that is looked for in texts: shorter ones stand everywhere."""
 
@@ -28,7 +30,7 @@ class Unredactable(ValueError):
 
 def failed(answer: bytes) -> bool:
     """Whether an answer says that the call has failed."""
-    if not any(mark in answer for mark in _MARKS):
+    if _MARKS.search(answer) is None:
         return False
     message = parsed(answer)
     if message is None:
