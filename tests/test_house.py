@@ -67,6 +67,7 @@ NEVER_TOLD = {
     "policies.data._Refused": "is caught where policies are loaded and becomes a PolicyError",
     "policies.signatures._Unfit": "is caught where bundles are verified and becomes a PolicyError",
     "gateway.oauth.client_credentials._NoToken": "becomes TargetFailed where a token was needed",
+    "gateway.mcp.answers.NoMessage": "is caught where answers of MCP servers are read and becomes TargetFailed",
     "gateway.lifeline.ClientGone": "nobody is left to be told",
     "gateway.supervise.AddressUnavailable": "stops the start",
     "gateway.state.errors.StateUnusable": "stops the start",
