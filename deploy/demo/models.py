@@ -1,10 +1,10 @@
-"""Both stand-in model servers as one program: what targets point at when no real model server is wanted.
+"""Stand-in model servers, and a tool, as one program: what targets point at when no real server is wanted.
 
-    python -m deploy.demo.models --openai-port 18101 --anthropic-port 18102
+    python -m deploy.demo.models --openai-port 18101 --anthropic-port 18102 --crm-port 18104
 
-prints one line, `stand-ins: openai URL anthropic URL`, once both answer, and ends on SIGTERM, on SIGINT, or with the
-program that started it if that one holds the other end of its standard input. The keys they demand come from the
-environment, STANDIN_OPENAI_KEY and STANDIN_ANTHROPIC_KEY; empty, no key may be sent at all.
+prints one line, `stand-ins: openai URL anthropic URL crm URL`, once all answer, and ends on SIGTERM, on SIGINT, or with
+the program that started it if that one holds the other end of its standard input. The keys they demand come from the
+environment, STANDIN_OPENAI_KEY, STANDIN_ANTHROPIC_KEY and STANDIN_CRM_KEY; empty, no key may be sent at all.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import uvicorn
 from deploy.demo.anthropic_like import anthropic_standin
 from deploy.demo.openai_like import openai_standin
 from deploy.demo.standin import App
+from deploy.demo.tool_like import tool_standin
 
 PACE_SECONDS = 0.03  # so that a person sees a stream being one
 BUSY_PORT = 98  # exit code
@@ -72,12 +73,13 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-def _both(openai_port: int, anthropic_port: int) -> list[tuple[str, App, int]]:
+def _all(openai_port: int, anthropic_port: int, crm_port: int) -> list[tuple[str, App, int]]:
     openai_key = os.environ.get("STANDIN_OPENAI_KEY", "standin-openai-key") or None
     anthropic_key = os.environ.get("STANDIN_ANTHROPIC_KEY", "standin-anthropic-key") or None
     return [
         ("openai", openai_standin(openai_key, pace=PACE_SECONDS), openai_port),
         ("anthropic", anthropic_standin(anthropic_key, pace=PACE_SECONDS), anthropic_port),
+        ("crm", tool_standin(os.environ.get("STANDIN_CRM_KEY", "standin-crm-key") or None), crm_port),
     ]
 
 
@@ -127,9 +129,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Stand-in model servers that need no key and no network.")
     parser.add_argument("--openai-port", type=int, default=18101)
     parser.add_argument("--anthropic-port", type=int, default=18102)
+    parser.add_argument("--crm-port", type=int, default=18104)
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the program that started this one")
     given = parser.parse_args()
-    standins = _both(given.openai_port, given.anthropic_port)
+    standins = _all(given.openai_port, given.anthropic_port, given.crm_port)
     return asyncio.run(serve(standins, watch_stdin=given.until_stdin_closes))
 
 

@@ -20,7 +20,7 @@ import httpx2
 
 from config.errors import ConfigError
 from config.load import load
-from config.settings import Settings, TargetSettings
+from config.settings import Settings, TargetSettings, ToolSettings
 from deploy.demo.models import BUSY_PORT, bound
 
 CONFIG = Path("config/examples/demo.yaml")
@@ -71,6 +71,8 @@ async def demonstrate(config: Path) -> None:
     settings = _settings(config)
     targets = {kind: _stand_in_target(settings, kind, config) for kind in ("openai", "anthropic", "parallax")}
     ports = {kind: urlsplit(target.nodes[0]).port or 80 for kind, target in targets.items()}
+    tool = _stand_in_tool(settings, config)
+    ports["crm"] = urlsplit(tool.url).port or 80
     listeners = [(each.host, each.port) for each in (settings.listen, settings.admin.listen)]
     _insist_on_free_ports([*(("127.0.0.1", port) for port in ports.values()), *listeners])
 
@@ -78,6 +80,7 @@ async def demonstrate(config: Path) -> None:
     tasks: list[asyncio.Task[object]] = []
     try:
         keys = {f"STANDIN_{kind.upper()}_KEY": t.key.reveal() if t.key else "" for kind, t in targets.items()}
+        keys["STANDIN_CRM_KEY"] = tool.key.reveal() if tool.key else ""
         options = [f"--{kind}-port={port}" for kind, port in ports.items() if kind != "parallax"]
         children.append(await _start("stand-ins", ["deploy.demo.models", "--until-stdin-closes", *options], keys))
         # In a process of its own, because it stands still as a whole, as Parallax does.
@@ -117,6 +120,13 @@ def _stand_in_target(settings: Settings, kind: str, config: Path) -> TargetSetti
         if target.kind == kind and urlsplit(target.nodes[0]).hostname == "127.0.0.1":
             return target
     raise DemoFailed(f"{config} has no target of kind {kind} on 127.0.0.1 for a stand-in to be.", UNUSABLE)
+
+
+def _stand_in_tool(settings: Settings, config: Path) -> ToolSettings:
+    for tool in settings.tools:
+        if tool.kind == "http" and urlsplit(tool.url).hostname == "127.0.0.1":
+            return tool
+    raise DemoFailed(f"{config} has no tool of kind http on 127.0.0.1 for a stand-in to be.", UNUSABLE)
 
 
 def _insist_on_free_ports(addresses: Sequence[tuple[str, int]]) -> None:
@@ -227,6 +237,7 @@ def what_to_try(agents: str, admin: str, config: Path, settings: Settings) -> st
     support, intern, batch, dana = (
         f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "batch-key", "dana-token")
     )
+    refund = '{"amount": 120}'
     half = '{"weights": {"openai-stand-in": 50, "parallax-stand-in": 50}}'
     arm = "curl -s -o /dev/null -w '%header{x-weighbridge-arm} '"
     again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do curl -s -o /dev/null -w '%{http_code} '"
@@ -281,6 +292,16 @@ cluster gets translated; make some; look how it stands and what its next step ta
     curl -s {admin}/routes/claude/rollout {dana}
 
     curl -s -X POST {admin}/routes/claude/rollout/abort {dana}
+
+Tools are decided on, too. Look for a ticket; try what nobody may; and ask for a refund, which waits for finance:
+
+    curl -s '{agents}/tools/crm/tickets?q=invoice' {support}
+
+    curl -s -X DELETE {agents}/tools/crm/tickets/1 {support}
+
+    curl -s {agents}/tools/crm/tickets/1/refund {support} {as_json} -H 'prefer: respond-async' -d '{refund}'
+
+    curl -s '{admin}/approvals?state=pending' {dana}
 
 The policy in force, its revision and its last error; the numbers:
 

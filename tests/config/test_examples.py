@@ -58,6 +58,7 @@ def test_the_demo_needs_no_environment_and_warns_of_its_literal_keys_alone() -> 
         "agents[2].key",
         "targets[0].key",
         "targets[1].key",
+        "tools[0].key",
     ]
 
 

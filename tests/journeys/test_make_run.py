@@ -78,7 +78,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "config" / "examples", tmp_path / "config" / "examples")
     config = tmp_path / "config" / "examples" / "demo.yaml"
     text = config.read_text(encoding="utf-8")
-    for port, free in zip((8080, 8081, 18101, 18102, 18103), free_ports(5), strict=True):
+    for port, free in zip((8080, 8081, 18101, 18102, 18103, 18104), free_ports(6), strict=True):
         text, count = re.subn(rf"\b{port}\b", str(free), text)
         assert count == 1, f"{port} stands {count} times in demo.yaml"
     config.write_text(text, encoding="utf-8")
@@ -196,11 +196,15 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert re.fullmatch(r"((openai|parallax)-stand-in ){6}", arms)
     calls = {arm["target"]: arm["calls"] for arm in json.loads(compared)["arms"]}
     assert calls["parallax-stand-in"] == arms.count("parallax")
-    started, shared, standing, aborted = rollout
+    started, shared, standing, aborted, found, nothing, held, waiting = rollout
     assert (json.loads(started)["state"], json.loads(started)["weight"]) == ("RUNNING", 20)
     assert re.fullmatch(r"((anthropic|parallax)-stand-in ){9}", shared)
     assert {each["what"] for each in json.loads(standing)["missing"]} == {"time", "calls"}
     assert (json.loads(aborted)["state"], json.loads(aborted)["weight"]) == ("ROLLED_BACK", 0)
+    assert [each["id"] for each in json.loads(found)["items"]] == [1]
+    assert json.loads(nothing)["error"]["code"] == "no_route"
+    assert json.loads(held)["error"]["code"] == "approval_pending"
+    assert [each["operation"] for each in json.loads(waiting)["items"]] == ["refund"]
     assert json.loads(policy)["engine"] == "embedded"
     assert "weighbridge_" in metrics
 
