@@ -74,7 +74,8 @@ def data(event: bytes) -> bytes:
 
 def with_data(event: bytes, said: bytes) -> bytes:
     """The same event with other data, a JSON text; its id, its name and all else stay as they came."""
-    kept, place = [], None
+    kept: list[bytes] = []
+    place: int | None = None
     for line in event.splitlines():
         if line.removeprefix(_BYTE_ORDER_MARK).startswith(b"data:"):
             place = len(kept) if place is None else place
