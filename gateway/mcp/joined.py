@@ -323,10 +323,10 @@ class JoinedServer:
         elif call.method in _OFFERED_BY:
             await self._list(x, call, reply, desk)
         elif call.method in TASK_METHODS:
-            told = await tasks.answered(x, call, desk.holds)
-            if told is None:
+            found = await tasks.answered(x, call, desk.holds)
+            if found is None:
                 raise ProtocolBreach("There is no such task.", NO_SUCH_TASK)
-            await reply.whole(200, [(b"content-type", b"application/json")], told)
+            await reply.whole(200, _JSON, found)
         else:
             if call.method == "logging/setLevel":
                 await self._tell(x, call, desk)

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from policies.decision import Decision, Effect
 from policies.obligations import NONE
+from tests.support.bank import TASKS, staged
 from tests.support.eras import OneEra, silent
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import Gate, gate
@@ -278,3 +279,30 @@ async def test_a_session_of_all_is_none_of_one_and_the_other_way_round() -> None
             assert (await http.delete(root + "all", headers={"mcp-session-id": of_all})).status_code == 200
             assert (await post("all", "tasks/list", of_all)).json()["error"]["code"] == -32601
             assert (await post("all", "tools/list", of_all, cursor="x")).json()["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_people_decide_on_a_call_that_came_by_way_of_all_and_it_runs_once(mode: str) -> None:
+    async with staged(hold_for="30s", hold_streams_for="30s") as stage, begun(stage.gate, mode) as one:
+        asking = asyncio.create_task(one.call_tool("bank__pay", {"amount": 7}))
+        await stage.decide(True, 0.1)
+        assert text(await asyncio.wait_for(asking, 10)) == "paid 7, payment 1"
+        await stage.over()
+        assert text(await one.call_tool("bank__pay", {"amount": 7})) == "paid 7, payment 1", "a repetition"
+        assert stage.bank.paid == [7]
+
+
+async def test_a_call_left_with_the_gateway_by_way_of_all_is_asked_after_there() -> None:
+    async with staged(hold_for="30s", hold_streams_for="30s") as stage:
+        stage.path = "/mcp/all"
+        _, _, made = await stage.say("bank__pay", {"amount": 7}, TASKS)
+        task = made["result"]["taskId"]
+        await stage.decide(True)
+        async with asyncio.timeout(10):
+            while True:
+                _, _, told = await stage.say("tasks/get", None, TASKS, taskId=task)
+                if (result := told["result"])["status"] != "working":
+                    break
+        assert (result["status"], stage.bank.paid) == ("completed", [7])
+        _, _, told = await stage.say("tasks/get", None, TASKS, taskId="another")
+        assert "no such task" in told["error"]["message"]
