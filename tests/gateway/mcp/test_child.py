@@ -16,6 +16,9 @@ from config.settings import ToolSettings
 from gateway.carrier import FirstByteTimeout, ReplyBroken
 from gateway.mcp.child import ChildUpstream, Streamed, Told
 from gateway.problems import TargetFailed
+from tests.support.exchanges import AGENT_KEY
+from tests.support.gate import gate
+from tests.support.mcp_clients import MODES, Someone, client
 
 SERVER = str(Path(__file__).parents[2] / "support" / "stdio_server.py")
 STOCK = str(Path(__file__).parents[2] / "support" / "stdio_stock.py")
@@ -413,3 +416,25 @@ async def test_a_child_that_does_not_read_is_asked_no_more() -> None:
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
+
+
+@pytest.mark.parametrize(("mode", "shared"), zip(MODES, (False, True), strict=True))
+async def test_the_stock_client_is_served_in_both_eras_as_if_the_server_were_at_a_url(mode: str, shared: bool) -> None:
+    local = {"name": "local", "kind": "mcp", "command": [sys.executable, STOCK], "shared": shared}
+    async with gate(tools=[local]) as running:
+        try:
+            async with client(f"http://127.0.0.1:{running.port}/mcp/local", AGENT_KEY, mode, Someone()) as one:
+                assert [each.name for each in (await one.list_tools()).tools] == ["echo", "steps"]
+                assert (await one.call_tool("echo", {"text": "h\u00e9"})).structured_content == {"result": "h\u00e9"}
+                heard: list[float] = []
+
+                async def hear(progress: float, total: float | None, message: str | None) -> None:
+                    heard.append(progress)
+
+                await one.call_tool("steps", {"count": 3}, progress_callback=hear)
+                assert heard == [1.0, 2.0, 3.0]
+                assert [str(each.uri) for each in (await one.list_resources()).resources] == ["memo://local"]
+                told = await one.get_prompt("greet", {"name": "Ann"})
+                assert told.messages[0].content.text == "Greet Ann."  # type: ignore[union-attr]
+        finally:
+            await running.pipeline.assembly.toolbox.close()
