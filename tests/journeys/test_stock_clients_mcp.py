@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from mcp_types import PromptReference
 from tests.support.everything import everything
 from tests.support.mcp_clients import MODES, Someone, client
 from tests.support.process import Gateway, serving
+from tests.support.redis_server import needs_redis, redis_server
 
 KEY = "inspectors-own-key"
 POLICY = """package weighbridge
@@ -186,3 +188,35 @@ async def test_a_stop_does_not_wait_for_streams_that_have_no_end(tmp_path: Path)
                 began = time.monotonic()
                 await asyncio.to_thread(gateway.stop)
                 assert time.monotonic() - began < 10
+
+
+@needs_redis
+async def test_a_session_that_one_replica_has_begun_goes_on_at_another(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.rego"
+    policy.write_text(POLICY, encoding="utf-8")
+    with everything(tmp_path / "server.log") as url, redis_server(tmp_path) as redis, contextlib.ExitStack() as stack:
+        gateways = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            config: dict[str, Any] = {
+                "state": redis.url,
+                "ledger": {"path": "ledger"},
+                "policy": {"paths": [str(policy)]},
+                "agents": [{"name": "inspector", "key": KEY}],
+                "tools": [{"name": "everything", "kind": "mcp", "url": url}],
+            }
+            gateways.append(stack.enter_context(serving(config, tmp_path / name)))
+        turns = itertools.cycle(gateways)
+
+        async def anywhere(request: httpx2.Request) -> None:
+            """Each request to the next replica, as a load balancer without affinity sends them."""
+            request.url = request.url.copy_with(port=httpx2.URL(next(turns).url).port)
+
+        someone = Someone()
+        async with talking(gateways[0], "legacy", someone, hooks=[anywhere]) as begun:
+            assert text(await begun.call_tool("echo", {"said": "one"})) == "one"
+            assert "Paris" in text(await begun.call_tool("test_sampling", {"prompt": "The capital?"}))
+            assert text(await begun.call_tool("test_reconnection", {})) == "Reconnection test completed"
+        sessions = [{each["session"] for each in records(gateway) if "session" in each} for gateway in gateways]
+        assert sessions[0] == sessions[1]
+        assert len(sessions[0]) == 1

@@ -52,7 +52,8 @@ class Someone:
 async def client(url: str, key: str, mode: str, someone: Someone, **options: Any) -> AsyncIterator[Client]:
     """A client that has begun."""
     headers = {"authorization": f"Bearer {key}", **options.pop("headers", {})}
-    async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(10, read=300)) as http:
+    hooks = {"request": options.pop("hooks", [])}
+    async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(10, read=300), event_hooks=hooks) as http:
         asking: dict[str, Any] = {
             "elicitation_callback": someone.elicited,
             "sampling_callback": someone.sampled,
