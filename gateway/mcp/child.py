@@ -30,7 +30,7 @@ from adapters.base import Headers
 from adapters.body import find, places, splice
 from adapters.mcp.messages import LEGACY, MODERN
 from config.settings import ToolSettings
-from gateway.carrier import ConnectFailed, FirstByteTimeout, IdleTimeout, Origin, ReplyBroken
+from gateway.carrier import ConnectFailed, FirstByteTimeout, IdleTimeout, Origin, ReplyBroken, TotalTimeout
 from gateway.mcp.process import Child, Murmur, environment
 from gateway.problems import TargetFailed
 
@@ -84,12 +84,14 @@ class Streamed:
 
     status = 200
 
-    def __init__(self, origin: Origin, idle: float | None, leave: Callable[[], None]) -> None:
-        """`idle` is in seconds, None for without end. `leave` is called where it is closed before its end."""
+    def __init__(self, origin: Origin, idle: float | None, longest: float | None, leave: Callable[[], None]) -> None:
+        """`idle` and `longest` are in seconds, None for without end. `leave` is called where it is closed before its
+        end."""
         self.headers: Headers = _EVENTS
         self.complete = False
         self._origin = origin
         self._idle = idle
+        self._until = time.monotonic() + longest if longest is not None else None
         self._leave: Callable[[], None] | None = leave
         self._pieces: deque[bytes] = deque()
         self._size = 0
@@ -155,10 +157,15 @@ class Streamed:
             if self._broken is not None:
                 raise ReplyBroken(self._origin, self._broken, sent=True)
             self._changed.clear()
+            left = self._until - time.monotonic() if self._until is not None else None
+            if left is not None and left <= 0:
+                raise TotalTimeout(self._origin, "an answer that does not end", sent=True)
             try:
-                async with asyncio.timeout(self._idle):
+                async with asyncio.timeout(left if self._idle is None else min(self._idle, left or self._idle)):
                     await self._changed.wait()
             except TimeoutError:
+                if left is not None and (self._idle is None or left < self._idle):
+                    continue
                 raise IdleTimeout(self._origin, "silence within an answer", sent=True) from None
         pieces = b"".join(self._pieces)
         self._pieces.clear()
@@ -412,8 +419,8 @@ class ChildUpstream:
         progress = line[slice(*spans[0])] if spans else b""
         line = splice(line, spans, b"%d" % number)
         endless = method == "subscriptions/listen"
-        idle = None if endless else self._settings.idle
-        answer = Streamed(self._origin, idle, lambda: self._left(place, number))
+        idle, longest = (None, None) if endless else (self._settings.idle, self._settings.longest)
+        answer = Streamed(self._origin, idle, longest, lambda: self._left(place, number))
         if not place.child.write(line):
             raise TargetFailed(f"The tool server {self._settings.name} takes no request now.")
         place.calls[number] = _Call(number, method, identity, progress, session, answer)
@@ -454,7 +461,7 @@ class ChildUpstream:
                     place.used = listener.used
                     self._end_if_unused(place)
 
-        stream = listener.stream = Streamed(self._origin, None, leave)
+        stream = listener.stream = Streamed(self._origin, None, None, leave)
         while listener.kept:
             stream.tell(listener.kept.popleft())
         return stream

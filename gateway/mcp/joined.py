@@ -130,6 +130,10 @@ class JoinedServer:
         self._ids = CallIds()
         self._telling: set[asyncio.Task[None]] = set()
 
+    def joins(self, servers: Iterable[McpServer]) -> bool:
+        """Whether it is these that it joins."""
+        return list(map(id, self._servers.values())) == list(map(id, servers))
+
     # Messages become calls
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:

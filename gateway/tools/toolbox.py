@@ -52,7 +52,9 @@ class Toolbox:
         members = [tool for tool in self._tools.values() if isinstance(tool, McpServer) and tool.settings.joined]
         if members:
             before = previous._tools.get(("mcp", ALL)) if previous is not None else None
-            self._tools["mcp", ALL] = JoinedServer(members, before if isinstance(before, JoinedServer) else None)
+            joined = before if isinstance(before, JoinedServer) else None
+            same = joined is not None and joined.joins(members)
+            self._tools["mcp", ALL] = joined if joined is not None and same else JoinedServer(members, joined)
 
     def succeed(self, previous: Toolbox) -> None:
         """From now on these are the tools; the others of the `previous` ones get no new calls."""

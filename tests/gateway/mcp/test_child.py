@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from config.settings import ToolSettings
-from gateway.carrier import FirstByteTimeout, ReplyBroken
+from gateway.carrier import FirstByteTimeout, IdleTimeout, ReplyBroken, TotalTimeout
 from gateway.mcp.child import ChildUpstream, Streamed, Told
 from gateway.problems import TargetFailed
 from tests.support.exchanges import AGENT_KEY
@@ -243,6 +243,26 @@ async def test_a_call_that_is_never_answered_ends_in_time_and_is_taken_back() ->
         assert len(answer["result"]["cancelled"]) == 1
 
 
+async def test_a_stream_that_goes_on_for_too_long_is_broken_off() -> None:
+    async with upstream(longest=0.3, idle=5.0) as up:
+        session = await begun(up)
+        answer = await said(up, calling("ask"), session)
+        assert b"sampling/createMessage" in await answer.read()
+        with pytest.raises(TotalTimeout):
+            await answer.read()
+        answer.close()
+
+
+async def test_a_stream_that_falls_silent_is_broken_off() -> None:
+    async with upstream(longest=5.0, idle=0.3) as up:
+        session = await begun(up)
+        answer = await said(up, calling("ask"), session)
+        await answer.read()
+        with pytest.raises(IdleTimeout):
+            await answer.read()
+        answer.close()
+
+
 async def test_a_client_takes_its_own_call_back_and_no_other() -> None:
     async with upstream(shared=True) as up:
         one, two = await begun(up, "acme/1"), await begun(up, "acme/2")
@@ -418,7 +438,7 @@ async def test_a_child_that_does_not_read_is_asked_no_more() -> None:
         await asyncio.wait(waiting)
 
 
-@pytest.mark.parametrize(("mode", "shared"), zip(MODES, (False, True), strict=True))
+@pytest.mark.parametrize(("mode", "shared"), [(MODES[0], False), (MODES[1], True)])
 async def test_the_stock_client_is_served_in_both_eras_as_if_the_server_were_at_a_url(mode: str, shared: bool) -> None:
     local = {"name": "local", "kind": "mcp", "command": [sys.executable, STOCK], "shared": shared}
     async with gate(tools=[local]) as running:
