@@ -12,7 +12,7 @@ import orjson
 import pytest
 from mcp.server import MCPServer
 
-from adapters.mcp import messages
+from adapters.mcp import held, messages
 from gateway.holding import Holds
 from gateway.mcp import waiting
 from gateway.mcp.server import McpServer
@@ -135,7 +135,7 @@ async def test_an_error_of_the_server_is_told_in_the_stream_as_it_is(monkeypatch
 
 async def test_an_answer_that_no_client_reads_as_an_event_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "COMMENT_EVERY", 0.05)
-    monkeypatch.setattr(waiting.held, "MOST_EVENT", 60)
+    monkeypatch.setattr(held, "MOST_EVENT", 60)
     async with staged(**LONG) as stage:
         asking = asyncio.create_task(stage.say("pay", {"amount": 7}))
         await stage.decide(True, 0.12)
@@ -215,7 +215,7 @@ async def test_what_was_asked_too_long_ago_is_refused(monkeypatch: pytest.Monkey
     async with staged(LINK, decide_within="10s") as stage:
         _, _, message = await stage.say("pay", {"amount": 7}, LEADS)
         now = time.time()
-        monkeypatch.setattr(waiting.time, "time", lambda: now + 20)
+        monkeypatch.setattr(time, "time", lambda: now + 20)
         status, _, message = await stage.say(
             "pay", {"amount": 7}, LEADS, requestState=state_of(message), inputResponses=WENT
         )
