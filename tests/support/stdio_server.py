@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+LISTED = ("echo", "whoami", "never", "slow", "raw_progress", "die")
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 
 
@@ -107,7 +108,7 @@ def main() -> None:
         elif method == "tools/call":
             call(identity, params["name"], params.get("arguments") or {}, params.get("_meta") or {})
         elif method == "tools/list":
-            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("echo", "whoami", "never", "slow")]
+            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in LISTED]
             say({"id": identity, "result": {"tools": tools}})
         elif method == "tests/cancelled":
             say({"id": identity, "result": {"cancelled": cancelled}})
