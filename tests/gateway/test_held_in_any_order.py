@@ -243,6 +243,7 @@ class History:
         async with Misbehaving() as upstream, AsyncExitStack() as stack:
             upstream.on("/chat/completions", self.target)
             url = f"http://127.0.0.1:{upstream.port}"
+            self.calm = True  # until both have heard how agents stand
             gates = [await self.open(stack, url) for _ in range(2)]
             await self.begin(gates[0][0])
             killed = 0
