@@ -63,6 +63,8 @@ _PARAMS: Final = frozenset({"name", "arguments", "uri", "_meta"})
 
 _KEPT_ABILITIES: Final = ("elicitation", "sampling", "roots", "tasks")
 _LONGEST_ABILITIES: Final = 1024
+_LONGEST_ID: Final = 4096
+"""Bits of a number: what takes long to be written is none."""
 
 Era = Literal["legacy", "modern"]
 
@@ -133,18 +135,24 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         message = parse(body)
     except MalformedCall as error:
         raise ProtocolBreach(str(error), PARSE_ERROR) from None
-    identity = b""
-    if "id" in message:
-        identifier = message["id"]
-        if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-            raise ProtocolBreach("`id` must be a text or a whole number.", INVALID)
-        identity = orjson.dumps(identifier) if isinstance(identifier, str) else b"%d" % identifier
+    said = identity(message.get("id"))
+    if "id" in message and not said:
+        raise ProtocolBreach("`id` must be a text or a whole number.", INVALID)
     try:
-        return _read(server, body, message, version, identity, free=free)
+        return _read(server, body, message, version, said, free=free)
     except ProtocolBreach as error:
         if "method" in message:
-            error.id = identity
+            error.id = said
         raise
+
+
+def identity(value: object) -> bytes:
+    """The id of a message as JSON text; empty for what is none. Whole numbers may be of any size."""
+    if isinstance(value, str):
+        return orjson.dumps(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _LONGEST_ID:
+        return b"%d" % value
+    return b""
 
 
 def _read(
@@ -233,13 +241,12 @@ def question(server: str, message: Mapping[str, Any], data: bytes, outer: McpCal
     method, params = message["method"], message.get("params", {})
     if not isinstance(params, dict):
         raise ProtocolBreach("`params` must be an object.", INVALID)
-    identifier = message.get("id")
     said = {key: value for key, value in params.items() if key != "_meta"}
     raw = orjson.dumps(said)
     return McpCall(
         "tool", "mcp", server, method, None, said, raw, FREE,
         kept=raw, message=data, method=method,
-        id=orjson.dumps(identifier) if identifier is not None else b"",
+        id=identity(message.get("id")),
         era=outer.era, version=outer.version, session=outer.session, upstream=outer.upstream,
     )  # fmt: skip
 

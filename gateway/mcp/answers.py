@@ -7,6 +7,7 @@ any answer in one piece. What is no message of the protocol does not pass at all
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ _HOMEWARD: Final = frozenset({b"content-type", b"cache-control", b"retry-after",
 """What clients are told of an answer besides its messages: all else is between the gateway and the server."""
 _OURS: Final = frozenset({401, 403, 407, 421, 429})
 """Statuses that are about the gateway, not about its client."""
+_LINGERS: Final = 2.0
+"""Seconds that a server has to end a stream in which it has answered."""
 _LONGEST_ID: Final = 1024
 """Characters of a server's own id of a session."""
 _MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
@@ -74,6 +77,8 @@ class Answering:
         self._headers = [line for line in answer.headers if line[0] in _HOMEWARD]
         self._answered = False
         """Whether the answer to the client's own message has passed."""
+        self._until = 0.0
+        """When the rest of a stream that has answered is given up, by the loop's clock."""
         self._kept: list[bytes] | None = None
         """Events that wait for what the head of the answer has to say."""
         self.resumable = False
@@ -168,7 +173,7 @@ class Answering:
             await self._start([])
         self._server.streams.setdefault(call.session, set()).add(self)
         try:
-            while piece := await self._answer.read():
+            while piece := await self._piece():
                 if x.first_byte_at is None:
                     x.first_byte_at = time.monotonic()
                 await self._run(framing.whole(piece), questions)
@@ -185,6 +190,16 @@ class Answering:
             raise self._strange("nothing in it answers")
         x.whole = True
         await self._reply.end()
+
+    async def _piece(self) -> bytes:
+        """The next of it; behind the answer itself only what comes soon."""
+        if not self._answered:
+            return await self._answer.read()
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await self._answer.read()
+        except TimeoutError:
+            return b""
 
     def _may_pause(self) -> bool:
         """A legacy server may end a stream before it has answered, and wait for its client to come and ask."""
@@ -251,6 +266,10 @@ class Answering:
     async def _break_off(self, error: Exception) -> None:
         """The end of a stream that does not come to its own."""
         x, call, reply = self._x, self._call, self._reply
+        if self._answered:  # what is wrong behind it harms no answer
+            x.whole = True
+            await reply.end()
+            return
         if isinstance(error, CarrierError) and self._may_pause():
             x.detail = f"{type(error).__name__}: {error}"
             if not self._lifeline.left:
@@ -265,7 +284,7 @@ class Answering:
         if problem_for(failure) is UNEXPECTED:
             x.detail = f"{type(failure).__name__} in the gateway"
             log.error("call %s failed in the gateway", x.id, exc_info=failure)
-        if not call.id or self._answered:
+        if not call.id:
             await reply.end()
             return
         if x.used_up and x.approval is not None:
@@ -314,8 +333,11 @@ class Answering:
             if found is None:
                 return await catalogue.resumed(x, call, data, self._desk)
             call = found
-        else:
+        elif messages.identity(message.get("id")) == call.id:
             self._answered = True
+            if not self._until:  # many clients leave now: what they have got is theirs
+                self._until = asyncio.get_running_loop().time() + _LINGERS
+                self._lifeline.release()
         if "error" in message:
             return data if call.endpoint.passes else await catalogue.returned(x, call, data, self._desk)
         result = message["result"]

@@ -105,7 +105,8 @@ class Questions:
         error = {"code": refusal.status if refusal is not None else 429, "message": why}
         if refusal is not None:
             error["data"] = {"code": refusal.code, **refusal.details}
-        answer = orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        identity = messages.identity(message["id"]) or b"null"
+        answer = b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (identity, orjson.dumps(error))
         try:
             await self._answered(answer)
         except Exception as failure:

@@ -153,7 +153,7 @@ class McpServer:
     def asked(self, stream: McpCall, message: Mapping[str, Any]) -> McpCall | None:
         """The call that is answered in a stream which its client has come back for. None where that is not known, and
         nothing depends on it. Raises TargetFailed."""
-        found = self._unanswered.pop((stream.session, orjson.dumps(message.get("id"))), None)
+        found = self._unanswered.pop((stream.session, messages.identity(message.get("id"))), None)
         result = message.get("result")
         if found is not None or not isinstance(result, dict):
             return found

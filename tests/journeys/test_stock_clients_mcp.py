@@ -61,6 +61,20 @@ def text(result: Any) -> str:
     return str(result.content[0].text)
 
 
+async def cancelled(begun: Client, name: str) -> None:
+    """Begins a call, cancels it once it is under way, and asks the server what has become of it."""
+    under_way = asyncio.Event()
+
+    async def reported(progress: float, total: float | None, message: str | None) -> None:
+        under_way.set()
+
+    calling = asyncio.create_task(begun.call_tool("linger", {"name": name}, progress_callback=reported))
+    await asyncio.wait_for(under_way.wait(), 20)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert text(await begun.call_tool("fate", {"name": name})) == "cancelled"
+
+
 def records(gateway: Gateway) -> list[dict[str, Any]]:
     files = sorted(Path(gateway.folder, "ledger").rglob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
@@ -103,11 +117,7 @@ async def test_an_old_client_is_asked_resumes_pings_and_cancels(gateway: Gateway
         assert len(someone.asked) == 2
         assert text(await begun.call_tool("test_reconnection", {})) == "Reconnection test completed"
         assert someone.logged == ["before the stream ends", "after the stream has ended"]
-        calling = asyncio.create_task(begun.call_tool("linger", {"name": "old"}))
-        await asyncio.sleep(0.3)
-        calling.cancel()
-        await asyncio.gather(calling, return_exceptions=True)
-        assert text(await begun.call_tool("fate", {"name": "old"})) == "cancelled"
+        await cancelled(begun, "old")
 
 
 async def test_a_new_client_is_asked_listens_and_cancels(gateway: Gateway) -> None:
@@ -120,11 +130,7 @@ async def test_a_new_client_is_asked_listens_and_cancels(gateway: Gateway) -> No
         async with begun.listen(tools_list_changed=True) as changes:
             await begun.call_tool("test_trigger_tool_change", {})
             await asyncio.wait_for(anext(aiter(changes)), 10)
-        calling = asyncio.create_task(begun.call_tool("linger", {"name": "new"}))
-        await asyncio.sleep(0.3)
-        calling.cancel()
-        await asyncio.gather(calling, return_exceptions=True)
-        assert text(await begun.call_tool("fate", {"name": "new"})) == "cancelled"
+        await cancelled(begun, "new")
 
 
 async def test_what_a_server_asked_is_on_record_within_the_call_that_it_was_asked_in(gateway: Gateway) -> None:

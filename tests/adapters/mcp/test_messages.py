@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import orjson
@@ -44,6 +45,12 @@ def test_a_call_of_a_tool_is_named_by_the_tool() -> None:
     assert (call.target, call.operation, call.body, call.arguments) == ("up", "echo", b'{ "b" : 1 }', {"b": 1})
     assert (call.era, call.id, call.name) == ("legacy", b'"a"', "echo")
     assert not call.endpoint.passes
+
+
+@pytest.mark.parametrize("identity", [0, -1, 2**63, 10**40, "", "\u00e9", "1"])
+def test_an_id_is_any_text_or_whole_number(identity: Any) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": identity, "method": "ping"}).encode()
+    assert json.loads(read(body).id) == identity
 
 
 @pytest.mark.parametrize("method", ["resources/read", "prompts/get", "completion/complete"])

@@ -445,6 +445,23 @@ async def test_in_the_modern_era_it_cancels_its_call() -> None:
         assert (await at.gate.ledger.outcome())["code"] == "client_gone"
 
 
+@pytest.mark.parametrize("modern", [False, True])
+async def test_who_has_the_answer_may_leave(modern: bool) -> None:
+    """Stock clients do, before the server has ended its stream."""
+
+    async def answering(say: Say) -> None:
+        await say(event(answer()))
+        await asyncio.Event().wait()
+
+    async with front((200, STREAM, answering)) as at:
+        async with connected(at.gate.port) as client:
+            message = post("/mcp/up", request(modern=modern), *at.headers(modern=modern))
+            await client.say(message.replace(b"host: gateway", b"host: localhost"))
+            await client.reader.readuntil(b"done")
+            client.hang_up()
+        assert (await at.gate.ledger.outcome())["code"] == "ok"
+
+
 async def test_who_comes_back_for_a_stream_takes_the_place_of_the_one_that_was_left() -> None:
     async def forever(say: Say) -> None:
         await say(event(b'{"jsonrpc":"2.0","method":"notifications/progress"}', b"id: 1\n"))
