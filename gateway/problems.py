@@ -10,8 +10,8 @@ from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, Proto
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
-from gateway.mcp.doorway import WrongHost, WrongOrigin
 from gateway.mcp.definitions import DefinitionRefused, DefinitionsUnavailable
+from gateway.mcp.doorway import WrongHost, WrongOrigin
 from gateway.mcp.sessions import SealsUnavailable
 from gateway.oauth.tokens import ScopeMissing
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
