@@ -75,7 +75,7 @@ async def wait(
     """
     approval = approval or await holds.admit(x)
     while True:
-        x.held, x.changed = approval.id, approval.instead_of
+        x.held, x.changed = approval.id, await _own(holds, approval)
         approval = await _decided(x, holds, claims, approval, patience, reply)
         if approval.state is State.APPROVED:
             return MayRun(approval)
@@ -91,6 +91,14 @@ async def wait(
         if approval.state is not State.SUPERSEDED or other is None:
             raise ended(approval)
         approval = other
+
+
+async def _own(holds: Holds, approval: Approval) -> str | None:
+    """The approval with the agent's own arguments, where people have put others in their place, once or more often."""
+    first = approval
+    while first.instead_of is not None and (before := await holds.store.get(first.instead_of)) is not None:
+        first = before
+    return first.instead_of or (first.id if first is not approval else None)
 
 
 async def _decided(

@@ -532,6 +532,27 @@ async def test_a_call_runs_with_the_arguments_that_a_person_gave_it() -> None:
         assert register(g).kept[after.id].state is State.DONE
 
 
+async def test_an_agent_is_told_of_its_own_arguments_however_often_people_have_changed_them() -> None:
+    both = dataclasses.replace(ASKED, required_approvals=("finance", "security"))
+
+    def script(document: Mapping[str, Any]) -> Decision:
+        return ALLOWED if "approval" in document else both
+
+    async with target() as upstream, held(upstream.url, script=script, approvals={"hold_for": 0}) as g:
+        holds, kept = g.pipeline.holds, register(g).kept
+        assert (await asked(g))[0] == 403
+        (own,) = kept
+        once = await holds.change(own, "fay", ["finance"], chat(max_tokens=9), g.pipeline.reconsider)
+        twice = await holds.change(once.id, "ned", ["security"], chat(max_tokens=5), g.pipeline.reconsider)
+        await holds.vote(twice.id, "fay", ["finance"], True)
+        for headers in ((), (REPEATED,)):
+            status, answered, _ = await asked(g, chat(), *headers)
+            assert (status, answered[b"x-weighbridge-approval"].decode()) == (200, twice.id)
+            assert answered[b"x-weighbridge-changed"].decode() == own
+            await until(lambda: kept[twice.id].state is State.DONE)
+        assert [orjson.loads(each.body)["max_tokens"] for each in upstream.received] == [5]
+
+
 async def test_who_did_not_wait_for_other_arguments_gets_them_run_by_the_identical_call_too() -> None:
     async with target() as upstream, held(upstream.url, approvals={"hold_for": 0}) as g:
         async with deciding(g.pipeline.holds, lambda _: None) as fay:
