@@ -22,7 +22,14 @@ from gateway.identity import ACTIVE
 from gateway.reply import Reply
 from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, State
-from policies.errors import ApprovalDenied, ApprovalEnded, ApprovalExpired, ApprovalPending, ApprovalUnknown
+from policies.errors import (
+    AnswerNotKept,
+    ApprovalDenied,
+    ApprovalEnded,
+    ApprovalExpired,
+    ApprovalPending,
+    ApprovalUnknown,
+)
 
 COMMENT_EVERY: Final = 2.5
 """Seconds between the signs of life of a held stream: some clients give up after five without one."""
@@ -71,7 +78,7 @@ async def wait(
     meanwhile what it waits for.
 
     `approval` is one that the call waits for already. Raises ApprovalPending, ApprovalDenied, ApprovalExpired,
-    ApprovalUnknown, Unbindable, StoreUnavailable.
+    ApprovalUnknown, AnswerNotKept, Unbindable, StoreUnavailable.
     """
     approval = approval or await holds.admit(x)
     while True:
@@ -83,9 +90,8 @@ async def wait(
             await holds.heard(approval)
             answer = await holds.store.answer(approval.id)
             if answer is None:
-                raise ApprovalUnknown(
-                    "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
-                )
+                why = f" {approval.reason.rstrip('.')}." if approval.reason else ""
+                raise AnswerNotKept(f"This call was approved and has run; its answer is not kept.{why}", approval.id)
             return Answered(answer)
         other = await holds.store.get(approval.became) if approval.became is not None else None
         if approval.state is not State.SUPERSEDED or other is None:

@@ -176,6 +176,11 @@ async def test_a_person_who_has_found_out_whether_an_unknown_call_ran_says_so(ra
             await g.pipeline.holds.resolve(first, "dana", not ran, "or not")
         status, _, answer = await asked(g, chat(), REPEATED, "prefer: respond-async")
         assert (status, answer["error"]["approval"] == first) == ((502, True) if ran else (202, False))
+        if ran:
+            assert answer["error"]["message"] == (
+                "This call was approved and has run; its answer is not kept. dana says that it ran: looked at the books."
+                " Do not repeat it; tell your user."
+            )
 
 
 # The same call, several times
@@ -211,7 +216,9 @@ async def test_an_answer_that_is_too_long_to_be_kept_is_the_callers_alone() -> N
             assert set(statuses) == {200, 502}
             headers, refusal = statuses[502]
             assert headers[b"x-should-retry"] == b"false"
-            assert "its answer is not kept" in refusal["error"]["message"]
+            assert refusal["error"]["message"] == (
+                "This call was approved and has run; its answer is not kept. Do not repeat it; tell your user."
+            )
             assert only(g).state is State.DONE
 
 
