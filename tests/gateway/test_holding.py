@@ -178,8 +178,8 @@ async def test_a_person_who_has_found_out_whether_an_unknown_call_ran_says_so(ra
         assert (status, answer["error"]["approval"] == first) == ((502, True) if ran else (202, False))
         if ran:
             assert answer["error"]["message"] == (
-                "This call was approved and has run; its answer is not kept. dana says that it ran: looked at the books."
-                " Do not repeat it; tell your user."
+                "This call was approved and has run; its answer is not kept. "
+                "dana says that it ran: looked at the books. Do not repeat it; tell your user."
             )
 
 
