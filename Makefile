@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OPA    := .tools/opa-v1.22.2.stamp
-# Half of the suite waits for real time: one worker more than there are processors waits beside the others.
+# Half of the suite waits for real time: one worker more than there are processors waits beside the others. A worker that
+# a hanging test has taken with it is not replaced: with one that was, a run was seen to wait for ever.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -16,7 +17,7 @@ test: $(VENV)/dev.stamp
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory opa || echo "opa could not be built; its tests are skipped"; fi
 	@$(MAKE) --no-print-directory redis || echo "redis-server could not be installed; its tests are skipped"
 	@$(MAKE) --no-print-directory chromium || echo "chromium could not be installed; its tests are skipped"
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
