@@ -197,7 +197,12 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert re.fullmatch(r"(200 ){6,13}(429 )+", dozen)
     (batch,) = [each for each in json.loads(budgets)["items"] if each["node"] == "acme/batch-bot"]
     assert batch["used_percent"] > 50
-    assert [row["agent"] for row in json.loads(spend)["items"]] == ["batch-bot", "intern-bot", "support-bot", "support-bot"]
+    assert [row["agent"] for row in json.loads(spend)["items"]] == [
+        "batch-bot",
+        "intern-bot",
+        "support-bot",
+        "support-bot",
+    ]
     assert json.loads(raised)["limit_usd"] == 1
     assert [arm["weight"] for arm in json.loads(halved)["arms"]] == [50, 50]
     assert re.fullmatch(r"((openai|parallax)-stand-in ){6}", arms)
