@@ -787,14 +787,14 @@ class Carrier:
         With `once` it is never written again, whatever the method.
 
         `leaving` is called right before the first byte is written: whatever happens before that, a cancellation too,
-        the target knows nothing of the request.
+        the target knows nothing of the request. What it raises keeps the request from being sent.
 
         Host and framing are the carrier's own: content-length for bytes, chunks for an iterable (which is closed when
         it is no longer wanted). When the target answers before it has taken an iterable's whole body, the rest stays
         unsent and the connection is not used again.
 
         Raises ValueError, before a byte is sent, for a method, path or header that cannot be written safely (see
-        REFUSED_HEADERS), CarrierError for what happens on the way, and what the iterable itself raises.
+        REFUSED_HEADERS), CarrierError for what happens on the way, and what the iterable and `leaving` raise.
         """
         whole = isinstance(body, bytes)
         request = self._head(method, path, headers, body)
@@ -805,12 +805,16 @@ class Carrier:
         connection = self._take_idle() or await self._acquire()
         started = self.clock
         while True:
-            reply = Reply(connection)
-            connection.begin(reply, head_only=method == b"HEAD", request_done=whole, started=started)
             transport = connection.transport
             assert transport is not None  # _take_idle and _acquire return connected ones
             if leaving is not None:
-                leaving()
+                try:
+                    leaving()
+                except BaseException:
+                    self.release(connection)
+                    raise
+            reply = Reply(connection)
+            connection.begin(reply, head_only=method == b"HEAD", request_done=whole, started=started)
             transport.write(request)
             pump = None
             if isinstance(body, bytes):

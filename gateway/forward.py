@@ -144,11 +144,11 @@ async def _attempt(
         headers = replaced(onward(told, target.credentials, demanded), crossing.headers)
 
     def leaving() -> None:
+        if x.still_claimed is not None and not x.still_claimed():  # this process, or its store, has stood still
+            raise ApprovalsUnavailable("This call was held up for so long that it is taken for lost; it was not sent.")
         x.reached = Reached.MAYBE
         attempt.stage = "sent"
 
-    if x.still_claimed is not None and not x.still_claimed():  # this process has stood still for longer than the lease
-        raise ApprovalsUnavailable("This call was held up for so long that it is taken for lost; it was not sent.")
     x.sent_at = time.monotonic()
     sending = way.carrier.send(
         b"POST", path.encode() + (b"?" + query if query else b""), headers, body, leaving=leaving

@@ -362,7 +362,8 @@ class Pipeline:
         """People's answer, where the policy wants one, then the policy's again; False where an identical call has run
         meanwhile, whose answer is this one's.
 
-        Raises ApprovalPending, ApprovalDenied, ApprovalExpired, ApprovalUnknown, ApprovalsUnavailable, Denied.
+        Raises ApprovalPending, ApprovalDenied, ApprovalExpired, ApprovalUnknown, AnswerNotKept,
+        ApprovalsUnavailable, Denied.
         """
         assert x.decision is not None, "a call is decided before it is held"
         if x.decision.effect is not Effect.NEEDS_APPROVAL:

@@ -16,6 +16,7 @@ from gateway.mcp.sessions import SealsUnavailable
 from gateway.oauth.tokens import ScopeMissing
 from gateway.standings import AgentPaused, AgentQuarantined, StandingsUnknown
 from policies.errors import (
+    AnswerNotKept,
     ApprovalDenied,
     ApprovalEnded,
     ApprovalExpired,
@@ -83,6 +84,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
         403, "approval_expired", "Silence is no consent: do not work around it. The identical call asks them again."
     ),
     ApprovalUnknown: Problem(502, "target_failed", "Do not repeat it; a person has to find out what came of it."),
+    AnswerNotKept: Problem(502, "target_failed", "Do not repeat it; tell your user."),
     ApprovalsUnavailable: Problem(503, "ledger_unavailable", "Repeat the call later.", retry=True, retry_after=2),
     AgentPaused: Problem(403, "agent_paused", "Do not repeat the call or work around it: wait for that person."),
     AgentQuarantined: Problem(

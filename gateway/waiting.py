@@ -23,7 +23,14 @@ from gateway.reply import Reply
 from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import ACTIVE as ACTIVE_STATES
 from policies.approvals import Approval, State
-from policies.errors import ApprovalDenied, ApprovalEnded, ApprovalExpired, ApprovalPending, ApprovalUnknown
+from policies.errors import (
+    AnswerNotKept,
+    ApprovalDenied,
+    ApprovalEnded,
+    ApprovalExpired,
+    ApprovalPending,
+    ApprovalUnknown,
+)
 
 COMMENT_EVERY: Final = 2.5
 """Seconds between the signs of life of a held stream: some clients give up after five without one."""
@@ -82,11 +89,11 @@ async def wait(
     meanwhile what it waits for.
 
     `approval` is one that the call waits for already. Raises ApprovalPending, ApprovalDenied, ApprovalExpired,
-    ApprovalUnknown, Unbindable, StoreUnavailable.
+    ApprovalUnknown, AnswerNotKept, Unbindable, StoreUnavailable.
     """
     approval = approval or await holds.admit(x)
     while True:
-        x.held, x.changed = approval.id, approval.instead_of
+        x.held, x.changed = approval.id, await _own(holds, approval)
         approval = await _decided(x, holds, claims, approval, patience, reply)
         if approval.state is State.APPROVED:
             return MayRun(approval)
@@ -94,9 +101,8 @@ async def wait(
             await holds.heard(approval)
             answer = await holds.store.answer(approval.id)
             if answer is None:
-                raise ApprovalUnknown(
-                    "This call was approved and has run, by an identical one; its answer is not kept.", approval.id
-                )
+                why = f" {approval.reason.rstrip('.')}." if approval.reason else ""
+                raise AnswerNotKept(f"This call was approved and has run; its answer is not kept.{why}", approval.id)
             return Answered(answer)
         other = await _next(holds, approval)
         if other is None:
@@ -115,6 +121,14 @@ async def _next(holds: Holds, approval: Approval) -> Approval | None:
     if approval.state is not State.SUPERSEDED or approval.became is None:
         return None
     return await holds.store.get(approval.became)
+
+
+async def _own(holds: Holds, approval: Approval) -> str | None:
+    """The approval with the agent's own arguments, where people have put others in their place, once or more often."""
+    first = approval
+    while first.instead_of is not None and (before := await holds.store.get(first.instead_of)) is not None:
+        first = before
+    return first.instead_of or (first.id if first is not approval else None)
 
 
 async def _decided(

@@ -52,6 +52,10 @@ class ApprovalUnknown(ApprovalEnded):
     """The approved call may have run, and nobody knows what came of it."""
 
 
+class AnswerNotKept(ApprovalEnded):
+    """The approved call has run, and nobody can be told its answer again."""
+
+
 class ApprovalsUnavailable(Exception):
     """Nobody can be asked now, or it cannot be found out what they have said; so the call is refused."""
 

@@ -232,12 +232,16 @@ def what_to_try(agents: str, admin: str, config: Path, settings: Settings) -> st
     chat = '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}'
     streamed = chat.replace('{"model"', '{"stream": true, "model"')
     denied = chat.replace("gpt-4o-mini", "llama-3.1-8b")
+    held = chat.replace("gpt-4o-mini", "gpt-4o").replace('{"model"', '{"max_tokens": 99, "model"')
     message = '{"model": "claude-haiku-4-5", "max_tokens": 99, "messages": [{"role": "user", "content": "Hello"}]}'
     as_json = "-H 'content-type: application/json'"
     support, intern, batch, dana = (
         f"-H 'authorization: Bearer demo-{who}'" for who in ("support-key", "intern-key", "batch-key", "dana-token")
     )
     refund = '{"amount": 120}'
+    waiting = f"curl -s '{admin}/approvals?state=pending' {dana}"
+    first = f"$({waiting} | grep -o 'apr_[0-9A-Z]*' | head -1)"
+    stop = '{"state": "quarantined", "reason": "a look at its prompts"}'
     half = '{"weights": {"openai-stand-in": 50, "parallax-stand-in": 50}}'
     arm = "curl -s -o /dev/null -w '%header{x-weighbridge-arm} '"
     again_and_again = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do curl -s -o /dev/null -w '%{http_code} '"
@@ -261,6 +265,23 @@ The same through the Anthropic API:
 One that policy denies (the envelope of intern-bot does not have this model), with the reason:
 
     curl -i {agents}/v1/chat/completions {intern} {as_json} -d '{denied}'
+
+One that people decide on. The agent is told so; you look what waits, allow it, and the same call again is answered.
+On the page at {admin}/ it is a button: log in with the token demo-dana-token.
+
+    curl -i {agents}/v1/chat/completions {intern} {as_json} -H 'prefer: respond-async' -d '{held}'
+
+    {waiting}
+
+    curl -s -X POST {admin}/approvals/{first}/approve {dana} -d '{{"comment": "go on"}}'
+
+    curl -i {agents}/v1/chat/completions {intern} {as_json} -d '{held}'
+
+Stop an agent at once, whatever it is doing, and let it go on:
+
+    curl -s -X PUT {admin}/agents/intern-bot/state {dana} -d '{stop}'
+
+    curl -s -X PUT {admin}/agents/intern-bot/state {dana} -d '{{"state": "active"}}'
 
 Money is lent before it is spent. batch-bot has a budget for a dozen short calls a day, and then is told so:
 

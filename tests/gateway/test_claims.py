@@ -522,3 +522,25 @@ async def test_a_claim_is_renewed_for_as_long_as_its_call_is_under_way() -> None
             await until(lambda: only(g).state is State.DONE)
             await g.pipeline.claims.renew()
             assert (only(g).state, g.pipeline.claims._uses) == (State.DONE, {})
+
+
+async def test_a_call_whose_lease_ran_out_while_it_waited_for_a_connection_is_not_sent() -> None:
+    ns = 1_763_700_000 * SECOND
+    store, slow = Register(lambda: ns), Slow()
+    async with Misbehaving() as upstream:
+        upstream.on("/chat/completions", slow)
+        url, one = f"http://127.0.0.1:{upstream.port}", {"max_connections": 1}
+        async with held(url, register=store, target=one) as g, deciding(g.pipeline.holds):
+            first = asyncio.create_task(asked(g))
+            await asyncio.wait_for(slow.arrived.wait(), 10)
+            second = asyncio.create_task(asked(g, chat(user="another")))
+            await until(lambda: any(each.statistics().waiting for each in g.carriers))
+            ns += int(claims.LEASE * SECOND)
+            await g.pipeline.holds.look()
+            assert [each.state for each in store.kept.values()] == [State.UNKNOWN] * 2
+            slow.answers.set()
+            assert (await first)[0] == 200
+            status, _, body = await second
+            assert (status, body["error"]["code"]) == (503, "ledger_unavailable")
+            assert len(slow.received) == 1
+            assert (await asked(g, chat(user="a third")))[0] == 200

@@ -176,6 +176,11 @@ async def test_a_person_who_has_found_out_whether_an_unknown_call_ran_says_so(ra
             await g.pipeline.holds.resolve(first, "dana", not ran, "or not")
         status, _, answer = await asked(g, chat(), REPEATED, "prefer: respond-async")
         assert (status, answer["error"]["approval"] == first) == ((502, True) if ran else (202, False))
+        if ran:
+            assert answer["error"]["message"] == (
+                "This call was approved and has run; its answer is not kept. "
+                "dana says that it ran: looked at the books. Do not repeat it; tell your user."
+            )
 
 
 # The same call, several times
@@ -211,7 +216,9 @@ async def test_an_answer_that_is_too_long_to_be_kept_is_the_callers_alone() -> N
             assert set(statuses) == {200, 502}
             headers, refusal = statuses[502]
             assert headers[b"x-should-retry"] == b"false"
-            assert "its answer is not kept" in refusal["error"]["message"]
+            assert refusal["error"]["message"] == (
+                "This call was approved and has run; its answer is not kept. Do not repeat it; tell your user."
+            )
             assert only(g).state is State.DONE
 
 
@@ -530,6 +537,27 @@ async def test_a_call_runs_with_the_arguments_that_a_person_gave_it() -> None:
         assert (await g.ledger.outcome())["changed"] == after.instead_of
         assert orjson.loads(upstream.received[0].body)["max_tokens"] == 5
         assert register(g).kept[after.id].state is State.DONE
+
+
+async def test_an_agent_is_told_of_its_own_arguments_however_often_people_have_changed_them() -> None:
+    both = dataclasses.replace(ASKED, required_approvals=("finance", "security"))
+
+    def script(document: Mapping[str, Any]) -> Decision:
+        return ALLOWED if "approval" in document else both
+
+    async with target() as upstream, held(upstream.url, script=script, approvals={"hold_for": 0}) as g:
+        holds, kept = g.pipeline.holds, register(g).kept
+        assert (await asked(g))[0] == 403
+        (own,) = kept
+        once = await holds.change(own, "fay", ["finance"], chat(max_tokens=9), g.pipeline.reconsider)
+        twice = await holds.change(once.id, "ned", ["security"], chat(max_tokens=5), g.pipeline.reconsider)
+        await holds.vote(twice.id, "fay", ["finance"], True)
+        for headers in ((), (REPEATED,)):
+            status, answered, _ = await asked(g, chat(), *headers)
+            assert (status, answered[b"x-weighbridge-approval"].decode()) == (200, twice.id)
+            assert answered[b"x-weighbridge-changed"].decode() == own
+            await until(lambda: kept[twice.id].state is State.DONE)
+        assert [orjson.loads(each.body)["max_tokens"] for each in upstream.received] == [5]
 
 
 async def test_who_did_not_wait_for_other_arguments_gets_them_run_by_the_identical_call_too() -> None:

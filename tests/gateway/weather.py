@@ -163,12 +163,14 @@ class Liar:
         assert serving is not None, "a connection is served by a task"
         self.serving.add(serving)
         try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 while await self._one(reader, writer):
                     pass
         finally:
-            self.serving.discard(serving)
             writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self.serving.discard(serving)
 
     async def end(self) -> None:
         """Leaves every connection."""

@@ -178,7 +178,8 @@ def is_over(url: str) -> bool:
 def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     with running(folder) as demo:
         said = [shell(command) for command in demo.commands()]
-    chat, streamed, message, denied, dozen, budgets, spend, raised, halved, arms, compared, *rollout = said[:-2]
+    chat, streamed, message, denied, held, waiting, allowed, answered, stopped, resumed, *more = said[:-2]
+    dozen, budgets, spend, raised, halved, arms, compared, *rollout = more
     policy, metrics = said[-2:]
     assert chat.startswith("HTTP/1.1 200")
     assert "You said: Hello" in chat
@@ -187,10 +188,21 @@ def test_every_command_on_the_page_works_as_it_is_printed(folder: Path) -> None:
     assert '"type":"message"' in message
     assert denied.startswith("HTTP/1.1 403")
     assert '"code":"policy_denied"' in denied
+    assert held.startswith("HTTP/1.1 202")
+    assert '"code":"approval_pending"' in held
+    assert [each["state"] for each in json.loads(waiting)["items"]] == ["pending"]
+    assert json.loads(allowed)["state"] == "approved"
+    assert answered.startswith("HTTP/1.1 200")
+    assert [json.loads(each)["state"] for each in (stopped, resumed)] == ["quarantined", "active"]
     assert re.fullmatch(r"(200 ){6,13}(429 )+", dozen)
     (batch,) = [each for each in json.loads(budgets)["items"] if each["node"] == "acme/batch-bot"]
     assert batch["used_percent"] > 50
-    assert [row["agent"] for row in json.loads(spend)["items"]] == ["batch-bot", "support-bot", "support-bot"]
+    assert [row["agent"] for row in json.loads(spend)["items"]] == [
+        "batch-bot",
+        "intern-bot",
+        "support-bot",
+        "support-bot",
+    ]
     assert json.loads(raised)["limit_usd"] == 1
     assert [arm["weight"] for arm in json.loads(halved)["arms"]] == [50, 50]
     assert re.fullmatch(r"((openai|parallax)-stand-in ){6}", arms)
