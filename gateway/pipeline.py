@@ -16,7 +16,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from adapters import registry
@@ -29,7 +29,7 @@ from gateway.attempts import Attempts, told_of_a_node
 from gateway.callids import CallIds
 from gateway.claims import Claims, NotUsable
 from gateway.decision_log import DecisionLog
-from gateway.exchange import Asked, Exchange, Reached
+from gateway.exchange import Exchange, Reached
 from gateway.failures import Failures
 from gateway.forward import forward
 from gateway.holding import NAMELESS, Holds, held_call, seen_by_policy
@@ -47,6 +47,7 @@ from gateway.problems import UNEXPECTED, problem_for, refusal_for
 from gateway.reply import Reply
 from gateway.standings import AgentStopped, Standings, StandingsUnknown
 from gateway.telemetry import Telemetry
+from gateway.tools.inquiries import Inquiries, put
 from gateway.tools.toolbox import TOOLS
 from gateway.traffic import Traffic
 from gateway.trial import Trial
@@ -55,8 +56,7 @@ from policies.approval_store import Answer, StoreUnavailable
 from policies.approvals import Approval, HeldCall, Refused
 from policies.binding import Unbindable
 from policies.decision import Decision, Effect
-from policies.document import Phase, Question
-from policies.embedded import EmbeddedEngine
+from policies.document import Question
 from policies.engine import Engine
 from policies.errors import (
     ApprovalDenied,
@@ -66,7 +66,6 @@ from policies.errors import (
     ApprovalUnknown,
     Denied,
     EngineUnavailable,
-    InputRefused,
     Undecided,
 )
 from policies.obligations import NONE
@@ -95,8 +94,6 @@ _OWN_HEADERS = frozenset(
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 _NOTHING: frozenset[bytes] = frozenset()
 _NOWHERE = ("", 0)
-_ASKED_TOGETHER = 16
-_SESSIONS = ("call", "session")
 _SESSION = re.compile(rb"[ -~]{1,256}")
 
 
@@ -133,6 +130,7 @@ class Pipeline:
         self._ids = CallIds()
         self.seals = Seals(secrets.token_bytes(32))
         self.definitions = Definitions()
+        self.inquiries = Inquiries(lambda: self.engine, events)
         self._failures = Failures()
 
     @property
@@ -355,7 +353,7 @@ class Pipeline:
             approval=seen_by_policy(x.consent) if x.consent is not None else None,
         )
         x.decision = None
-        x.decision = decision = await self._put(x, question, engine)
+        x.decision = decision = await put(x, question, engine)
         return decision
 
     async def hold(self, x: Exchange, reply: Reply) -> bool:
@@ -478,79 +476,6 @@ class Pipeline:
         if isinstance(x.call, McpCall):
             answer = mcp_waiting.repeated(x.call, answer, x.headers)
         await reply.whole(answer.status, list(answer.headers), answer.body)
-
-    async def could(self, x: Exchange, call: AgentCall, phase: Phase | None = None) -> Effect:
-        """What the policy says of a call that nobody makes yet. Raises Undecided, InputRefused, EngineUnavailable."""
-        engine = self._deciding()
-        return (await engine.decide(self._question(x, call, phase))).effect
-
-    async def could_each(self, x: Exchange, calls: Sequence[AgentCall], phase: Phase | None = None) -> list[Effect]:
-        """The same of many, with DENY for those that the policy has no answer to. Raises EngineUnavailable."""
-        engine = self._deciding()
-
-        async def one(call: AgentCall) -> Effect:
-            try:
-                return (await engine.decide(self._question(x, call, phase))).effect
-            except (Undecided, InputRefused):
-                return Effect.DENY
-
-        found: list[Effect] = []
-        for begin in range(0, len(calls), _ASKED_TOGETHER):
-            found += await asyncio.gather(*map(one, calls[begin : begin + _ASKED_TOGETHER]))
-            await asyncio.sleep(0)
-        return found
-
-    def lasting(self, x: Exchange) -> tuple[object, ...] | None:
-        """What answers on tools that cost nothing follow from, beside the calls; None where they may change without
-        any of it."""
-        engine, agent = self.engine, x.agent
-        if not isinstance(engine, EmbeddedEngine) or agent is None or engine.unstable("tool", None):
-            return None
-        return engine.revision, agent.fragment, x.session if _reads_sessions(engine) else None
-
-    async def judge(self, x: Exchange, call: AgentCall, result: bytes) -> Decision:
-        """What the policy says of what a tool has answered; it is recorded as what it said of the call is.
-
-        Raises Undecided, InputRefused, EngineUnavailable.
-        """
-        engine = self._deciding()
-        question = self._question(x, call, "result")
-        question.now_ns, question.result = time.time_ns(), result
-        try:
-            return await self._put(x, question, engine)
-        finally:
-            if engine.masks:
-                await self._events.mask(x)
-
-    def _deciding(self) -> Engine:
-        if self.engine is None:
-            raise EngineUnavailable("No policy is loaded, so every call is refused.")
-        return self.engine
-
-    def _question(self, x: Exchange, call: AgentCall, phase: Phase | None) -> Question:
-        assert x.agent is not None, "an agent is known before anything is said of what it could do"
-        return Question(
-            x.agent.fragment,
-            call.kind,
-            call.protocol,
-            call.target,
-            call.operation,
-            call.stream,
-            x.session,
-            call.body,
-            call.arguments,
-            x.arrived_ns,
-            phase=phase,
-        )
-
-    async def _put(self, x: Exchange, question: Question, engine: Engine) -> Decision:
-        asked = Asked(question, None, engine.revision, engine)
-        x.asked.append(asked)
-        asked.decision = decision = await engine.decide(question)
-        asked.revision = decision.revision
-        if engine.bundles and engine.revision == decision.revision:
-            asked.bundles = engine.bundles
-        return decision
 
     async def within(
         self,
@@ -808,14 +733,6 @@ async def _to_nobody(_: MutableMapping[str, Any]) -> None:
 def _doubled(lines: Headers) -> frozenset[bytes]:
     names = [name for name, _ in lines]
     return frozenset(name for name in names if names.count(name) > 1)
-
-
-def _reads_sessions(engine: EmbeddedEngine) -> bool:
-    """Whether what is decided of tools may be another thing in another session."""
-    return any(
-        all(step in (None, name) for step, name in zip(read.path, _SESSIONS, strict=False))
-        for read in engine.reads.of("tool").reads
-    )
 
 
 def _length(value: bytes) -> int:

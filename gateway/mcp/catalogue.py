@@ -340,19 +340,19 @@ class Catalogue:
         So an answer that differs from the one about the empty name is about this item; any other is about none, and
         then the call itself decides.
         """
-        lasting = desk.lasting(x)
+        lasting = desk.inquiries.lasting(x)
         key = (lasting, method, tuple(names))
         if lasting is not None and (known := self._lists.get(key)) is not None:
             self._lists.move_to_end(key)
             return known
         distinct = list(dict.fromkeys(names))
-        of_nobody, *of_each = await desk.could_each(
+        of_nobody, *of_each = await desk.inquiries.could_each(
             x, [self._list_question(method, name) for name in ("", *distinct)], "list"
         )
         nobody = of_nobody is not Effect.DENY
         said = {name: effect is not Effect.DENY for name, effect in zip(distinct, of_each, strict=True)}
         silent = [name for name in distinct if said[name] is nobody]
-        calls = await desk.could_each(x, [self._call_question(method, name) for name in silent])
+        calls = await desk.inquiries.could_each(x, [self._call_question(method, name) for name in silent])
         said |= {name: effect is not Effect.DENY for name, effect in zip(silent, calls, strict=True)}
         found = frozenset(name for name, shown in said.items() if shown)
         if lasting is not None:
@@ -395,11 +395,15 @@ class Catalogue:
         if results.is_task(answer):
             return self._withheld(x, call, "It would come later, when nobody checks it")
         try:
-            decision = await desk.judge(x, call, text)
+            decision = await desk.inquiries.judge(x, call, text)
         except (Undecided, InputRefused, EngineUnavailable) as error:
             log.error("call %s: its result is withheld: %s", x.id, error.internal or error)
             return self._withheld(x, call, "The policy could not be asked about it", code="policy_unavailable")
         return self._as_decided(x, call, answer, decision)
+
+    def late(self, x: Exchange, call: McpCall) -> bytes:
+        """In place of an answer with what came of other calls, by a task of the server's."""
+        return self._withheld(x, call, "It came too late to be checked")
 
     def _as_decided(self, x: Exchange, call: McpCall, answer: bytes, decision: Decision) -> bytes:
         said = decision.explanation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from adapters.base import AgentCall, ToolCall
@@ -11,13 +11,12 @@ from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
 from gateway.reply import Reply
 from policies.approvals import HeldCall
-from policies.decision import Decision, Effect
-from policies.document import Phase
 
 if TYPE_CHECKING:
     from gateway.holding import Holds
     from gateway.mcp.definitions import Definitions
     from gateway.mcp.sessions import Seals
+    from gateway.tools.inquiries import Inquiries
 
 
 class Desk(Protocol):
@@ -30,29 +29,8 @@ class Desk(Protocol):
 
     definitions: Definitions
     """What has been accepted of tools' definitions."""
-
-    async def could(self, x: Exchange, call: AgentCall, phase: Phase | None = None) -> Effect:
-        """What the policy says of a call that nobody makes yet: for lists of what there is. Nothing is recorded.
-
-        Raises Undecided, InputRefused, EngineUnavailable.
-        """
-        ...
-
-    async def could_each(self, x: Exchange, calls: Sequence[AgentCall], phase: Phase | None = None) -> list[Effect]:
-        """The same of many, with DENY for those that the policy has no answer to. Raises EngineUnavailable."""
-        ...
-
-    def lasting(self, x: Exchange) -> tuple[object, ...] | None:
-        """What answers on tools that cost nothing follow from, beside the calls; None where they may change without
-        any of it."""
-        ...
-
-    async def judge(self, x: Exchange, call: AgentCall, result: bytes) -> Decision:
-        """What the policy says of what a tool has answered; it is recorded as what it said of the call is.
-
-        Raises Undecided, InputRefused, EngineUnavailable.
-        """
-        ...
+    inquiries: Inquiries
+    """What is asked of the policy beside calls."""
 
     async def within(
         self,

@@ -43,7 +43,7 @@ async def returned(
         return _withheld(x, "It is no JSON that can be read for certain")
     about = orjson.dumps({"status": status, "content_type": kind.decode("latin-1")})
     try:
-        decision = await desk.judge(x, call, about[:-1] + b',"body":' + text + b"}")
+        decision = await desk.inquiries.judge(x, call, about[:-1] + b',"body":' + text + b"}")
     except (Undecided, InputRefused, EngineUnavailable) as error:
         log.error("call %s: its result is withheld: %s", x.id, error.internal or error)
         return _withheld(x, "The policy could not be asked about it", "policy_unavailable")
