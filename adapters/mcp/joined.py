@@ -140,10 +140,11 @@ def to_legacy(message: bytes) -> bytes:
 def from_legacy(message: bytes) -> bytes:
     """A legacy server's answer as a modern client wants it."""
     spans = places(message, ("result",))
-    if not spans or places(message, ("result", "resultType")):
+    if not spans or message[slice(*spans[0])][:1] != b"{":
         return message
-    text = message[slice(*spans[0])]
-    return splice(message, spans, put_first(text, "resultType", b'"complete"')) if text[:1] == b"{" else message
+    if kind := places(message, ("result", "resultType")):  # no word of its era: whatever it says, it asks for nothing
+        return splice(message, kind, b'"complete"')
+    return splice(message, spans, put_first(message[slice(*spans[0])], "resultType", b'"complete"'))
 
 
 def from_modern(message: bytes) -> bytes:

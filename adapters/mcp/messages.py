@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -51,6 +52,9 @@ ACTS: Final[Mapping[str, str]] = {
 }
 """Methods that are decided on -> the member of `params` that `Mcp-Name` has to repeat, empty for none. All others are
 the protocol's own."""
+
+_BUT_LETTERS: Final = re.compile(r"[^A-Za-z]+")
+_ALIKE: Final = {_BUT_LETTERS.sub("", method).lower(): method for method in ACTS}
 
 QUESTIONS: Final = frozenset({"sampling/createMessage", "elicitation/create"})
 """What servers ask of clients that is decided on; `roots/list` and `ping` pass."""
@@ -146,6 +150,13 @@ def read(server: str, body: bytes, version: str, *, free: bool) -> McpCall:
         raise
 
 
+def passes_for(method: str, known: Container[str]) -> bool:
+    """Whether a method is none of the known ones, and a careless reader takes it for one of them."""
+    return (
+        method not in known and _ALIKE.get(_BUT_LETTERS.sub("", unicodedata.normalize("NFKC", method)).lower()) in known
+    )
+
+
 def identity(value: object) -> bytes:
     """The id of a message as JSON text; empty for what is none. Whole numbers may be of any size."""
     if isinstance(value, str):
@@ -173,6 +184,10 @@ def _read(
         return _protocol(server, body, "", b"", era, version)
     if not isinstance(method, str) or not method:
         raise ProtocolBreach("The message has no `method`, and is no answer either.", INVALID)
+    if passes_for(method, ACTS):
+        raise ProtocolBreach("The method is almost that of a call, and some readers take it for one.", INVALID)
+    if method in ACTS and not identity:
+        raise ProtocolBreach(f"{method} needs an `id`: it is a call, and no notification.", INVALID)
     if not isinstance(params, dict):
         raise ProtocolBreach("`params` must be an object.", INVALID)
     meta = params.get("_meta", {})
@@ -183,7 +198,7 @@ def _read(
         _check_meta(meta)
     elif said != version and said not in _HANDSHAKE:
         raise ProtocolBreach("The header MCP-Protocol-Version does not say what the message says.", mirrors.MISMATCH)
-    if method not in ACTS or not identity:
+    if method not in ACTS:
         call = _protocol(server, body, method, identity, era, said if identity else version)
         call.name = _named(method, params)
         call.abilities = abilities if isinstance(abilities, dict) else {}

@@ -8,6 +8,7 @@ any answer in one piece. What is no message of the protocol does not pass at all
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from adapters.base import Breach, Headers
-from adapters.body import check_spelling, parse
+from adapters.body import check_spelling, parse, replace
 from adapters.errors import MalformedCall, ProtocolBreach
 from adapters.mcp import messages
 from adapters.mcp.messages import McpCall
@@ -49,8 +50,17 @@ _LONGEST_ID: Final = 1024
 _MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 
 
+_LATER: Final = frozenset({"tasks/get", "tasks/list", "tasks/result"})
+"""Methods whose answers hold results of other calls."""
+
+
 class NoMessage(Exception):
     """What came from a server is none of the protocol's messages. The text says why, for the record."""
+
+
+def _asks(result: Mapping[str, Any]) -> bool:
+    """Whether a modern server wants its client's input: as the answer, or in what it tells of a task."""
+    return result.get("resultType") == "input_required" or "inputRequests" in result
 
 
 class Answering:
@@ -134,15 +144,16 @@ class Answering:
         self._x.whole = True
         if not 400 <= status < 500 or status in _OURS:
             raise TargetFailed(f"The tool server {name} answered {status}.")
-        error = None
+        message: Mapping[str, Any] = {}
         if kind == b"application/json":
-            try:
-                error = parse(body).get("error")
-            except MalformedCall:
-                error = None
-        if isinstance(error, dict):
+            with contextlib.suppress(NoMessage):
+                message = self._parsed(body)
+        if isinstance(message.get("error"), dict):
             allowed = [line for line in self._headers if line[0] == b"allow"]
-            await self._reply.whole(status, [*_JSON, *allowed], self._concealed(body))
+            if messages.identity(message.get("id")) != self._call.id:  # some servers have an id of their own for these
+                body = replace(body, "id", self._call.id or b"null")
+                message = self._parsed(body)
+            await self._reply.whole(status, [*_JSON, *allowed], await self._seen(message, body))
             return
         if status == 404:
             if self._call.upstream:
@@ -316,6 +327,8 @@ class Answering:
         method = message.get("method")
         if message.get("jsonrpc") != "2.0" or not (method is None or isinstance(method, str)):
             raise NoMessage("it is no JSON-RPC 2.0")
+        if method is not None and messages.passes_for(method, messages.QUESTIONS):
+            raise NoMessage("its method is almost that of a question")
         if method is None and ("result" in message) == ("error" in message):
             raise NoMessage("it is neither an answer nor a request")
         return message
@@ -333,15 +346,19 @@ class Answering:
             if found is None:
                 return await catalogue.resumed(x, call, data, self._desk)
             call = found
-        elif messages.identity(message.get("id")) == call.id:
+        elif messages.identity(message.get("id")) != call.id:  # its client would take it for the answer to another one
+            raise NoMessage("it answers another request")
+        else:
             self._answered = True
             if not self._until:  # many clients leave now: what they have got is theirs
                 self._until = asyncio.get_running_loop().time() + _LINGERS
                 self._lifeline.release()
+        if self._settings.results == "checked" and call.method in _LATER:
+            return catalogue.late(x, call)
         if "error" in message:
             return data if call.endpoint.passes else await catalogue.returned(x, call, data, self._desk)
         result = message["result"]
-        if call.era == "modern" and isinstance(result, dict) and result.get("resultType") == "input_required":
+        if call.era == "modern" and isinstance(result, dict) and _asks(result):
             try:
                 await granted(x, call, result, self._desk)
             except Exception as error:

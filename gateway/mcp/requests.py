@@ -130,7 +130,7 @@ async def granted(x: Exchange, call: McpCall, result: Mapping[str, Any], desk: D
         raise MalformedCall("The server asks for input in a way that cannot be read.")
     for each in asked.values():
         method = each.get("method") if isinstance(each, dict) else None
-        if not isinstance(method, str):
+        if not isinstance(method, str) or messages.passes_for(method, messages.QUESTIONS):
             raise MalformedCall("The server asks for input in a way that cannot be read.")
         if method in messages.QUESTIONS:
             await desk.within(x, messages.question(call.target, each, orjson.dumps(each), call), carried)

@@ -92,6 +92,13 @@ def test_an_answer_of_the_other_era_says_whether_it_is_complete(result: dict[str
     assert orjson.loads(joined.from_modern(modern)) == message
 
 
+@pytest.mark.parametrize("kind", ["input_required", "task", None, {}])
+def test_a_legacy_server_has_no_other_kind_of_result(kind: object) -> None:
+    asks = {"resultType": kind, "inputRequests": {"a": {"method": "elicitation/create", "params": {}}}}
+    modern = joined.from_legacy(orjson.dumps({"jsonrpc": "2.0", "id": "x", "result": asks}))
+    assert orjson.loads(modern)["result"]["resultType"] == "complete"
+
+
 def test_what_a_legacy_client_could_not_answer_is_an_error_for_it() -> None:
     asked = {"jsonrpc": "2.0", "id": "x", "result": {"resultType": "input_required", "inputRequests": {}}}
     told = orjson.loads(joined.from_modern(orjson.dumps(asked)))

@@ -65,10 +65,27 @@ def test_what_is_the_protocols_own_passes(method: str) -> None:
     assert read(request(method, {})).endpoint.passes
 
 
-def test_a_notification_of_an_act_is_no_act() -> None:
-    call = read({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "echo"}})
-    assert call.endpoint.passes
-    assert call.id == b""
+@pytest.mark.parametrize("method", sorted(messages.ACTS))
+def test_a_call_is_no_notification(method: str) -> None:
+    with pytest.raises(ProtocolBreach, match="needs an `id`"):
+        read({"jsonrpc": "2.0", "method": method, "params": {"name": "echo", "uri": "memo://a"}})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "Tools/Call",
+        "tools/call ",
+        "tools/call\0",
+        "tools//call",
+        "\uff34ools/call",
+        "tools/call\u200b",
+        "resources/Read",
+    ],
+)
+def test_what_is_almost_the_method_of_a_call_is_refused(method: str) -> None:
+    with pytest.raises(ProtocolBreach, match="almost that of a call"):
+        read(request(method, {"name": "echo"}))
 
 
 @pytest.mark.parametrize(

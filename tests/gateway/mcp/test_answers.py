@@ -543,3 +543,73 @@ async def test_a_trace_in_the_message_is_the_calls() -> None:
         assert asked.headers["traceparent"] == PARENT
         (intent,) = [each for each in at.gate.ledger.records if each["record"] == "intent"]
         assert intent["trace_id"] == PARENT[3:35]
+
+
+# What is no answer to what was asked
+
+
+def judged(document: Mapping[str, Any]) -> Decision:
+    return DENIED if document["call"].get("phase") == "result" else ALLOWED
+
+
+SECRET = {"content": [{"type": "text", "text": "a secret"}]}
+
+
+@pytest.mark.parametrize("kind", [JSON, STREAM])
+@pytest.mark.parametrize("modern", [False, True])
+async def test_an_answer_to_another_request_does_not_pass(modern: bool, kind: Mapping[str, str]) -> None:
+    body = answer(SECRET, identity=5)
+    async with front((200, kind, event(body) if kind is STREAM else body), script=judged, results="checked") as at:
+        headers = at.headers(modern=modern, method="ping")
+        _, _, told = await at.say(request("ping", modern=modern), headers)
+        assert b"a secret" not in told
+        assert b"cannot be understood" in told
+
+
+async def test_no_answer_comes_with_what_is_none_to_a_notification() -> None:
+    async with front((200, STREAM, event(answer(SECRET, identity=5))), script=judged, results="checked") as at:
+        _, _, told = await at.say(orjson.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+        assert b"a secret" not in told
+
+
+@pytest.mark.parametrize("identity", [1, None, "server-error", 5])
+async def test_an_error_with_a_status_is_checked_as_any_answer_and_is_the_calls_own(identity: Any) -> None:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": identity, "error": {"code": -32603, "message": "a secret"}})
+    async with front((400, JSON, body)) as at:
+        assert error((await at.say(request()))[2]) == (-32603, 1)
+        assert (await at.gate.ledger.outcome())["tool_error"]
+    async with front((400, JSON, body), script=judged, results="checked") as at:
+        assert b"a secret" not in (await at.say(request()))[2]
+
+
+async def test_a_result_does_not_pass_beside_an_error() -> None:
+    async with front((400, JSON, answer(SECRET, error={})), script=judged, results="checked") as at:
+        assert b"a secret" not in (await at.say(request()))[2]
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/list", "tasks/result"])
+async def test_what_came_of_a_servers_task_is_no_way_around_the_check_of_results(method: str) -> None:
+    async with front((200, JSON, answer(SECRET)), script=judged, results="checked") as at:
+        _, _, told = await at.say(request(method, taskId="t-1"))
+        assert error(told) == (403, 1)
+        assert b"a secret" not in told
+
+
+@pytest.mark.parametrize("method", ["Sampling/CreateMessage", "sampling/createMessage ", "elicitation//create"])
+async def test_what_is_almost_a_question_does_not_pass(method: str) -> None:
+    asks = orjson.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": {}})
+    async with front((200, STREAM, event(asks) + event(answer()))) as at:
+        assert method.encode() not in (await at.say(request()))[2]
+    asked = answer({"resultType": "input_required", "inputRequests": {"a": {"method": method, "params": {}}}})
+    async with front((200, JSON, asked)) as at:
+        assert method.encode() not in (await at.say(request(modern=True), modern=True))[2]
+
+
+async def test_what_a_servers_task_asks_for_is_decided_on_too() -> None:
+    asks = {"a": {"method": "elicitation/create", "params": {"message": "Your key?"}}}
+    told = answer({"resultType": "complete", "status": "input_required", "inputRequests": asks})
+    async with front((200, JSON, told), script=DENIED) as at:
+        headers = at.headers(modern=True, method="tasks/get", named="t-1")
+        _, _, body = await at.say(request("tasks/get", modern=True, taskId="t-1"), headers, modern=True)
+        assert b"Your key?" not in body
+        assert error(body) == (403, 1)
