@@ -36,13 +36,14 @@ def here(text: str, gateway: Gateway) -> str:
 
 
 def test_the_curl_lines_do_what_is_said_of_them(demo: Gateway) -> None:
-    allowed, refused, held = (
+    allowed, refused, held, found = (
         json.loads(subprocess.run(["sh", "-ec", here(text, demo)], capture_output=True, check=True, timeout=20).stdout)
         for text in blocks("sh", "curl")
     )
     assert allowed["choices"][0]["message"]["content"]
     assert refused["error"]["code"] == "policy_denied"
     assert held["error"]["code"] == "approval_pending"
+    assert [each["id"] for each in found["items"]] == [1]
 
 
 @pytest.mark.parametrize("library", ["openai", "anthropic"])
@@ -51,6 +52,14 @@ def test_the_python_examples_print_an_answer(demo: Gateway, library: str) -> Non
     done = subprocess.run([sys.executable, "-c", here(text, demo)], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "hello" in done.stdout
+
+
+def test_the_mcp_example_lists_tools_and_calls_one(demo: Gateway) -> None:
+    (text,) = blocks("python", "from mcp.client ")
+    done = subprocess.run([sys.executable, "-c", here(text, demo)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['searchTickets', 'getTicket', 'refund']"), done.stdout
+    assert "Invoice is wrong" in done.stdout
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
