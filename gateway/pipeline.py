@@ -365,6 +365,8 @@ class Pipeline:
         """
         assert x.decision is not None, "a call is decided before it is held"
         if x.decision.effect is not Effect.NEEDS_APPROVAL:
+            if isinstance(x.call, McpCall) and x.call.asked is not None:
+                await self._asked_for(x)
             return True
         try:
             x.grant = await self.holds.allow(x)
@@ -382,6 +384,15 @@ class Pipeline:
             await self.as_approved(x)
         await self.confirm(x)
         return True
+
+    async def _asked_for(self, x: Exchange) -> None:
+        """What its client was asked for when it was held was for this call. Raises ProtocolBreach, Denied."""
+        assert x.decision is not None, "a call is decided before it is held"
+        try:
+            await mcp_waiting.check_asked(x, self.holds)
+        except Unbindable as error:
+            x.decision = _denied(x.decision, str(error))
+            raise Denied(x.decision) from None
 
     async def as_approved(self, x: Exchange) -> None:
         """The call is what people have seen, and so is its tool. Raises ApprovalDenied, MalformedCall, and where its

@@ -68,16 +68,22 @@ def restored(x: Exchange, call: HeldCall, *, free: bool) -> McpCall:
     return message
 
 
-async def patience(x: Exchange, holds: Holds) -> Patience:
-    """As the operator and the client say. Raises ProtocolBreach for what was asked for another call, Unbindable."""
-    call, settings = x.call, holds.settings
-    assert isinstance(call, McpCall), "whoever speaks MCP makes such calls"
-    if call.asked is not None and call.asked.key != await holds.key(x):
+async def check_asked(x: Exchange, holds: Holds) -> None:
+    """What the client brings back is of this call: its server's own state, which was kept with it, as well. Raises
+    ProtocolBreach, Unbindable."""
+    if isinstance(x.call, McpCall) and x.call.asked is not None and x.call.asked.key != await holds.key(x):
         raise ProtocolBreach(
             "This `requestState` belongs to another call, or to another definition of the tool. Send the call again "
             "without it.",
             INVALID_PARAMS,
         )
+
+
+async def patience(x: Exchange, holds: Holds) -> Patience:
+    """As the operator and the client say. Raises ProtocolBreach for what was asked for another call, Unbindable."""
+    call, settings = x.call, holds.settings
+    assert isinstance(call, McpCall), "whoever speaks MCP makes such calls"
+    await check_asked(x, holds)
     way = held.way(call, settings.link is not None)
     detached = way is Way.TASK
     led = way is Way.PAGE and (call.asked is None or not call.asked.went) and not _too_much(call)

@@ -211,6 +211,16 @@ async def test_what_was_asked_for_one_call_is_refused_for_another() -> None:
         assert (len(stage.store.kept), stage.bank.paid) == (1, [])
 
 
+async def test_what_was_asked_for_one_call_is_refused_with_one_that_nobody_has_to_allow() -> None:
+    async with staged(LINK) as stage:
+        _, _, message = await stage.say("pay", {"amount": 7}, LEADS)
+        headers = ("accept: application/json, text/event-stream", "mcp-name: memo://a")
+        again = {"uri": "memo://a", "requestState": state_of(message), "inputResponses": WENT}
+        status, _, message = await stage.say("resources/read", None, LEADS, *headers, **again)
+        assert (status, message["error"]["code"]) == (400, -32602)
+        assert "belongs to another call" in message["error"]["message"]
+
+
 async def test_what_was_asked_too_long_ago_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged(LINK, decide_within="10s") as stage:
         _, _, message = await stage.say("pay", {"amount": 7}, LEADS)
