@@ -87,7 +87,7 @@ def check_spelling(arguments: Mapping[str, Any], members: Set[str]) -> None:
         return
     seen: dict[str, str] = {}
     for key in arguments.keys() - members:
-        plain = _without_case(key)
+        plain = without_case(key)
         if plain in members:
             raise MalformedCall(
                 f"The key {_excerpt(key)} must be spelled {plain!r}: some readers take the two for one."
@@ -230,7 +230,7 @@ def _reason(text: str) -> str:
     return f"the key {_excerpt(key)} is given twice in one object, the second time at line {line} column {column}"
 
 
-def _without_case(key: str) -> str:
+def without_case(key: str) -> str:
     """The one spelling of all that some reader takes for the same: even the long s, the Kelvin sign, i without its dot
     and I with one."""
     return key.upper().casefold().replace("\u0307", "")

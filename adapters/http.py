@@ -39,6 +39,10 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _CHARSET: Final = re.compile(r"""[;\s]charset\s*=\s*["']?([^"';\s]*)""", re.IGNORECASE)
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"
 """What may stand before a JSON text, in any encoding that some readers guess."""
+_ODD: Final = re.compile(r"[. \[]")
+_METHODS: Final = frozenset({"_method", "x-http-method", "x-http-method-override", "x-method-override"})
+"""Arguments that Rails, Laravel, Symfony and others take for the method, where they are sent by POST."""
+_METHOD_PART: Final = re.compile(rb"""\bname\s*=\s*["']?_method\b""", re.IGNORECASE)
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
@@ -98,6 +102,7 @@ def read(
                 raise MalformedCall(f"The argument {_excerpt(name)} is given in two places, with different values.")
     if arguments:
         check_spelling(arguments, _NO_NAMES)
+        _check_names((*parameters, *fields), arguments, method)
     operation = described.name if described is not None else f"{method} {path}"
     return HttpCall(
         "tool", "http", tool, operation, None, arguments, text, FREE if free else PAID,
@@ -175,6 +180,23 @@ def _error(refusal: Refusal) -> Mapping[str, Any]:
     return {"error": {**refusal.details, **error}}
 
 
+def _check_names(texts: Pairs, arguments: Mapping[str, Any], method: str) -> None:
+    """Refuses names of the query and the form that some servers take for one with another argument's, and an argument
+    that makes another method of the request's. Raises MalformedCall."""
+    for name in arguments:
+        if name.lower() in _METHODS and str(arguments[name]).upper() != method:
+            raise MalformedCall(f"Some servers take the argument {_excerpt(name)} for the method; send the real one.")
+    odd = {name for name, _ in texts if _ODD.search(name)}
+    if not odd:
+        return
+    whole: dict[str, str] = {}
+    for name in sorted(arguments, key=lambda name: "[" in name):
+        in_brackets = "[" in name and "]" in name
+        other = whole.get(urls.plain(name), name) if in_brackets else whole.setdefault(urls.plain(name), name)
+        if other != name and (name in odd or other in odd):
+            raise MalformedCall(f"The parameters {_excerpt(other)} and {_excerpt(name)} are one to some servers.")
+
+
 def _content_type(headers: Headers) -> str:
     found = [value for name, value in headers if name == b"content-type"]
     if len(found) > 1:
@@ -195,6 +217,8 @@ def _said(body: bytes, content_type: str) -> tuple[Shape, dict[str, Any], bytes,
     if not kind or "," in content_type:
         raise MalformedCall("The body has no content type that can be relied on; say what it is.")
     charset = _CHARSET.search(content_type)
+    if charset is not None and _CHARSET.search(content_type, charset.end()) is not None:
+        raise MalformedCall("The content type has two charsets. Send one.")
     if _JSON.fullmatch(kind):
         if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
             raise MalformedCall("The body says that it is no UTF-8; JSON is.")
@@ -209,8 +233,10 @@ def _said(body: bytes, content_type: str) -> tuple[Shape, dict[str, Any], bytes,
             raise MalformedCall("The form says that it is no UTF-8.")
         fields = urls.pairs(body, "form")
         return "form", dict(_values(fields)), urls.written(fields), fields
-    if not kind.startswith("multipart/") and body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"["):
+    if body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"["):
         raise MalformedCall("The body looks like JSON and says that it is not. Send it as application/json.")
+    if kind.startswith("multipart/") and _METHOD_PART.search(body):
+        raise MalformedCall("The body has a part `_method`, which some servers take for the method.")
     digest = hashlib.sha256(body).hexdigest()
     return "opaque", {"body": {"sha256": digest, "bytes": len(body), "content_type": content_type}}, body, ()
 

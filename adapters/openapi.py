@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from adapters.body import without_case
 from adapters.errors import MalformedCall
 from adapters.mcp.schemas import Schema, UnusableSchema
 
@@ -88,6 +89,9 @@ class Operation:
     schema: Schema | None = field(default=None, repr=False)
     """What `{"path", "query", "body"}` of a call are held against."""
 
+    spellings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Its arguments as some readers spell them, in no case, and as they are spelled."""
+
     @property
     def members(self) -> Mapping[str, Any] | None:
         """The properties of a body that is an object with its properties listed; None for any other."""
@@ -136,6 +140,10 @@ class Described:
         for each in operation.parameters:
             if each.required and each.name not in (self.in_path if each.where == "path" else query):
                 raise MalformedCall(f"{operation.name} needs the {each.where} parameter `{each.name}`.")
+        for name in (*query, *(body if isinstance(body, dict) else ())):
+            known = operation.spellings.get(without_case(name), name)
+            if known != name and name not in operation.spellings.values():
+                raise MalformedCall(f"{operation.name} has `{known}`, which must be spelled so.")
         said: dict[str, Any] = {"path": self.in_path, "query": query}
         if not kind:
             if operation.body_required:
@@ -278,6 +286,8 @@ class _Reading:
         }
         if body is not None:
             sides["body"] = body
+        listed = body.get("properties") if body is not None else None
+        names = [*(each.name for each in used), *(listed if isinstance(listed, dict) else ())]
         components = self._needed(sides)
         try:
             schema = Schema({"properties": sides, "components": components})
@@ -286,7 +296,7 @@ class _Reading:
             return None
         return Operation(
             name or f"{method} {template}", method, template, text[0], text[1], used, body, required, kinds,
-            name is not None, components, schema,
+            name is not None, components, schema, {without_case(each): each for each in names},
         )  # fmt: skip
 
     def _parameter(self, at: Place, written: Any) -> Parameter | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+from adapters.body import without_case
 from adapters.errors import MalformedCall
 
 Pairs = tuple[tuple[str, str | None], ...]
@@ -26,6 +27,8 @@ _ENCODED_TWICE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _REPLACED: Final = "\ufffd"
 """What an undecodable byte of a path has become."""
 _MOST_PAIRS: Final = 1000
+_MANGLED: Final = str.maketrans(". [", "___")
+"""PHP makes underscores of these where it makes variables of parameters."""
 
 
 def check_raw(path: bytes) -> None:
@@ -76,12 +79,23 @@ def pairs(text: bytes, what: str) -> Pairs:
             continue
         name, equals, value = piece.partition(b"=")
         decoded = _decoded(name, what)
-        if not decoded or not decoded.isprintable():
-            raise MalformedCall(f"The {what} has a parameter whose name is empty or not to be seen.")
+        if not decoded or not decoded.isprintable() or decoded != decoded.strip(" "):
+            raise MalformedCall(
+                f"The {what} has a parameter whose name is empty, not to be seen or begins with a space."
+            )
         found.append((decoded, _decoded(value, what) if equals else None))
     if len(found) > _MOST_PAIRS:
         raise MalformedCall(f"The {what} has more than {_MOST_PAIRS} parameters.")
     return tuple(found)
+
+
+def plain(name: str) -> str:
+    """What a name of a query or a form is to those servers that read the most into it: `user.id`, `user id`, `User_ID`,
+    `user_id[]` and `user_id[x]` are all one parameter to some."""
+    root, bracket, rest = name.partition("[")
+    if bracket and "]" not in rest:
+        root = name
+    return without_case(root.translate(_MANGLED))
 
 
 def written(found: Iterable[tuple[str, str | None]]) -> bytes:

@@ -33,6 +33,7 @@ from gateway.mcp.sessions import SealsUnavailable
 from gateway.mcp.upstream import Answer, HttpUpstream, Upstream, reached
 from gateway.problems import TargetFailed, TargetTimeout
 from gateway.reply import Reply
+from gateway.tools.conceal import spellings
 from gateway.tools.desk import Desk
 from policies.approvals import HeldCall
 
@@ -71,7 +72,8 @@ class McpServer:
     @property
     def secrets(self) -> Sequence[bytes]:
         """What the server is shown, and no agent may see."""
-        return self.upstream.secrets if isinstance(self.upstream, HttpUpstream | ChildUpstream) else ()
+        known = self.upstream.secrets if isinstance(self.upstream, HttpUpstream | ChildUpstream) else ()
+        return [spelled for each in known for spelled in spellings(each)]
 
     async def read(self, x: Exchange, body: bytes, rest: str, desk: Desk) -> ToolCall:
         if rest:

@@ -82,8 +82,8 @@ class HttpTool:
         self._paths = re.compile("|".join(_pattern(each) for each in settings.paths))
         self._headers = _ONWARD | {name.encode() for name in settings.headers}
         self._described = operations.Described(settings.openapi) if settings.openapi is not None else None
-        self._credential, self._pair = _credential(settings)
-        self._in_query = urls.pairs(self._pair, "query")[0][0].casefold() if self._pair else ""
+        self._credential, self._pair, self._secret = _credential(settings)
+        self._in_query = urls.plain(urls.pairs(self._pair, "query")[0][0]) if self._pair else ""
         timeouts = Timeouts(
             connect=min(_CONNECT, settings.timeout),
             first_byte=settings.timeout,
@@ -139,7 +139,7 @@ class HttpTool:
         if described is None and self.settings.only_described:
             raise UnknownEndpoint(f"The tool {name} has no operation {method} {path[:200]!r}.")
         call = http.read(name, method, path, query, headers, body, described, free=self._free)
-        if self._in_query and any(each.casefold() == self._in_query for each, _ in call.parameters):
+        if self._in_query and any(urls.plain(each) == self._in_query for each, _ in call.parameters):
             raise MalformedCall("The query has the parameter in which the gateway shows its own credential.")
         return call
 
@@ -214,9 +214,7 @@ class HttpTool:
     @property
     def secrets(self) -> list[bytes]:
         """What the tool is shown, and no agent may see."""
-        own = self.settings.credential
-        known = [*self._credential.secrets, *([own.value.reveal().encode("latin-1")] if own is not None else [])]
-        return [each for each in known if len(each) >= _LEAST_SECRET]
+        return [each for each in (*self._credential.secrets, self._secret) if len(each) >= _LEAST_SECRET]
 
     async def _sent(self, x: Exchange, call: HttpCall, target: bytes, headers: Headers) -> carrier.Reply:
         """The beginning of an answer, after another try where that cannot do it twice. Raises CarrierError."""
@@ -340,7 +338,8 @@ class HttpTool:
                 return None
             below = path[len(self._base) :] or "/"
             urls.check_path(below)
-            query = urls.written(urls.pairs(parts.query.encode(), "query"))
+            told = urls.pairs(parts.query.encode(), "query")
+            query = urls.written(pair for pair in told if urls.plain(pair[0]) != self._in_query or not self._in_query)
         except (ValueError, MalformedCall):
             return None
         return f"{http.PATH}{self.settings.name}{urls.encoded(below)}".encode() + (b"?" + query if query else b"")
@@ -368,14 +367,17 @@ class HttpTool:
         """Nothing is kept for an agent."""
 
 
-def _credential(settings: ToolSettings) -> tuple[Credential, bytes]:
-    """What the gateway shows the tool: in headers, and as a part of the query. Raises SecretMissing."""
+def _credential(settings: ToolSettings) -> tuple[Credential, bytes, bytes]:
+    """What the gateway shows the tool, in headers and as a part of the query; and the secret in `credential`. It is read
+    once: the tool is shown the same until the next reload. Raises SecretMissing."""
     own = settings.credential
     if own is None:
-        return credential(settings), b""
+        return credential(settings), b"", b""
+    value = own.value.reveal()
+    secret = value.encode("latin-1")
     if own.header is not None:
-        return Fixed([(own.header.encode(), own.value.reveal().encode("latin-1"))]), b""
-    return Fixed([]), urls.written([(str(own.query), own.value.reveal())])
+        return Fixed([(own.header.encode(), secret)]), b"", secret
+    return Fixed([]), urls.written([(str(own.query), value)]), secret
 
 
 def _kind(headers: Headers) -> bytes:

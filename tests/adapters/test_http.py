@@ -244,3 +244,63 @@ def test_any_bytes_are_a_call_or_refused(query: bytes, body: bytes, headers: Hea
     except MalformedCall:
         return
     assert orjson.loads(call.body) == call.arguments
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "body"),
+    [
+        (b"amount=1&amount[]=1000", JSON, b""),
+        (b"amount[]=1000", JSON, b'{"amount":1}'),
+        (b"amount=1", FORM, b"amount[x]=1000"),
+        (b"user_id=1&user.id=2", JSON, b""),
+        (b"user_id=1&user+id=2", JSON, b""),
+        (b"user_id=1&user[id=2", JSON, b""),
+        (b"%20amount=1000", JSON, b""),
+        (b"user_id=1&User.ID[]=2", JSON, b""),
+    ],
+)
+def test_parameters_that_are_one_to_some_servers_are_refused(query: bytes, headers: Headers, body: bytes) -> None:
+    with pytest.raises(MalformedCall):
+        read(query=query, headers=headers, body=body)
+
+
+@pytest.mark.parametrize("query", [b"page[size]=1&page[number]=2", b"a[]=1&a[]=2", b"a.b=1&a.c=2", b"a.b=1&a.b=2"])
+def test_names_with_brackets_and_dots_are_names(query: bytes) -> None:
+    assert read(query=query).arguments
+
+
+PART = b'--b\r\ncontent-disposition: form-data; name="_method"\r\n\r\nDELETE\r\n--b--'
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "body"),
+    [
+        (b"_method=DELETE", JSON, b""),
+        (b"", FORM, b"_METHOD=delete"),
+        (b"", JSON, b'{"_method":["DELETE"]}'),
+        (b"x-http-method-override=PUT", JSON, b""),
+        (b"", [(b"content-type", b"multipart/form-data; boundary=b")], PART),
+    ],
+)
+def test_an_argument_does_not_make_another_method(query: bytes, headers: Headers, body: bytes) -> None:
+    with pytest.raises(MalformedCall, match="for the method"):
+        read(query=query, headers=headers, body=body)
+
+
+def test_an_argument_may_say_the_method_that_it_is() -> None:
+    assert read(query=b"_method=post").arguments == {"_method": "post"}
+
+
+@pytest.mark.parametrize(
+    "kind", [b"multipart/form-data; boundary=b", b"application/json; charset=utf-8; charset=utf-7"]
+)
+def test_json_that_says_two_things_of_itself_is_refused(kind: bytes) -> None:
+    with pytest.raises(MalformedCall):
+        read(headers=[(b"content-type", kind)], body=b'{"amount":1}')
+
+
+def test_arguments_of_a_document_are_spelled_as_it_spells_them() -> None:
+    found = operations(DOCUMENT).find("PATCH", "/tickets/7")
+    assert found is not None
+    with pytest.raises(MalformedCall, match="`limit`"):
+        http.read("crm", "PATCH", "/tickets/7", b"Limit=5000", JSON, b"", found, free=True)

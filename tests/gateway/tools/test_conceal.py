@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,3 +35,21 @@ def test_several_secrets_are_masked_side_by_side() -> None:
     concealer = Concealer([b"first-one", b"second-one"])
     assert concealer.feed(b"first-one, sec") == b"*********, "
     assert concealer.whole(b"ond-one!") == b"**********!"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        rb"ab/c+d&e==f",
+        rb"ab%2Fc%2Bd%26e%3D%3Df",
+        rb"ab/c%2Bd%26e%3D%3Df",
+        rb"ab%2fc%2bd%26e%3d%3df",
+        rb"ab\/c+d&e==f",
+        rb"ab/c+d\u0026e==f",
+        rb"ab/c\u002Bd\u0026e==f",
+        rb"ab/c+d&amp;e==f",
+    ],
+)
+def test_it_is_masked_as_urls_and_json_and_pages_spell_it(spelled: bytes) -> None:
+    concealer = Concealer([b"ab/c+d&e==f"])
+    assert concealer.whole(b'{"url":"/?key=' + spelled + b'"}') == b'{"url":"/?key=' + b"*" * len(spelled) + b'"}'

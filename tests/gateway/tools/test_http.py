@@ -175,6 +175,44 @@ async def test_a_credential_in_the_query_is_the_gateways_alone() -> None:
         assert all("secret" not in json.dumps(document) for document in it.gate.engine.documents)
 
 
+ODD_SECRET = "a+b/c==x&q%41"
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+async def test_a_credential_is_masked_as_a_url_and_json_spell_it(escaped: bool) -> None:
+    async def repeats(wire: Wire, came: Came) -> None:
+        said = json.dumps({"url": came.target, "key": ODD_SECRET}).encode()
+        said = said.replace(b"/", rb"\/") if escaped else said
+        head = b"HTTP/1.1 200 OK\r\nx-url: %b\r\ncontent-length: %d\r\n\r\n" % (came.target.encode(), len(said))
+        await wire.send(head + said)
+
+    async with stage(repeats, credential={"query": "api_key", "value": ODD_SECRET}) as it:
+        answer = await it.call("GET", "/x")
+        assert (
+            answer.json() == {"url": "/x?api_key=" + "*" * len("a%2Bb/c%3D%3Dx%26q%2541"), "key": "*" * 13} or escaped
+        )
+        assert "b/c" not in unquote(answer.headers["x-url"]) + unquote(answer.text).replace("\\", "")
+
+
+async def test_a_redirect_does_not_carry_the_credential_that_stood_in_the_query() -> None:
+    async def moves(wire: Wire, came: Came) -> None:
+        place = came.target.replace("old", "new").encode()
+        await wire.send(b"HTTP/1.1 302 Found\r\nlocation: %b\r\ncontent-length: 0\r\n\r\n" % place)
+
+    async with stage(moves, credential={"query": "api_key", "value": ODD_SECRET}) as it:
+        answer = await it.call("GET", "/old?page=2")
+        assert answer.headers["location"] == "/tools/crm/new?page=2"
+
+
+async def test_a_rotated_credential_is_masked_as_it_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-key-at-the-start")
+    async with stage(credential={"query": "api_key", "value": f"file:{file}"}) as it:
+        file.unlink()
+        answer = await it.call("GET", "/x")
+        assert answer.json()["target"] == "/x?api_key=" + "*" * len("the-key-at-the-start")
+
+
 @pytest.mark.parametrize(
     ("location", "there"),
     [
