@@ -50,8 +50,8 @@ class Concealer:
 
 @lru_cache(maxsize=256)
 def spellings(secret: bytes) -> tuple[bytes, ...]:
-    """A secret as it stands in what repeats it: as it is, in a URL, in a JSON text, in a page; the longest first, so that
-    none of them is cut short by another."""
+    """A secret as it stands in what repeats it: as it is, in a URL, in JSON, in a page. The longest is first, so that
+    none is cut short by another."""
     if _ALWAYS_THE_SAME.fullmatch(secret):
         return (secret,)
     text = secret.decode("latin-1")

@@ -368,8 +368,10 @@ class HttpTool:
 
 
 def _credential(settings: ToolSettings) -> tuple[Credential, bytes, bytes]:
-    """What the gateway shows the tool, in headers and as a part of the query; and the secret in `credential`. It is read
-    once: the tool is shown the same until the next reload. Raises SecretMissing."""
+    """What the gateway shows the tool, in headers and as a part of the query; and the secret in `credential`.
+
+    It is read once: the tool is shown the same until the next reload. Raises SecretMissing.
+    """
     own = settings.credential
     if own is None:
         return credential(settings), b"", b""
