@@ -33,7 +33,7 @@ from gateway.callids import CallIds
 from gateway.exchange import Exchange
 from gateway.lifeline import Lifeline
 from gateway.mcp import tasks
-from gateway.mcp.server import McpServer
+from gateway.mcp.server import McpServer, check_single
 from gateway.mcp.sessions import Session
 from gateway.problems import TargetFailed, problem_for
 from gateway.reply import Reply
@@ -141,7 +141,7 @@ class JoinedServer:
             raise UnknownEndpoint(f"Nothing is served below /mcp/{ALL}.")
         adapter = x.adapter
         assert isinstance(adapter, Mcp), "whoever asks at /mcp/ speaks MCP"
-        version = next((value.decode("latin-1") for name, value in x.headers if name == mirrors.VERSION), "")
+        version = mirrors.version_in(x.headers)
         era = messages.era_of(version)
         if x.method in ("GET", "DELETE") and era == "legacy":
             call = messages.bare(ALL, x.method, era, version)
@@ -154,6 +154,7 @@ class JoinedServer:
         else:
             raise MethodNotAllowed("POST" if era == "modern" else "GET, POST, DELETE")
         x.adapter = adapter.answering(call)
+        check_single(x.headers, era)
         if call.era == "modern":
             if call.id:
                 mirrors.check(x.headers, call.method, call.version, call.name or None)

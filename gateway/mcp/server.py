@@ -175,7 +175,6 @@ class McpServer:
 
     def _message(self, x: Exchange, body: bytes, adapter: Mcp) -> McpCall:
         """Raises ProtocolBreach, MethodNotAllowed."""
-        names = [name for name, _ in x.headers if name in _SINGLE]
         version = mirrors.version_in(x.headers)
         era = messages.era_of(version)
         if x.method in ("GET", "DELETE") and era == "legacy":
@@ -188,12 +187,8 @@ class McpServer:
                 raise
         else:
             raise MethodNotAllowed("POST" if era == "modern" else "GET, POST, DELETE")
-        if len(names) != len(set(names)):
-            x.adapter = adapter.answering(call)
-            twice = next(name for name in names if names.count(name) > 1).decode()
-            raise ProtocolBreach(
-                f"The header {twice} is given twice.", mirrors.MISMATCH if era == "modern" else messages.INVALID
-            )
+        x.adapter = adapter.answering(call)
+        check_single(x.headers, era)
         return call
 
     def _attach(self, x: Exchange, call: McpCall, desk: Desk) -> None:
@@ -277,6 +272,16 @@ class McpServer:
         if call.upstream:
             lines.append((b"mcp-session-id", call.upstream.encode("latin-1")))
         return lines
+
+
+def check_single(headers: Headers, era: messages.Era) -> None:
+    """Headers that must not come twice do not. Raises ProtocolBreach."""
+    names = [name for name, _ in headers if name in _SINGLE]
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1).decode()
+        raise ProtocolBreach(
+            f"The header {twice} is given twice.", mirrors.MISMATCH if era == "modern" else messages.INVALID
+        )
 
 
 def _whose(x: Exchange) -> str:

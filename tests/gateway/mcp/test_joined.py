@@ -274,6 +274,9 @@ async def test_a_session_of_all_is_none_of_one_and_the_other_way_round() -> None
             assert (await post("all", "tools/list", of_one)).status_code == 404
             assert (await post("old", "tools/list", of_all)).status_code == 404
             assert (await post("all", "tools/list")).status_code == 400
+            twice = [("mcp-session-id", of_all), ("mcp-session-id", of_one)]
+            message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            assert (await http.post(root + "all", json=message, headers=twice)).status_code == 400
             answer = await post("all", "tools/call", of_all, name="old__echo", arguments={"text": "x"})
             assert answer.headers.get("mcp-session-id", of_all) == of_all, "no server's session is told outside"
             assert (await http.delete(root + "all", headers={"mcp-session-id": of_all})).status_code == 200
