@@ -286,17 +286,15 @@ class Pipeline:
 
     async def admit(self, x: Exchange) -> None:
         """The policy's answer, which knows how the agent stands; then a person's, who may have stopped it whatever the
-        policy allows. Raises as `decide` does, AgentPaused, AgentQuarantined.
+        policy says. Raises as `decide` does, AgentPaused, AgentQuarantined.
 
         A call that is further than this when its agent is stopped is cut.
         """
         assert x.agent is not None, "a call is identified before it is decided"
         try:
             await self.decide(x)
-        except Denied:
-            raise
         except Exception:
-            self.standings.check(x.agent)  # why the policy has not answered is nothing that an agent could wait for
+            self.standings.check(x.agent)  # what else is against the call is nothing that its agent could act on
             raise
         self.standings.check(x.agent)
 
