@@ -503,8 +503,17 @@ def _literal_first(operation: Operation) -> tuple[tuple[int, str], ...]:
 
 
 def _pattern(template: str) -> str:
-    parts = re.split(r"(\{[^{}/]+\})", template)
-    return "".join("([^/]+?)" if part.startswith("{") else re.escape(part) for part in parts)
+    """A template as a regular expression, in which a parameter ends where what follows it begins first. That is tried
+    once: paths are for agents to write, and with each parameter that could end elsewhere the tries would multiply."""
+    return "/".join(map(_segment, template.split("/")))
+
+
+def _segment(written: str) -> str:
+    first, *others = re.split(r"\{[^{}/]+\}", written)
+    if not others:
+        return re.escape(first)
+    inner = "".join(f"(?>([^/]+?){re.escape(each)})" for each in others[:-1])
+    return f"{re.escape(first)}{inner}([^/]+?){re.escape(others[-1])}"
 
 
 def _covers(wanted: str, kind: str) -> bool:

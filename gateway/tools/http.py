@@ -64,6 +64,7 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REPEATABLE: Final = _SAFE | {"PUT", "DELETE"}
 _EVENTS: Final = b"text/event-stream"
 _PLACES: Final = (b"location", b"content-location")
+_ANY_SEGMENTS: Final = "(?:/[^/]*)*"
 _CONNECT: Final = 5.0
 _LEAST_SECRET: Final = 8
 """Characters of the shortest credential that is masked in answers; a shorter one would mask half of them."""
@@ -79,7 +80,7 @@ class HttpTool:
         self._base = base
         self._free = settings.price is None
         self._methods = frozenset(settings.methods)
-        self._paths = re.compile("|".join(_pattern(each) for each in settings.paths))
+        self._paths = re.compile("|".join(path_pattern(each) for each in settings.paths))
         self._headers = _ONWARD | {name.encode() for name in settings.headers}
         self._described = operations.Described(settings.openapi) if settings.openapi is not None else None
         self._credential, self._pair, self._secret = _credential(settings)
@@ -397,14 +398,28 @@ async def _pieces(answer: carrier.Reply) -> None:
         pass
 
 
-def _pattern(written: str) -> str:
-    """A pattern of the configuration as a regular expression."""
-    parts = []
-    for segment in written.split("/")[1:]:
-        if segment == "**":
-            parts.append("(?:/[^/]*)*")
-        elif segment == "*":
-            parts.append("/[^/]+")
-        else:
-            parts.append("/" + "[^/]*".join(map(re.escape, segment.split("*"))))
-    return "(?:" + "".join(parts) + ")"
+def path_pattern(written: str) -> str:
+    """A pattern of the configuration as a regular expression.
+
+    What stands between two stars is looked for once, where it comes first: with each star that could reach further the
+    tries would multiply, and paths are for agents to write.
+    """
+    first, *others = re.split(r"/\*\*(?=/|\Z)", written)
+    if not others:
+        return f"(?:{_segments(first)})"
+    inner = "".join(rf"(?>{_ANY_SEGMENTS}?{_segments(each)}(?=/|\Z))" for each in others[:-1])
+    return f"(?:{_segments(first)}{inner}{_ANY_SEGMENTS}{_segments(others[-1])})"
+
+
+def _segments(written: str) -> str:
+    return "".join(map(_segment, written.split("/")[1:]))
+
+
+def _segment(written: str) -> str:
+    if written == "*":
+        return "/[^/]+"
+    first, *others = map(re.escape, written.split("*"))
+    if not others:
+        return f"/{first}"
+    inner = "".join(f"(?>[^/]*?{each})" for each in others[:-1])
+    return f"/{first}{inner}[^/]*{others[-1]}"

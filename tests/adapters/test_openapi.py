@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -199,3 +200,13 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UnusableDocument) as caught:
         operations(document({"a": {}, "/b": {"get": 5}, "/c": {"get": {"operationId": ""}}}))
     assert len(caught.value.mistakes) == 3
+
+
+def test_no_path_takes_long_to_be_found_in_no_template() -> None:
+    table = operations({"openapi": "3.1.0", "paths": {"/t/{x}-{y}-{z}.json": {"get": {"operationId": "tile"}}}})
+    found = table.find("GET", "/t/1-2-3-4.json")
+    assert found is not None
+    assert found.in_path == {"x": "1", "y": "2", "z": "3-4"}
+    began = time.process_time()
+    assert table.find("GET", "/t/" + "-" * 16_000) is None
+    assert time.process_time() - began < 1

@@ -6,17 +6,23 @@ import asyncio
 import hashlib
 import json
 import random
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.assembly import assemble
+from gateway.tools.http import path_pattern
 from policies.decision import Effect
 from policies.errors import Undecided
 from policies.obligations import read as obligations
@@ -471,6 +477,35 @@ async def test_patterns_of_paths(pattern: str, path: str, fits: bool) -> None:
         assert ((await it.call("GET", path)).status_code == 200) == fits
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [("/**/x/**/x/**/y", "/x" * 16_000), ("/a*b*c*d*e", "/a" + "bcd" * 10_000), ("/**/a*b*c/**/y", "/abbb" * 6_000)],
+)
+def test_no_path_takes_long_to_be_found_unfit(pattern: str, path: str) -> None:
+    compiled = re.compile(path_pattern(pattern))
+    began = time.process_time()
+    assert compiled.fullmatch(path) is None
+    assert time.process_time() - began < 1
+
+
+@given(
+    st.lists(st.sampled_from(["**", "*", "a", "a*", "*b", "a*b*a", "*a*", ""]), min_size=1, max_size=5),
+    st.lists(st.text("ab", max_size=4), min_size=1, max_size=6),
+)
+def test_a_pattern_fits_what_its_stars_could_stand_for(pattern: list[str], path: list[str]) -> None:
+    def fits(wanted: list[str], segments: list[str]) -> bool:
+        if not wanted:
+            return not segments
+        if wanted[0] == "**":
+            return any(fits(wanted[1:], segments[count:]) for count in range(len(segments) + 1))
+        if not segments or (wanted[0] == "*" and not segments[0]):
+            return False
+        return fnmatchcase(segments[0], wanted[0]) and fits(wanted[1:], segments[1:])
+
+    matched = re.fullmatch(path_pattern("/" + "/".join(pattern)), "/" + "/".join(path))
+    assert (matched is not None) == fits(pattern, path)
+
+
 async def test_the_policys_obligations_change_what_is_sent() -> None:
     demanded = {"redact": ["/arguments/ssn"], "replace": {"/arguments/base": "develop"}, "headers": {"x-team": "a"}}
     script = replace(ALLOWED, obligations=obligations(demanded))
@@ -574,6 +609,35 @@ async def test_a_result_that_the_policy_does_not_let_pass_is_withheld(answer: by
         assert "The call was made, and its result is withheld." in withheld.json()["error"]["message"]
         assert len(it.tool.came) == 1
         assert (await it.gate.ledger.outcome())["result"] == "withheld"
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        (b'{"card":"1234"}', True),
+        (b'{"data":{"card":"1234"}}', False),
+        (b"[]", False),
+        (b"", False),
+    ],
+)
+async def test_a_result_in_which_a_redaction_leads_to_nothing_is_withheld_and_the_record_names_it(
+    said: bytes, *, passes: bool
+) -> None:
+    redact = _judged(obligations=obligations({"redact": ["/result/body/card"]}))
+    async with stage(JSON_ANSWER % (len(said), said), script=redact, results="checked") as it:
+        answer = await it.call("GET", "/people/1")
+        assert b"1234" not in answer.content
+        assert answer.status_code == (200 if passes else 403)
+        record = await it.gate.ledger.outcome()
+        assert record["result"] == ("redacted" if passes else "withheld")
+        assert ("/result/body/card" in record.get("detail", "")) is not passes
+
+
+async def test_every_element_of_an_empty_list_is_not_missed() -> None:
+    said = b'{"rows": [ ]}'
+    redact = _judged(obligations=obligations({"redact": ["/result/body/rows/*/card"]}))
+    async with stage(JSON_ANSWER % (len(said), said), script=redact, results="checked") as it:
+        assert (await it.call("GET", "/people")).content == said
 
 
 async def test_an_error_of_the_tool_is_counted_as_one() -> None:
