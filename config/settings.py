@@ -261,6 +261,12 @@ def _header_name(value: object) -> object:
     return name
 
 
+def _parameter_name(value: object) -> object:
+    if isinstance(value, str) and (not value.isprintable() or value != value.strip()):
+        raise mistaken("is not the name of a parameter", "Write for example api_key, without spaces around it.")
+    return value
+
+
 def _path_pattern(value: object) -> object:
     if isinstance(value, str):
         segments = value.split("/")
@@ -340,6 +346,8 @@ Variable = Annotated[str, BeforeValidator(_variable)]
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 """The name of a header that is neither the connection's nor says who calls; in lower case once loaded."""
 PathPattern = Annotated[str, BeforeValidator(_path_pattern)]
+ParameterName = Annotated[str, Field(min_length=1, max_length=256), BeforeValidator(_parameter_name)]
+"""The name of a parameter of a query."""
 Network = Annotated[str, BeforeValidator(_network)]
 """`public`, `private`, or addresses as CIDR."""
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
@@ -1024,7 +1032,7 @@ class CredentialSettings(Section):
     """What the gateway shows a plain HTTP tool in place of the agent's own key, where that is no bearer token."""
 
     header: HeaderName | None = Field(default=None, description="The header that it stands in.")
-    query: Text | None = Field(default=None, description="Or the query parameter.")
+    query: ParameterName | None = Field(default=None, description="Or the query parameter.")
     value: Secret = Field(description="The credential itself; it is masked where the tool's answers repeat it.")
 
     @model_validator(mode="after")
