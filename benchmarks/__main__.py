@@ -257,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("profile", help="show where the gateway spends its time")
     command.add_argument(
-        "--scenario", choices=list(SCENARIOS), default="small", help="under which load (default small)"
+        "--scenario", choices=[*SCENARIOS, *mcp.SCENARIOS], default="small", help="under which load (default small)"
     )
     command.add_argument("--seconds", type=float, default=5, help="for how long (default 5)")
     command.set_defaults(run=_profile)

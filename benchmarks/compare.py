@@ -77,10 +77,10 @@ def checked(running: Running, scenario: Scenario, upstream: int) -> str:
     """What is wrong with one call of the scenario, from its answer back to what the upstream got; or nothing."""
     headers = {
         "content-type": "application/json",
-        "authorization": f"Bearer {running.keys[0]}",
+        **({"authorization": f"Bearer {running.keys[0]}"} if running.keys[0] else {}),
         **dict((*running.headers, *scenario.headers)),
     }
-    if scenario.in_session:
+    if scenario.in_session and running.sessions[0]:
         headers[wrk.SESSION] = running.sessions[0]
     try:
         with httpx2.Client(timeout=60, trust_env=False) as client:

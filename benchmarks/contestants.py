@@ -14,7 +14,8 @@ FEW, MANY = 10, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contestant that serves: where, the keys that calls carry in turn, and headers that each call needs."""
+    """A contestant that serves: where, the keys that calls carry in turn (an empty one is not shown), and headers that
+    each call needs."""
 
     child: Child
     port: int

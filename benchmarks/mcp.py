@@ -1,12 +1,13 @@
 """Tool calls of MCP: who is measured with them, what is asked, and the tables of that run.
 
-Each contestant stands in front of `benchmarks.mcp_upstream`, and each call asks something else. In the legacy era a
-call belongs to a session, begun beforehand for each agent; in the modern one there are none.
+Each contestant stands in front of `benchmarks.mcp_upstream`. In the legacy era a call belongs to a session, begun
+beforehand for each agent; in the modern one there are none. Each call has its own id; whether it has arguments of its
+own too makes a difference to who remembers what was decided on them.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from benchmarks.table import GOAL_HEAD, HEAD, Goal, Results, Sample, goal_rows, 
 MODERN: Final = "2026-07-28"
 LEGACY: Final = "2025-11-25"
 SERVER: Final = "catalogue"
+PATH: Final = f"/mcp/{SERVER}"
 SERVER_SESSION: Final = b"0123456789abcdef0123456789abcdef"
 """The one session that the upstream knows."""
 
@@ -51,8 +53,8 @@ _ACCEPTED: Final = ("Accept", "application/json, text/event-stream")
 _CLIENT: Final = {"name": "benchmark", "version": "1.0"}
 
 
-def _call(meta: Mapping[str, object] | None, size: int = 1024) -> bytes:
-    """A `tools/call` of exactly `size` bytes."""
+def call(meta: Mapping[str, object] | None, *, new: bool = False, size: int = 1024) -> bytes:
+    """A `tools/call` of exactly `size` bytes, with arguments that are `new` each time or always the same."""
 
     def written(question: str) -> bytes:
         within = {"shelf": "scales", "years": [1999, 2026]}
@@ -64,7 +66,7 @@ def _call(meta: Mapping[str, object] | None, size: int = 1024) -> bytes:
         return json.dumps(message, separators=(",", ":")).encode()
 
     room = size - len(written(""))
-    return written((COUNT + " " + _WORDS * (room // len(_WORDS) + 1))[:room])
+    return written(((COUNT + " " if new else "") + _WORDS * (room // len(_WORDS) + 1))[:room])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class ToolScenario(Scenario):
             sent, got = (json.loads(each)["params"] for each in (self.body, body))
         except (ValueError, LookupError, TypeError):
             return "the upstream received something that is no call"
-        same = (got.get("name"), got.get("arguments")) == (sent["name"], sent["arguments"])
+        same = (got.get("name"), got.get("arguments")) == (TOOL["name"], sent["arguments"])
         return "" if same else "the upstream received another call than was sent"
 
 
@@ -101,24 +103,31 @@ _META: Final = {
     "io.modelcontextprotocol/clientInfo": _CLIENT,
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+_MIRRORS: Final = (
+    _ACCEPTED,
+    ("MCP-Protocol-Version", MODERN),
+    ("Mcp-Method", "tools/call"),
+    ("Mcp-Name", str(TOOL["name"])),
+)
 SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
         ToolScenario(
             "modern",
-            f"tools/call of {MODERN}, answered in JSON, 1 KB requests",
-            _call(_META),
-            headers=(
-                _ACCEPTED,
-                ("MCP-Protocol-Version", MODERN),
-                ("Mcp-Method", "tools/call"),
-                ("Mcp-Name", TOOL["name"]),
-            ),
+            f"tools/call of {MODERN}, answered in JSON, 1 KB requests, the same arguments",
+            call(_META),
+            headers=_MIRRORS,
+        ),
+        ToolScenario(
+            "new",
+            f"tools/call of {MODERN}, answered in JSON, 1 KB requests, arguments new each time",
+            call(_META, new=True),
+            headers=_MIRRORS,
         ),
         ToolScenario(
             "legacy",
-            f"tools/call of {LEGACY}, in sessions, answered as a stream of one event, 1 KB requests",
-            _call(None),
+            f"tools/call of {LEGACY}, answered as a stream of one event, 1 KB requests, the same arguments",
+            call(None),
             headers=(_ACCEPTED, ("MCP-Protocol-Version", LEGACY)),
             in_session=True,
         ),
@@ -137,7 +146,7 @@ def _message(body: bytes) -> dict[str, Any]:
 # --- who is measured --------------------------------------------------------------------------------------------------
 
 
-def _sessions(port: int, path: str, keys: Sequence[str]) -> list[str]:
+def begun(port: int, path: str, keys: Sequence[str]) -> list[str]:
     """A session for each key, begun as a client begins one. Raises StartFailed."""
     params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT}
     begin = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
@@ -145,7 +154,7 @@ def _sessions(port: int, path: str, keys: Sequence[str]) -> list[str]:
     found = []
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
         for key in keys:
-            headers = {"accept": _ACCEPTED[1], "authorization": f"Bearer {key}"}
+            headers = {"accept": _ACCEPTED[1]} | ({"authorization": f"Bearer {key}"} if key else {})
             answer = client.post(path, json=begin, headers=headers)
             if answer.status_code != 200:
                 raise StartFailed(f"no session could be begun: {answer.status_code} {answer.text[:300]}")
@@ -160,21 +169,26 @@ def _bare(children: Children, folder: Path, upstream: int) -> Running:
     command = [PYTHON, "-m", "benchmarks.bare", str(upstream)]
     child, told = children.start("bare", command, core=CONTESTANT_CORE, ready=bare.READY)
     path = "/mcp"
-    return Running(child, int(told), ["any-key"], path=path, sessions=_sessions(int(told), path, ["any-key"]))
+    return Running(child, int(told), ["any-key"], path=path, sessions=begun(int(told), path, ["any-key"]))
 
 
 def _all_on(children: Children, folder: Path, upstream: int) -> Running:
     own = folder / "all-on"
     own.mkdir()
-    tool = {"name": SERVER, "kind": "mcp", "url": f"http://127.0.0.1:{upstream}/mcp", "price": {"usd_per_call": 0.001}}
-    granted = {"operations": {TOOL["name"]: GRANT}}
-    config = fleet.write(own, FEW, upstream, granted={"allowed_tools": {SERVER: granted}}, tools=[tool])
+    config = configured(own, upstream)
     command = [PYTHON, "-m", "gateway.cli", "serve", "--config", str(config)]
     child, told = children.start("all-on", command, core=CONTESTANT_CORE, ready="weighbridge: agents ")
-    port, path, keys = int(told.split(" ", 1)[0].rpartition(":")[2]), f"/mcp/{SERVER}", fleet.keys(FEW)
+    port, keys = int(told.split(" ", 1)[0].rpartition(":")[2]), fleet.keys(FEW)
     expects = (("x-weighbridge-decision", "ALLOW"),)
-    sessions = _sessions(port, path, keys)
-    return Running(child, port, keys, expects=expects, ledger=own / "ledger", path=path, sessions=sessions)
+    sessions = begun(port, PATH, keys)
+    return Running(child, port, keys, expects=expects, ledger=own / "ledger", path=PATH, sessions=sessions)
+
+
+def configured(folder: Path, upstream: int) -> Path:
+    """A gateway's configuration for these calls, everything on: its path."""
+    tool = {"name": SERVER, "kind": "mcp", "url": f"http://127.0.0.1:{upstream}/mcp", "price": {"usd_per_call": 0.001}}
+    granted = {"allowed_tools": {SERVER: {"operations": {TOOL["name"]: GRANT}}}}
+    return fleet.write(folder, FEW, upstream, granted=granted, tools=[tool])
 
 
 GRANT: Final = {
@@ -196,9 +210,7 @@ def _contextforge(children: Children, folder: Path, upstream: int) -> Running:
     environment = peers.quiet("contextforge") | {"DATABASE_URL": f"sqlite:///{own / 'mcp.db'}"}
     child, _ = children.start("contextforge", command, core=CONTESTANT_CORE, ready=port, environment=environment)
     path = _registered(child, port, upstream)
-    key = "any-key"
-    sessions = _sessions(port, path, [key])
-    return Running(child, port, [key], path=path, sessions=sessions)
+    return Running(child, port, [""], path=path, sessions=begun(port, path, [""]))
 
 
 def _registered(child: Child, port: int, upstream: int) -> str:
@@ -206,14 +218,16 @@ def _registered(child: Child, port: int, upstream: int) -> str:
 
     Raises StartFailed.
     """
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-        gateway = {"name": SERVER, "url": f"http://127.0.0.1:{upstream}/mcp", "transport": "STREAMABLEHTTP"}
-        told = client.post("/gateways", json=gateway)
-        tools = client.get("/tools").json() if told.is_success else []
+    shown = {"authorization": f"Bearer {peers.contextforge_token()}"}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, headers=shown) as client:
+        url = f"http://127.0.0.1:{upstream}/mcp"
+        gateway = {"name": SERVER, "visibility": "public", "url": url, "transport": "STREAMABLEHTTP"}
+        told = client.post("/v1/gateways", json=gateway)
+        tools = client.get("/v1/tools").json() if told.is_success else []
         if not tools:
             raise StartFailed(f"{child.name} does not take the upstream: {told.status_code} {told.text[:500]}")
         server = {"name": SERVER, "associated_tools": [tool["id"] for tool in tools]}
-        made = client.post("/servers", json={"server": server})
+        made = client.post("/v1/servers", json={"server": server, "visibility": "public"})
         if not made.is_success:
             raise StartFailed(f"{child.name} makes no server: {made.status_code} {made.text[:500]}")
         return f"/servers/{made.json()['id']}/mcp"
@@ -228,6 +242,8 @@ CONTESTANTS: Final = {
     )
 }
 PEERS: Final = [contestant.peer for contestant in CONTESTANTS.values() if contestant.peer]
+CALLED: Final = {"contextforge": "catalogue-look-up"}
+"""Contestants at which the tool has another name."""
 SPOKEN: Final[Mapping[str, Sequence[str]]] = {"contextforge": ("legacy",)}
 """Contestants that do not speak every era -> those scenarios that they can take part in."""
 
@@ -253,10 +269,10 @@ def run(plan: Plan, children: Children, folder: Path, say: Say) -> str:
     found = {name: Results(name) for name in SCENARIOS}
     for turn in range(1, plan.rounds + 1):
         for results in found.values():
-            scenario = SCENARIOS[results.scenario]
             for name, each in running.items():
-                if scenario.name not in SPOKEN.get(name, SCENARIOS):
+                if results.scenario not in SPOKEN.get(name, SCENARIOS):
                     continue
+                scenario = asked_of(name, SCENARIOS[results.scenario])
                 sample = timed(each, scenario, wrk.script(folder, each, scenario), plan, upstream)
                 settle(each.child.pid)
                 results.add(name, sample)
@@ -265,10 +281,17 @@ def run(plan: Plan, children: Children, folder: Path, say: Say) -> str:
     return report(found, absent)
 
 
+def asked_of(contestant: str, scenario: ToolScenario) -> ToolScenario:
+    """The same calls by the name that the tool has there."""
+    ours, theirs = (f'"name":"{name}"'.encode() for name in (TOOL["name"], CALLED.get(contestant, TOOL["name"])))
+    return replace(scenario, body=scenario.body.replace(ours, theirs))
+
+
 def goals(found: Mapping[str, Results]) -> list[Goal]:
     modern, legacy = found["modern"], found["legacy"]
     return [
         Goal("modern, everything on, of bare", modern.ratio("all-on", "bare"), 0.5),
+        Goal("the same with arguments new each time", found["new"].ratio("all-on", "bare"), 0.5),
         Goal("legacy, everything on, of bare", legacy.ratio("all-on", "bare"), 0.5),
         Goal(
             "legacy, everything on, times ContextForge for each second of a core",

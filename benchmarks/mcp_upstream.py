@@ -2,7 +2,8 @@
 
 `python -m benchmarks.mcp_upstream` prints `upstream: PORT` and serves until it is terminated, at whatever path. It
 answers as a server of the Python SDK does: in the legacy era with a session and a stream of one event, in the modern
-one with plain JSON. `GET /last` answers with the last request body that came.
+one with plain JSON. `GET /last` answers with the
+last call that came.
 """
 
 from typing import Any
@@ -66,6 +67,7 @@ class McpServer(ModelServer):
             if not modern and _SESSION_LINE not in request[:start].lower():
                 self._refuse(connection, identity, "Missing session ID")
                 return
+            self._last = request, start
             before, after = _RESULTS[MODERN if modern else LEGACY]
         else:
             result = _RARE.get(method)

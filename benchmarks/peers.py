@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import jwt
 
 HOME = Path(__file__).resolve().parent / ".peers"
 """Ignored by git."""
@@ -96,6 +99,17 @@ def _stamp(peer: Peer) -> Path:
     return HOME / peer.name / f"{peer.version}.installed"
 
 
+CONTEXTFORGE_KEY = "a-key-of-this-run-that-opens-nothing-else-0123456789"
+"""What its tokens are signed with."""
+
+
+def contextforge_token() -> str:
+    """A token of its administrator, whom it makes at its first start."""
+    now = int(time.time())
+    claims = {"sub": "admin@example.com", "iss": "mcpgateway", "aud": "mcpgateway-api", "jti": str(now)}
+    return jwt.encode(claims | {"iat": now, "exp": now + 3600}, CONTEXTFORGE_KEY, algorithm="HS256")
+
+
 def quiet(name: str) -> dict[str, str]:
     """The environment a peer runs in: this one without anybody's credentials or proxies, and with telemetry off."""
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
@@ -112,20 +126,20 @@ _QUIET = {
     },
     "portkey": {"NODE_ENV": "production"},
     "contextforge": {
-        "AUTH_REQUIRED": "false",
-        "MCP_CLIENT_AUTH_ENABLED": "false",
-        "TRUST_PROXY_AUTH": "false",
-        "ALLOW_UNAUTHENTICATED_ADMIN": "true",
-        "JWT_SECRET_KEY": "a-key-of-this-run-that-opens-nothing-else-0123456789",
+        # Who registers a server logs in; who calls its tools does not.
+        "MCP_REQUIRE_AUTH": "false",
+        "JWT_SECRET_KEY": CONTEXTFORGE_KEY,
         "AUTH_ENCRYPTION_SECRET": "another-key-of-this-run-that-opens-nothing-0123456789",
+        "BASIC_AUTH_PASSWORD": "A-word-0f-this-run!",
+        "PLATFORM_ADMIN_PASSWORD": "A-word-0f-this-run!",
         "SSRF_ALLOW_LOCALHOST": "true",
         "SSRF_ALLOW_PRIVATE_NETWORKS": "true",
         "MCPGATEWAY_UI_ENABLED": "false",
-        "MCPGATEWAY_ADMIN_API_ENABLED": "true",
-        "LOG_LEVEL": "ERROR",
-        "CACHE_TYPE": "memory",
+        "MCPGATEWAY_ADMIN_API_ENABLED": "false",
         "DB_METRICS_RECORDING_ENABLED": "false",
         "RATE_LIMITING_ENABLED": "false",
+        "CACHE_TYPE": "memory",
+        "LOG_LEVEL": "ERROR",
     },
 }
 

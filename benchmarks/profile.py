@@ -11,7 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from benchmarks import fleet, wrk
+from benchmarks import fleet, mcp, wrk
 from benchmarks.children import PYTHON, ROOT, Child, Children, StartFailed
 from benchmarks.compare import Say, checked, start_upstream
 from benchmarks.contestants import FEW, Running
@@ -23,8 +23,10 @@ SHOWN = 40
 
 def run(children: Children, folder: Path, scenario: str, seconds: float, say: Say) -> str:
     """The table of functions, most time of their own first. Raises StartFailed."""
-    _, upstream = start_upstream(children)
-    config, dump = fleet.write(folder, FEW, upstream), folder / "profile"
+    tools = scenario in mcp.SCENARIOS
+    _, upstream = start_upstream(children, "benchmarks.mcp_upstream" if tools else "benchmarks.upstream")
+    config = mcp.configured(folder, upstream) if tools else fleet.write(folder, FEW, upstream)
+    asked, dump = mcp.SCENARIOS[scenario] if tools else SCENARIOS[scenario], folder / "profile"
     data, admin = (socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2))
     ours, theirs = socket.socketpair()
     inherited = {"data": data, "admin": admin, "supervisor": theirs}
@@ -49,10 +51,13 @@ def run(children: Children, folder: Path, scenario: str, seconds: float, say: Sa
     ours.settimeout(60)
     if not ours.recv(64):
         raise StartFailed(f"the worker did not start. Its last words:\n{child.last_words()}")
-    running = Running(child, data.getsockname()[1], fleet.keys(FEW))
-    if mistake := checked(running, SCENARIOS[scenario], upstream):
+    port, keys = data.getsockname()[1], fleet.keys(FEW)
+    running = Running(child, port, keys)
+    if tools:
+        running = Running(child, port, keys, path=mcp.PATH, sessions=mcp.begun(port, mcp.PATH, keys))
+    if mistake := checked(running, asked, upstream):
         raise StartFailed(f"the worker serves wrongly: {mistake}")
-    lua = wrk.script(folder, running, SCENARIOS[scenario])
+    lua = wrk.script(folder, running, asked)
     report = wrk.run(running.port, lua, seconds)
     say(f"{report.rate:.0f} calls/s under the profiler, {report.requests} calls")
     worker.send_signal(signal.SIGTERM)

@@ -133,12 +133,12 @@ class ModelServer:
         elif not connection.framed:
             self._send(connection, self.without_length)
         else:
-            self._last = request, connection.start
             self._answer(connection, request)
 
     def _answer(self, connection: Connection, request: bytes) -> None:
         """Answers a whole request, or begins to."""
         start = connection.start
+        self._last = request, start
         stream = _stream(request[start : start + _EDGE] + request[max(start + _EDGE, len(request) - _EDGE) :])
         if stream:
             connection.stream, connection.piece = stream, 0

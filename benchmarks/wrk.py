@@ -22,13 +22,11 @@ _SCRIPT = """
 local keys, before, between, after, n, calls = {}, nil, nil, nil, 0, 0
 function init(args)
   for line in io.lines(%(keys)s) do
-    local key, session = line:match("^(%%S+) ?(%%S*)$")
-    if session ~= "" then
-      session = "%(session)s: " .. session .. "\\r\\n"
-    end
+    local key, session = line:match("^(%%S*) ?(%%S*)$")
+    local own = (key ~= "" and "Authorization: Bearer " .. key .. "\\r\\n" or "")
+      .. (session ~= "" and "%(session)s: " .. session .. "\\r\\n" or "")
     keys[#keys + 1] = "POST %(path)s HTTP/1.1\\r\\nHost: %(host)s\\r\\nContent-Type: application/json\\r\\n"
-      .. "Authorization: Bearer " .. key .. "\\r\\n" .. session
-      .. "%(headers)sContent-Length: %(length)d\\r\\n\\r\\n"
+      .. own .. "%(headers)sContent-Length: %(length)d\\r\\n\\r\\n"
   end
   local file = io.open(%(body)s, "rb")
   local body = file:read("*a")
@@ -107,7 +105,7 @@ def script(folder: Path, running: Running, scenario: Scenario) -> Path:
     stem = folder / f"{running.port}-{scenario.name}"
     key_file, body_file = stem.with_suffix(".keys"), stem.with_suffix(".body")
     sessions = running.sessions if scenario.in_session else [""] * len(running.keys)
-    lines = (f"{key} {session}".rstrip() for key, session in zip(running.keys, sessions, strict=True))
+    lines = (f"{key} {session}" for key, session in zip(running.keys, sessions, strict=True))
     key_file.write_text("\n".join(lines) + "\n")
     body_file.write_bytes(scenario.body)
     headers = "".join(f"{name}: {value}\\r\\n" for name, value in (*running.headers, *scenario.headers))
