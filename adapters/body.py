@@ -147,6 +147,16 @@ def places(body: bytes, path: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
+def leads(body: bytes, path: Sequence[str]) -> bool:
+    """Whether `path` leads to anything in a valid JSON text. `*` leads to all that is in an empty list or object."""
+    if places(body, path):
+        return True
+    stars = [depth for depth, segment in enumerate(path) if segment == EVERY]
+    return any(
+        (found := places(body, path[:depth])) and all(_is_empty(body, span) for span in found) for depth in stars
+    )
+
+
 def splice(body: bytes, spans: Sequence[tuple[int, int]], value: bytes) -> bytes:
     """`body` with the JSON text `value` in place of each of `spans`, which are disjoint and from left to right."""
     pieces: list[bytes] = []
@@ -220,6 +230,11 @@ def _walk(text: bytes, start: int, path: Sequence[str], depth: int, found: list[
     closing = _CLOSING.match(text, position)
     assert closing is not None, "what was parsed is closed"
     return closing.end()
+
+
+def _is_empty(text: bytes, span: tuple[int, int]) -> bool:
+    start, end = span
+    return text[start] in b"{[" and not text[start + 1 : end - 1].strip(b" \t\r\n")
 
 
 def _reason(text: str) -> str:

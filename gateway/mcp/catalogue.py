@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.base import AgentCall
+from adapters.body import leads
 from adapters.errors import MalformedCall
 from adapters.mcp import definitions, lists, mirrors, results
 from adapters.mcp.definitions import Definition, UnusableDefinition
@@ -33,6 +34,7 @@ from gateway.mcp.definitions import DefinitionRefused, Definitions
 from gateway.mcp.upstream import Upstream
 from gateway.problems import TargetFailed
 from gateway.tools.desk import Desk
+from gateway.tools.results import MISSED, NOT_THERE, pointers
 from policies.decision import Decision, Effect
 from policies.definitions import Standing, standing
 from policies.errors import EngineUnavailable, InputRefused, Undecided
@@ -126,6 +128,26 @@ class Catalogue:
         call.definition = definition.digest
         self._check_arguments(tool, call)
         return call
+
+    async def digest(self, name: str, said: Definitions) -> str:
+        """The hash of a tool's definition as its server gives it now, which calls of it have from then on; empty where
+        nothing is to be known of this server's tools.
+
+        Raises MalformedCall where there is no such tool, DefinitionRefused, DefinitionsUnavailable, TargetFailed.
+        """
+        if not self._looks:
+            return ""
+        tool = (await self.tools(self._era or "modern")).get(name)
+        if tool is None:
+            raise MalformedCall(f"The server {self.settings.name} has no tool {name[:100]!r}.")
+        if tool.definition is None:
+            raise DefinitionRefused(f"The tool {name} cannot be used: {tool.why}.")
+        stands = self.standing(tool.definition, said)
+        if stands == "changed":
+            raise DefinitionRefused(f"The definition of {name} changed since it was accepted: accept it first.")
+        if stands == "refused" or (stands == "unknown" and self.settings.definitions != "first_seen"):
+            raise DefinitionRefused(f"The tool {name} cannot be used: {_WORDS[stands]}.")
+        return tool.definition.digest
 
     def mirrored(self, call: McpCall) -> Sequence[Parameter]:
         """The arguments of its tool that stand in headers, too, as the definition says that `check` has held it
@@ -420,6 +442,10 @@ class Catalogue:
                 "call %s: its result is withheld: nothing but `redact` below /result can be demanded of one", x.id
             )
             return self._withheld(x, call, "The policy lets it pass only with obligations that cannot be fulfilled")
+        missed = [edit for edit in obligations.redact if not leads(answer, edit.path)]
+        if missed:
+            x.detail = x.detail or MISSED.format(pointers(missed))
+            return self._withheld(x, call, NOT_THERE)
         try:
             redacted = results.redacted(answer, [edit.path[1:] for edit in obligations.redact])
         except results.Unredactable as error:

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 import orjson
 
 from adapters.base import Headers, Refusal
-from adapters.body import parse, places, splice
+from adapters.body import leads, parse, places, splice
 from adapters.errors import MalformedCall
 from adapters.http import HttpCall, is_json
 from gateway.exchange import Exchange
 from gateway.tools.desk import Desk
 from policies.decision import Effect
 from policies.errors import EngineUnavailable, InputRefused, Undecided
+from policies.obligations import Edit
 
 log = logging.getLogger("weighbridge.tools")
 
 LARGEST: Final = 1024 * 1024
 """Bytes of an answer that a policy can be asked about."""
 STARS: Final = b'"***"'
-
+_LONGEST_NAMED: Final = 300
+"""Characters of pointers in a record."""
+NOT_THERE: Final = "The policy lets it pass only without some values, and there is nothing where it looks for them"
+MISSED: Final = "the result was withheld: nothing that could be redacted is at {}"
+"""What agents are told of a redaction that leads to nothing, and what the record says of it."""
 
 Answer = tuple[int, Headers, bytes]
 
@@ -58,12 +64,22 @@ async def returned(
     if obligations.facts().keys() - {"redact"} or any(path[:2] != ("result", "body") for path in paths):
         log.error("call %s: its result is withheld: only `redact` below /result/body can be demanded of it", x.id)
         return _withheld(x, "The policy lets it pass only with obligations that cannot be fulfilled")
-    if not is_json(kind.decode("latin-1")) or any(len(path) < 3 for path in paths):
+    if not body or not is_json(kind.decode("latin-1")) or any(len(path) < 3 for path in paths):
+        x.detail = x.detail or MISSED.format(pointers(obligations.redact))
         return _withheld(x, "The policy lets only a part of it pass, and it has none that could be left out")
+    missed = [edit for edit in obligations.redact if not leads(body, edit.path[2:])]
+    if missed:
+        x.detail = x.detail or MISSED.format(pointers(missed))
+        return _withheld(x, NOT_THERE)
     for path in paths:
         body = splice(body, places(body, path[2:]), STARS)
     x.result = "redacted"
     return status, headers, body
+
+
+def pointers(edits: Iterable[Edit]) -> str:
+    """As the policy wrote them, for a record."""
+    return " and ".join(edit.pointer for edit in edits)[:_LONGEST_NAMED]
 
 
 def _told(body: bytes, kind: bytes) -> bytes | None:

@@ -536,6 +536,22 @@ async def test_what_is_redacted_is_gone_from_the_text_as_well() -> None:
         assert agent.gate.ledger.outcomes()[-1]["result"] == "redacted"
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_result_in_which_a_redaction_leads_to_nothing_is_withheld_and_the_record_names_it(
+    *, failed: bool
+) -> None:
+    server = ScriptedServer(ECHO)
+    server.result = {"content": [{"type": "text", "text": "card 1234"}], "isError": failed}
+    script = judged(word="ALLOW", obligations={"redact": ["/result/body/card"]})
+    async with an_agent(server, script, results="checked") as agent:
+        result = await agent.call("echo", {"text": "hi"})
+        assert "its result is withheld" in result["content"][0]["text"]
+        assert "1234" not in str(result)
+        record = agent.gate.ledger.outcomes()[-1]
+        assert record["result"] == "withheld"
+        assert "/result/body/card" in record["detail"]
+
+
 async def test_results_that_are_too_long_or_come_later_are_withheld() -> None:
     server = ScriptedServer(ECHO)
     async with an_agent(server, results="checked") as agent:

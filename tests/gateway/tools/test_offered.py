@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from policies.decision import Decision, Effect
+from policies.obligations import read as obligations
 from tests.support.exchanges import AGENT_KEY, ALLOWED
 from tests.support.gate import Gate, gate
 from tests.support.http_tools import HttpTool, http_tool, says
@@ -43,7 +44,9 @@ def script(document: Any) -> Decision:
 
 
 @asynccontextmanager
-async def stage(folder: Path, mode: Mode, answer: bytes = b"") -> AsyncIterator[tuple[Client, HttpTool, Gate]]:
+async def stage(
+    folder: Path, mode: Mode, answer: bytes = b"", decide: Callable[[Any], Decision] = script, **settings: Any
+) -> AsyncIterator[tuple[Client, HttpTool, Gate]]:
     document = folder / "crm.yaml"
     document.write_text(DOCUMENT)
     async with http_tool(says(answer) if answer else None) as tool:
@@ -55,8 +58,9 @@ async def stage(folder: Path, mode: Mode, answer: bytes = b"") -> AsyncIterator[
             "offer_as_mcp": True,
             "key": "crms-own-secret",
             "paths": ["/tickets/*"],
+            **settings,
         }
-        async with gate(tools=[crm], script=script) as built:
+        async with gate(tools=[crm], script=decide) as built:
             async with httpx2.AsyncClient(headers={"authorization": f"Bearer {AGENT_KEY}"}) as http:
                 transport = streamable_http_client(f"http://127.0.0.1:{built.port}/mcp/crm", http_client=http)
                 async with Client(transport, mode=mode) as client:
@@ -114,3 +118,27 @@ async def test_an_error_of_the_tool_is_one_for_the_model_and_tells_no_secret(tmp
         assert "HTTP 404" in str(result.content)
         assert "crms-own-secret" not in str(result.content)
         assert any(record.get("tool_error") for record in built.ledger.outcomes())
+
+
+async def test_a_redaction_that_is_written_for_the_other_door_withholds_at_this_one(tmp_path: Path) -> None:
+    said = b'{"card":"4111 1111"}'
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(said), said)
+    path = "/result/body/card"
+
+    def redacting(document: Any) -> Decision:
+        if document["call"].get("phase") != "result":
+            return script(document)
+        return replace(ALLOWED, obligations=obligations({"redact": [path]}))
+
+    async with stage(tmp_path, "auto", answer, decide=redacting, results="checked") as (client, tool, built):
+        agent = {"authorization": f"Bearer {AGENT_KEY}"}
+        async with httpx2.AsyncClient(headers=agent) as http:
+            plain = await http.get(f"http://127.0.0.1:{built.port}/tools/crm/tickets/1")
+        assert plain.json() == {"card": "***"}
+        result = await client.call_tool("getTicket", {"id": "1"})
+        assert "withheld" in str(result.content)
+        assert "4111" not in str(result)
+        path = "/result/structuredContent/card"
+        result = await client.call_tool("getTicket", {"id": "1"})
+        assert result.structured_content == {"card": "***"}
+        assert "4111" not in str(result)
