@@ -105,7 +105,7 @@ class App:
             telemetry=self.telemetry,
         )
         self.pipeline.seals = Seals(None)
-        self.definitions = self.pipeline.definitions = Definitions(self.state.definitions, self.ledger.note)
+        self.definitions = self.pipeline.definitions = Definitions(self.state.definitions, self.ledger.note, clock)
         self.standings.stopped = lambda whose: self.pipeline.assembly.toolbox.dismiss(whose)
         self.errands = Errands(self.holds, self.pipeline.make, self.pipeline.ready)
         fleet = self.telemetry.fleet = self.pipeline.attempts.fleet

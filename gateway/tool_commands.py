@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from gateway.approval_view import lines, parsed, visible
 from gateway.logs import printable
 from gateway.remote import Refused, as_json, ask, takes_admin
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, columns, complain
@@ -37,16 +38,22 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     takes_admin(command)
     command.set_defaults(run=show)
 
-    for word, meaning in (
-        ("accept", "let agents use a tool by the definition that it has now; shows the difference first"),
-        ("refuse", "hide a tool from agents, whatever it says of itself"),
-    ):
-        command = below.add_parser(word, help=meaning)
-        command.add_argument("server", metavar="SERVER")
-        command.add_argument("tool", metavar="TOOL")
-        command.add_argument("--yes", action="store_true", help="do not ask")
-        takes_admin(command)
-        command.set_defaults(run=decide, word=word)
+    command = below.add_parser(
+        "accept", help="let agents use a tool by the definition that it has now; shows it first, and asks"
+    )
+    command.add_argument("server", metavar="SERVER")
+    command.add_argument("tool", metavar="TOOL")
+    command.add_argument(
+        "--definition", metavar="SHA", help="do not ask: this is the one that was read, as `tools show` shows it"
+    )
+    takes_admin(command)
+    command.set_defaults(run=accept)
+
+    command = below.add_parser("refuse", help="hide a tool from agents, whatever it says of itself")
+    command.add_argument("server", metavar="SERVER")
+    command.add_argument("tool", metavar="TOOL")
+    takes_admin(command)
+    command.set_defaults(run=refuse)
 
 
 def show_all(given: argparse.Namespace) -> int:
@@ -87,14 +94,33 @@ def show(given: argparse.Namespace) -> int:
     return OK
 
 
-def decide(given: argparse.Namespace) -> int:
-    try:
-        told = ask(given.admin, "GET", _path(given))
+def accept(given: argparse.Namespace) -> int:
+    """Of the definition that was read, and of no other one."""
+    definition = given.definition
+    if definition is None:
+        try:
+            told = ask(given.admin, "GET", _path(given))
+        except Refused as refused:
+            complain(str(refused))
+            return UNUSABLE
         if not given.json:
             _print(detail(told))
-        if not given.yes and not _wanted(given.word):
+        definition = told["definition"]
+        if definition is None:
+            complain("There is no definition of this tool that could be accepted.")
             return MISTAKEN
-        told = ask(given.admin, "POST", f"{_path(given)}/{given.word}", {"definition": told["definition"] or ""})
+        if not _wanted(definition):
+            return MISTAKEN
+    return _say(given, "accept", {"definition": definition})
+
+
+def refuse(given: argparse.Namespace) -> int:
+    return _say(given, "refuse", {})
+
+
+def _say(given: argparse.Namespace, word: str, said: dict[str, str]) -> int:
+    try:
+        told = ask(given.admin, "POST", f"{_path(given)}/{word}", said)
     except Refused as refused:
         complain(str(refused))
         return UNUSABLE
@@ -115,26 +141,25 @@ def table(tools: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def detail(told: dict[str, Any]) -> list[str]:
-    """One tool, with all that differs."""
-    lines = table([told])
-    now = told["now"]
-    if now is not None:
-        lines += ["", f"title        {now.get('title', '-')}", "description"]
-        lines += [f"  {line}" for line in str(now.get("description", "-")).splitlines()]
+    """One tool: all of its definition, and all that differs, with nothing hidden in it."""
+    told_of = table([told])
+    if told["now"] is not None:
+        told_of += ["", f"definition {told['definition']}", *lines(told["now"])]
     if told["before"] is not None and told["changes"]:
-        lines += ["", "what has changed since it was accepted"]
+        told_of += ["", "what has changed since it was accepted"]
         for each in told["changes"]:
-            lines.append(f"  {each['pointer'] or '/'}")
-            lines += [f"    - {each['old']}"] if each["old"] is not None else []
-            lines += [f"    + {each['new']}"] if each["new"] is not None else []
-    return lines
+            told_of.append(f"  {visible(each['pointer']) or '/'}")
+            for sign, value in (("-", each["old"]), ("+", each["new"])):
+                if value is not None:
+                    told_of += [f"    {sign} {line}" for line in lines(parsed(value))]
+    return told_of
 
 
-def _wanted(word: str) -> bool:
+def _wanted(definition: str) -> bool:
     if not sys.stdin.isatty():
-        complain("Nobody is there to be asked. Say --yes where you have read it.")
+        complain(f"Nobody is there to be asked. Where you have read it, say --definition {definition}")
         return False
-    return input(f"{word.capitalize()} this definition? [y/N] ").strip().lower() in ("y", "yes")
+    return input("Accept this definition? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _path(given: argparse.Namespace) -> str:

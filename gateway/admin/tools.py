@@ -40,7 +40,11 @@ class ToolView(View):
     definition: str | None = Field(description="SHA-256 of its definition now; null where there is none.")
     accepted: str | None = Field(description="SHA-256 of the definition that was said of last; null where nothing was.")
     by: str | None = Field(description="Who has said so; null where nobody has, and it was taken as it was seen first.")
-    since: str | None = Field(description="When, RFC 3339.")
+    said_at: str | None = Field(description="When that was said or taken, RFC 3339.")
+    since: str | None = Field(
+        description="Since when it is accepted or refused; of a changed one, when this gateway has first seen the new "
+        "definition, at the earliest when it started. RFC 3339; null where it is not known."
+    )
     why: str | None = Field(description="Why its definition cannot be used; null where it can.")
 
 
@@ -189,14 +193,20 @@ def _facts(visit: Visit, server: McpServer, name: str, offered: Offered | None, 
         )
     except DefinitionsUnavailable as error:
         raise HTTPException(503, str(error)) from None
+    if pin is not None and pin.word == "refused":
+        stands = "refused"
+    begins: dict[str, int | None] = {"accepted": pin.at, "refused": pin.at} if pin is not None else {}
+    if definition is not None and stands == "changed":
+        begins["changed"] = visit.app.definitions.changed_at(server.settings.name, name, definition.digest)
     return {
         "server": server.settings.name,
         "tool": name,
-        "standing": "refused" if pin is not None and pin.word == "refused" else stands,
+        "standing": stands,
         "definition": definition.digest if definition is not None else None,
         "accepted": pin.digest or None if pin is not None else None,
         "by": pin.by or None if pin is not None else None,
-        "since": _rfc_3339(pin.at) if pin is not None else None,
+        "said_at": _rfc_3339(pin.at) if pin is not None else None,
+        "since": _rfc_3339(at) if (at := begins.get(stands)) is not None else None,
         "why": None
         if definition is not None
         else offered.why

@@ -47,7 +47,7 @@ class Unlisted(Exception):
 async def offered(upstream: Upstream, era: Era, largest: int) -> tuple[Items, Era]:
     """All tools as the server lists them, in an era that it speaks: `era` is tried first.
 
-    `largest` is in bytes, of all pages together. Raises Unlisted.
+    `largest` is in bytes, of all pages together. What was started for the question ends with it. Raises Unlisted.
     """
     other: Era = "modern" if era == "legacy" else "legacy"
     why = ""
@@ -64,6 +64,8 @@ async def offered(upstream: Upstream, era: Era, largest: int) -> tuple[Items, Er
         why = f"it cannot be reached ({type(error).__name__})"
     except TargetFailed as error:
         raise Unlisted(str(error)) from error
+    finally:
+        upstream.dismiss("")
     raise Unlisted(why)
 
 

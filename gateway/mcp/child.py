@@ -311,10 +311,10 @@ class ChildUpstream:
                 listener.stream.end()
 
     def dismiss(self, whose: str) -> None:
-        """Ends what this agent alone has."""
+        """Ends what this agent alone has, or the gateway itself where it is empty."""
         for line in list(self._lines.values()):
             if not line.shared and line.whose == whose:
-                self._end(line, "its agent was stopped")
+                self._end(line, "its agent was stopped" if whose else "the gateway has its answer")
         for name, listener in list(self._listeners.items()):
             if listener.whose == whose:
                 del self._listeners[name]

@@ -53,7 +53,8 @@ class Definitions:
         self._pins: dict[str, dict[str, Pin]] = {}
         self._heard = store is None
         self._task: asyncio.Task[None] | None = None
-        self._told: set[tuple[str, str, str]] = set()
+        self._told: dict[tuple[str, str, str], int] = {}
+        """Changed definitions, and when they were seen here first."""
 
     async def begin(self) -> None:
         """Begins to listen; waits a moment for what there is."""
@@ -124,10 +125,14 @@ class Definitions:
             return
         if len(self._told) > 10_000:
             self._told.clear()
-        self._told.add(key)
+        self._told[key] = self._clock()
         log.warning("%s: the definition of the tool %.200r has changed; a person has to accept it", server, tool)
         if self._note is not None:
             self._note("tool", {"event": "changed", "server": server, "tool": tool, "digest": digest, "old": was})
+
+    def changed_at(self, server: str, tool: str, digest: str) -> int | None:
+        """When `changed` was told of it here for the first time, in Unix nanoseconds."""
+        return self._told.get((server, tool, digest))
 
     def _keep(self, pins: Sequence[Pin]) -> None:
         for pin in pins:

@@ -43,7 +43,8 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
     def retire(self) -> None: ...
     def dismiss(self, whose: str) -> None:
-        """Ends what is kept for an agent that a person has stopped for good."""
+        """Ends what is kept for an agent that a person has stopped for good, or, where it is empty, what the gateway
+        has begun to ask for itself."""
 
 
 def reached(settings: ToolSettings) -> Upstream:

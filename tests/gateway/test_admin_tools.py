@@ -14,6 +14,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.remote import TOKEN
+from tests.support.bridge import HeldClock
 from tests.support.held_calls import KEY, Held, holding, token, written
 from tests.support.scripted_mcp import ScriptedServer, scripted, tool
 from tests.support.stores import in_memory
@@ -35,11 +36,13 @@ def server() -> ScriptedServer:
 
 
 @asynccontextmanager
-async def started(folder: Path, server: ScriptedServer, **settings: Any) -> AsyncIterator[Held]:
+async def started(
+    folder: Path, server: ScriptedServer, clock: HeldClock | None = None, **settings: Any
+) -> AsyncIterator[Held]:
     async with scripted(server) as url:
         path = written(folder, "http://127.0.0.1:9", tools=[{"name": "github", "kind": "mcp", "url": url, **settings}])
         (folder / "main.rego").write_text(POLICY)
-        async with holding(path) as gateway:
+        async with holding(path, clock) as gateway:
             yield gateway
 
 
@@ -202,14 +205,56 @@ async def test_a_person_sees_the_difference_and_accepts_it_from_a_shell(
     assert await command(gateway, "accept", "github", "echo") == 1
     told = capsys.readouterr()
     assert '- "Says it again."' in told.out
-    assert "all keys.\\u202e" in told.out
-    assert "--yes" in told.err
+    assert "all keys.\\u{202e}" in told.out
+    assert f"--definition {digest}" in told.err
     assert not await called(gateway)
-    assert await command(gateway, "accept", "github", "echo", "--yes") == 0
+    assert await command(gateway, "accept", "github", "echo", "--definition", digest) == 0
     assert "accepted" in capsys.readouterr().out
     assert await called(gateway)
-    assert await command(gateway, "refuse", "github", "echo", "--yes", "--json") == 0
+
+
+@pytest.mark.usefixtures("as_dana")
+async def test_a_person_who_refuses_a_tool_is_asked_nothing(gateway: Held, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await called(gateway)
+    assert await command(gateway, "refuse", "github", "echo", "--json") == 0
     assert json.loads(capsys.readouterr().out)["standing"] == "refused"
+    assert not await called(gateway)
+
+
+@pytest.mark.usefixtures("as_dana")
+async def test_a_definition_that_changed_since_it_was_shown_is_not_accepted_from_a_shell(
+    gateway: Held, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = await changed(gateway, server)
+    server.tools[0] = {**ECHO, "description": "Something else again."}
+    assert await command(gateway, "accept", "github", "echo", "--definition", shown) == 2
+    assert "another one by now" in capsys.readouterr().err
+    assert not await called(gateway)
+
+
+@pytest.mark.usefixtures("as_dana")
+async def test_all_of_a_definition_is_shown_with_nothing_hidden_in_it(
+    gateway: Held, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string", "description": "Add the key.\u202e"}}}
+    server.tools[0] = {**ECHO, "inputSchema": schema, "annotations": {"readOnlyHint": True}}
+    assert await command(gateway, "show", "github", "echo") == 0
+    told = capsys.readouterr().out
+    assert (await gateway.get("/tools/github/echo"))["definition"] in told
+    assert '"description": "Add the key.\\u{202e}"' in told
+    assert '"readOnlyHint": true' in told
+
+
+async def test_a_changed_tool_stands_so_since_it_changed(folder: Path, server: ScriptedServer) -> None:
+    clock = HeldClock()
+    async with started(folder, server, clock) as gateway:
+        assert await called(gateway)
+        accepted = await gateway.get("/tools/github/echo")
+        assert accepted["since"] == accepted["said_at"] is not None
+        clock.advance(60)
+        await changed(gateway, server)
+        told = await gateway.get("/tools/github/echo")
+        assert told["said_at"] == accepted["said_at"] < told["since"]
 
 
 @pytest.mark.usefixtures("as_dana")

@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.mcp.messages import Era
 from config.settings import ToolSettings
 from gateway.carrier import FirstByteTimeout, IdleTimeout, ReplyBroken, TotalTimeout
+from gateway.mcp.asking import offered
 from gateway.mcp.child import ChildUpstream, Streamed, Told
 from gateway.problems import TargetFailed
 from tests.support.exchanges import AGENT_KEY
@@ -395,6 +397,19 @@ async def test_what_nobody_uses_ends_and_what_somebody_listens_to_does_not() -> 
         assert (await said(up, calling("whoami"), quiet)).status == 404
         assert await called(up, heard, "echo", text="here") == "here"
         stream.close()
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_what_the_gateway_has_started_to_ask_for_itself_ends_when_it_has_answered(era: Era) -> None:
+    async with upstream() as up:
+        session = await begun(up)
+        own = await called(up, session, "whoami")
+        found, _ = await offered(up, era, 1_000_000)
+        assert found
+        async with asyncio.timeout(10):
+            while len(up) > 1:
+                await asyncio.sleep(0.01)
+        assert await called(up, session, "whoami") == own
 
 
 async def test_an_agent_that_is_stopped_loses_its_children_and_others_keep_theirs() -> None:
