@@ -233,7 +233,7 @@ class HttpTool:
                 return await self._carrier.send(
                     call.method.encode(), target, headers, call.kept, once=approved or not left, leaving=leaving
                 )
-            except carrier.CarrierTimeout:
+            except (carrier.CarrierTimeout, carrier.ReplyMalformed):  # which is an answer of some kind
                 raise
             except carrier.CarrierError as error:
                 if left <= 0 or (error.sent and (approved or call.method not in _SAFE)):

@@ -395,6 +395,12 @@ async def test_what_was_sent_and_not_answered_is_sent_again_only_where_that_does
         assert len(it.tool.came) == times
 
 
+async def test_what_was_answered_with_nonsense_is_not_asked_again() -> None:
+    async with stage(b"HTTP/1.1 200 OK\r\nx: a\rb\r\ncontent-length: 0\r\n\r\n") as it:
+        assert (await it.call("GET", "/a")).status_code == 502
+        assert len(it.tool.came) == 1
+
+
 async def test_a_tool_without_retries_gets_each_request_once() -> None:
     async def breaks_after_the_first(wire: Wire, came: Came) -> None:
         if wire.turn == 1:
