@@ -130,7 +130,7 @@ async def test_a_redaction_that_is_written_for_the_other_door_withholds_at_this_
             return script(document)
         return replace(ALLOWED, obligations=obligations({"redact": [path]}))
 
-    async with stage(tmp_path, "auto", answer, decide=redacting, results="checked") as (client, tool, built):
+    async with stage(tmp_path, "auto", answer, decide=redacting, results="checked") as (client, _, built):
         agent = {"authorization": f"Bearer {AGENT_KEY}"}
         async with httpx2.AsyncClient(headers=agent) as http:
             plain = await http.get(f"http://127.0.0.1:{built.port}/tools/crm/tickets/1")
