@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -23,10 +24,12 @@ class Mcp(Untokened):
     protocol = "mcp"
     endpoints: tuple[Endpoint, ...] = (FREE,)
 
-    def __init__(self, call: McpCall | None = None, waits: bytes = b"") -> None:
-        """`waits` is the member of a message that says, in the client's own words, that its call waits for people."""
+    def __init__(self, call: McpCall | None = None, waits: bytes = b"", hint: str = "") -> None:
+        """`waits` is the member of a message that says, in the client's own words, that its call waits for people,
+        `hint` what a refusal by the policy needs besides to be understood."""
         self._call = call
         self._waits = waits
+        self._hint = hint
 
     def answering(self, call: McpCall) -> Mcp:
         """The adapter of the exchange that this message began."""
@@ -38,7 +41,11 @@ class Mcp(Untokened):
 
     def waiting(self, said: bytes) -> Mcp:
         """The same, where that a call waits is told by this member of a message."""
-        return Mcp(self._call, said)
+        return Mcp(self._call, said, self._hint)
+
+    def hinting(self, said: str) -> Mcp:
+        """The same, where a refusal by the policy ends in these words."""
+        return Mcp(self._call, self._waits, said)
 
     def read(self, endpoint: Endpoint, body: bytes, argument: str) -> AgentCall:
         raise MalformedCall("A message is read where its server is known.")
@@ -62,6 +69,8 @@ class Mcp(Untokened):
 
     def _message(self, refusal: Refusal) -> bytes:
         call = self._call
+        if self._hint and refusal.code == "policy_denied" and refusal.breach is None:
+            refusal = replace(refusal, message=f"{refusal.message} {self._hint}")
         identity = call.id if call is not None and call.id else b"null"
         if self._waits and refusal.code == "approval_pending":
             return b'{"jsonrpc":"2.0","id":%s,%s}' % (identity, self._waits)

@@ -45,6 +45,11 @@ def outward(server: str, name: str) -> str:
     return f"{whole[: LONGEST - 9]}_{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
+def naming(server: str, name: str) -> str:
+    """For a model that has been told of a server's own names, and knows them as they are shown to it."""
+    return f"At this URL names of {server} begin with {server}{SEPARATOR}: this one is {name}."
+
+
 def parted(name: str) -> tuple[str, str] | None:
     """The server, and its own name for it; None where it has no server. No server's name has the separator in it, or
     ends as the separator begins."""

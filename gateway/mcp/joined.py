@@ -222,7 +222,11 @@ class JoinedServer:
             server, own = await self._named(x, call, wanted, desk)
         message = call.message if own == wanted else joined.directed(call.message, [*path, key], own)
         named = own if call.method in mirrors.NAMED else ""
-        return await self._read_there(x, call, adapter, server, message, named, desk)
+        try:
+            return await self._read_there(x, call, adapter, server, message, named, desk)
+        finally:
+            if own != wanted and isinstance(x.adapter, Mcp):
+                x.adapter = x.adapter.hinting(joined.naming(server.settings.name, wanted))
 
     async def _read_there(
         self, x: Exchange, call: McpCall, adapter: Mcp, server: McpServer, message: bytes, named: str, desk: Desk

@@ -150,6 +150,7 @@ async def test_a_call_is_decided_and_recorded_as_if_it_had_come_to_its_server(mo
         refused = await one.call_tool("old__echo", {"text": "hi"})
         assert refused.is_error
         assert "Nobody may ask that." in text(refused)
+        assert text(refused).endswith("At this URL names of old begin with old__: this one is old__echo.")
         calls = [record for record in running.ledger.records if record.get("operation") == "echo"]
         assert [(each["target"], each["code"]) for each in calls] == [("new", "ok"), ("old", "policy_denied")]
         assert not any(document["call"]["target"] == "all" for document in running.engine.documents)
