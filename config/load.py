@@ -213,9 +213,17 @@ def _explained(detail: Any, path: document.Path, boolean: str | None) -> tuple[s
         return f"{number} is {relation} {_plain(bounds[bound])}", _range(path)
     if kind in ("too_short", "string_too_short"):
         return "is empty", "Write at least one."
+    if kind == "model_type" and number != "this" and (wanted := _only_key(path)):
+        return _EXPECTED[kind][0], f"Write {{{wanted}: {number}}}."
     if kind in _EXPECTED:
         return _EXPECTED[kind][0], (kind == "string_type" and _for_a_boolean(boolean)) or _EXPECTED[kind][1]
     return "is not usable", "Compare it with docs/configuration.md."
+
+
+def _only_key(path: document.Path) -> str | None:
+    """The one key that the section at a place must have, None where there is none or another one."""
+    required = [name for name, info in _model_at(path).model_fields.items() if info.is_required()]
+    return required[0] if len(required) == 1 else None
 
 
 _UNKNOWN: Final = "has an unknown key in this place"

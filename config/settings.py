@@ -621,7 +621,11 @@ class AgentSettings(Section):
     )
     roles: Several[Name] = Field(default=(), description="Roles that policies may ask for.")
     autonomy_tier: int = Field(
-        default=0, ge=0, le=10, description="How much the agent may do unattended; higher is more."
+        default=0,
+        ge=0,
+        le=10,
+        description="How much the agent may do unattended; higher is more. With the shipped policy, 3 or more lets "
+        "everything of `risk: high` and `critical` pass without a person.",
     )
     owner: Name | None = Field(
         default=None, description="The person whose agent it is, who therefore never decides on its calls."
@@ -1254,7 +1258,9 @@ class ToolSettings(Section):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         written = self.model_fields_set
-        if bool(self.url) == bool(self.command):
+        if self.url and self.command:
+            raise mistaken("has url and command", "Keep one of them: url for a server, command for one to start.")
+        if not self.url and not self.command:
             raise mistaken("does not say where it is", "Write one of url: URL and command: [PROGRAM, ARGUMENT, ...].")
         if self.kind == "http" and self.command:
             raise mistaken("has a command and kind http", "Write kind: mcp, or give it a url.")

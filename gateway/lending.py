@@ -61,6 +61,8 @@ _QUIET: Final = 60.0
 _MOST_TOLD: Final = 1000
 _MOST_STANDING: Final = 1000
 _NEVER: Final = 2**62
+_LONGEST_TOOL: Final = 256
+"""Characters of an operation in the cost ledger: agents choose those of tools that nothing describes."""
 
 
 class Lending:
@@ -336,7 +338,7 @@ class Lender:
         """Posts what the call has cost, once, and gives everything else back. Never raises, never waits."""
         loan, admitted = x.loan, x.admitted
         try:
-            if x.reached is not Reached.NO and x.call is not None and not x.call.endpoint.free:
+            if x.reached is not Reached.NO and x.call is not None and _counts(x.call):
                 self._post(x, loan)
             elif x.bills:
                 self._pay(x, loan, x.bills)
@@ -376,7 +378,8 @@ class Lender:
         """For all attempts together."""
         x.cost = cost = spent[0].cost if len(spent) == 1 else min(sum(each.cost for each in spent), MOST)
         if loan is None:
-            self.store.post(x.id, spent[0].tenant, x.payers, cost, spent)
+            free = x.call is not None and x.call.endpoint.free
+            self.store.post(x.id, spent[0].tenant, () if free else x.payers, cost, spent)
             return
         if cost > loan.amount:
             self.overruns += 1
@@ -424,8 +427,9 @@ class Lender:
         price = x.assembly.prices.tool(call.target)
         x.cost = cost = min(price.cost(Usage()), MOST) if price is not None else 0
         first = 0 if x.bills else 1
-        dimensions = (x.day, agent.tenant, agent.team or "", agent.name, x.session or "", "", call.target, "")
-        return spent_of((*dimensions, first, 0, 0, 0, cost, 0, 0))
+        tool = call.operation[:_LONGEST_TOOL]
+        dimensions = (x.day, agent.tenant, agent.team or "", agent.name, x.session or "", "", call.target, tool)
+        return spent_of((*dimensions, first, 0, 0, 0, cost, cost, 0))
 
     def _estimated_cost(self, x: Exchange, price: Price, usage: Usage) -> int:
         """What a call has cost of which the target has not said what it has used; notes in `usage` what is likely.
@@ -513,6 +517,11 @@ class Lender:
             self._told.clear()
         self._told[key] = now
         log.warning("%s", text)
+
+
+def _counts(call: AgentCall) -> bool:
+    """Whether a call that has reached its target is in the cost ledger: one of a tool also where it is free."""
+    return not call.endpoint.free or (call.kind == "tool" and not call.endpoint.passes)
 
 
 def _probable_input(x: Exchange) -> int:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from config.settings import OAuthSettings
 from gateway.identity import Agent, Directory, Unauthenticated, shown
 from gateway.oauth.metadata import challenge, document
 from gateway.oauth.tokens import ScopeMissing, Tokens
+
+_LOG_IN: Final = (
+    "The call shows neither a token nor a key. Log in where the header WWW-Authenticate leads to, and send the token "
+    "as `Authorization: Bearer TOKEN`; or send a key in the same way."
+)
 
 
 class Login:
@@ -23,7 +29,12 @@ class Login:
 
     async def identify(self, authorization: bytes | None, api_key: bytes | None, path: str, now: float) -> Agent:
         """The agent that calls at `path`, at `now` in Unix seconds. Raises Unauthenticated, ScopeMissing."""
-        key = shown(authorization, api_key)
+        try:
+            key = shown(authorization, api_key)
+        except Unauthenticated as error:
+            if error.shown or self._settings is None:
+                raise
+            raise Unauthenticated(_LOG_IN) from None
         digest = hashlib.sha256(key).digest()
         agent = self._directory.holder(digest)
         if agent is not None:

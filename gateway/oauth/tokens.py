@@ -29,6 +29,10 @@ _LONGEST: Final = 16 * 1024
 _MOST: Final = 8192
 """Tokens that are remembered as checked."""
 
+_LONGEST_TOLD: Final = 200
+_MOST_TOLD: Final = 3
+"""Of what a token says, as far as its holder is told it again: characters of a text, and texts."""
+
 _TYPES: Final = frozenset({"", "jwt", "at+jwt", "application/at+jwt", "application/jwt"})
 """What access tokens call themselves; others, such as logout tokens, are signed with the same keys."""
 
@@ -99,8 +103,9 @@ class Tokens:
         checked.keys.keep_fresh()
         claims = checked.claims
         if self._everywhere.isdisjoint(claims.audiences):
-            if _canonical(resource_of(self.settings.resource, path)) not in claims.audiences:
-                raise Unauthenticated("The token is for somebody else: get one for this resource.", shown=True)
+            resource = resource_of(self.settings.resource, path)
+            if _canonical(resource) not in claims.audiences:
+                raise Unauthenticated(_for_another(claims.audiences, resource), shown=True)
         if not self._scopes <= claims.scopes:
             missing = ", ".join(sorted(self._scopes - claims.scopes))
             raise ScopeMissing(f"The token does not have a scope that is needed here: {missing}.")
@@ -131,7 +136,9 @@ class Tokens:
             claims = claimed(orjson.loads(verified["payload"]), keys.settings.claim, now, self.settings.leeway)
             agent = self._directory.logged_in(keys.settings.issuer, claims.subject)
             if agent is None:
-                raise Unauthenticated("The token is of nobody who is configured here.", shown=True)
+                whose = f"Its {keys.settings.claim} is {claims.subject[:_LONGEST_TOLD]!r}"
+                remedy = "an operator can write that as the `subject` of an agent"
+                raise Unauthenticated(f"The token is of nobody who is configured here. {whose}: {remedy}.", shown=True)
             return _Checked(agent, claims, keys, keys.generation)
         raise Unauthenticated("The token is not signed with a key of its issuer.", shown=True)
 
@@ -152,6 +159,13 @@ def claimed(body: Mapping[str, Any], claim: str, now: float, leeway: float) -> C
         scope for name in ("scope", "scp") for text in _texts(body.get(name)) for scope in text.split(" ") if scope
     )
     return Claims(subject, expires, audiences, scopes)
+
+
+def _for_another(audiences: frozenset[str], resource: str) -> str:
+    """What a token is refused with that is good elsewhere. Its holder can read in it what it is for."""
+    named = sorted({_canonical(each) for each in audiences})
+    whom = ", ".join(repr(each[:_LONGEST_TOLD]) for each in named[:_MOST_TOLD]) or "it names no audience"
+    return f"The token is for somebody else ({whom}): get one for the resource {resource}."
 
 
 def _read(token: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

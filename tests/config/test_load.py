@@ -155,6 +155,13 @@ MISTAKES = {
     "a port out of range": ("port: 8080", "port: 65536", "65536", "listen.port", "from 0 to 65535"),
     "a quoted number": ("port: 8080", 'port: "8080"', "8080", "listen.port", "without quotes"),
     "a fraction of a port": ("port: 8080", "port: 80.5", "80.5", "listen.port", "or a point"),
+    "a tool's price as a bare number": (
+        "routes:",
+        "tools:\n  - {name: crm, kind: http, url: 'http://crm.test', price: 0.01}\nroutes:",
+        "0.01",
+        "tools[0].price",
+        "Write {usd_per_call: 0.01}.",
+    ),
     "an unquoted number as key": ("key: env:INTERN", "key: 12345678", "12345678", "agents[1].key", "Quote it"),
     "a boolean as name": ("name: intern-bot", "name: no", "name: no", "agents[1].name", '"no"'),
     "another boolean as name": ("name: chat", "name: On", "name: On", "routes[0].name", '"On"'),

@@ -26,7 +26,7 @@ def test_a_local_server_is_a_program_with_its_arguments_and_bounds() -> None:
     ("written", "why"),
     [
         ({}, "does not say where it is"),
-        (URL | COMMAND, "does not say where it is"),
+        (URL | COMMAND, "has url and command"),
         (COMMAND | {"kind": "http"}, "has a command and kind http"),
         (URL | {"count": 3}, "count is for tools with a command"),
         (URL | {"env": []}, "env is for tools with a command"),

@@ -18,6 +18,7 @@ from tests.policies.support import engine
 from tests.support.door import RawClient, connected, post
 from tests.support.exchanges import ALLOWED
 from tests.support.gate import AUTHORIZED, gate
+from tests.support.http_tools import http_tool
 from tests.support.people import deciding
 from tests.support.target import Target, target
 from tests.support.till import Till, Turnstile
@@ -431,3 +432,20 @@ async def test_nothing_of_a_call_is_left_to_the_collector_of_garbage() -> None:
             assert [each for each in gc.get_objects() if isinstance(each, Exchange)] == []
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize(("price", "cost"), [(None, 0), ({"usd_per_call": 0.02}, 20_000_000)])
+async def test_calls_of_tools_are_in_the_cost_ledger_by_tool_and_operation_also_where_they_are_free(
+    price: dict[str, float] | None, cost: int
+) -> None:
+    async with http_tool() as tool:
+        crm = {"name": "crm", "kind": "http", "url": tool.url, **({"price": price} if price is not None else {})}
+        async with gate(tools=[crm]) as g, connected(g.port) as client:
+            await client.say(f"GET /tools/crm/tickets HTTP/1.1\r\nhost: w\r\n{AUTHORIZED}\r\n\r\n".encode())
+            await client.answer()
+            await g.ledger.outcome()
+            (spent,) = g.till.ledger
+            assert (spent.agent, spent.model, spent.target, spent.tool) == ("support-bot", "", "crm", "GET /tickets")
+            assert (spent.calls, spent.cost, spent.tool_cost, spent.unpriced) == (1, cost, cost, 0)
+            for server in g.pipeline.assembly.toolbox:
+                await server.close()

@@ -110,6 +110,7 @@ async def test_a_client_that_shows_nothing_is_told_where_to_log_in() -> None:
             answer = await client.post(f"/mcp/{server}", json=CALL, headers=MCP)
             assert answer.status_code == 401
             assert answer.json()["error"]["data"]["code"] == "unauthenticated"
+            assert "Log in" in answer.json()["error"]["message"]
             at = f'resource_metadata="https://gw.test{WELL_KNOWN}/mcp/{server}"'
             assert answer.headers["www-authenticate"] == f'Bearer {at}, scope="mcp:tools"'
         answer = await client.post("/v1/chat/completions", json={})

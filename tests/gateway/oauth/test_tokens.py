@@ -70,7 +70,21 @@ async def test_a_token_is_the_agents_whom_its_issuer_means(
 async def test_each_subject_is_another_agent_and_an_unknown_one_is_nobody(server: AuthorizationServer) -> None:
     at = tokens(server)
     assert (await shown(at, server.token(sub="others-client", now=NOW))).name == "other-bot"
-    assert "nobody who is configured" in await refused(at, server.token(sub="support-bot", now=NOW))
+    said = await refused(at, server.token(sub="support-bot", now=NOW))
+    assert "nobody who is configured" in said
+    assert "'support-bot'" in said
+    assert "`subject`" in said
+
+
+async def test_a_token_for_somebody_else_is_told_for_whom_and_for_whom_one_is_wanted(
+    server: AuthorizationServer,
+) -> None:
+    said = await refused(tokens(server), server.token(aud="https://api.test/", now=NOW))
+    assert "'https://api.test'" in said
+    assert "https://gw.test/mcp/up" in said
+    assert "names no audience" in await refused(tokens(server), server.token(aud=None, now=NOW))
+    many = [f"https://{'a' * 500}{number}.test" for number in range(50)]
+    assert len(await refused(tokens(server), server.token(aud=many, now=NOW))) < 1000
 
 
 async def test_another_claim_can_name_the_agent(server: AuthorizationServer) -> None:
