@@ -43,6 +43,21 @@ READING: Final = 30.0
 """Seconds for a child to start and to read the files it is about."""
 _MOST_ANSWERED: Final = 256 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
+_OTHER: Final = 97
+"""The exit code of a child that has found another version than the one that runs here."""
+_PROGRAM: Final = """\
+import os, sys
+sys.path[:] = {places!r}
+try:
+    from policies import child
+    from policies.{module} import main
+except ImportError:
+    sys.exit({other})
+if not os.path.samefile(child.__file__, {here!r}):
+    sys.exit({other})
+main()
+"""
+ONE_VERSION: Final = "Install one version of the gateway, and start it from where that is."
 _HEAD: Final = struct.Struct(">cI")
 
 Origin = Sequence[str | os.PathLike[str]] | Places | Kept | Sources
@@ -53,7 +68,8 @@ Origin = Sequence[str | os.PathLike[str]] | Places | Kept | Sources
 class Answer:
     """What a child said before it ended, and how it ended: `failure` is None by itself, else why not, for people.
 
-    `transient` failures say nothing about the policies: the machine did not let the child do its work.
+    `transient` failures say nothing about the policies: the machine did not let the child do its work. Nor do those of
+    one that went `astray`: it has not found the code that runs here.
     """
 
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +77,7 @@ class Answer:
     contents: list[bytes] = field(default_factory=list)
     failure: str | None = None
     transient: bool = False
+    astray: bool = False
 
 
 async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[str] = ()) -> Answer:
@@ -70,13 +87,12 @@ async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[s
     It has READING seconds to read, and then `seconds` for its work. Raises OSError when no child can be started.
     """
     work, fetched = _work(origin, seconds)
-    code = f"import sys; sys.path.append({_ROOT!r}); from policies.{module} import main; main()"
     spent = _spent_by_children()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         "-c",
-        code,
+        program(module),
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -101,6 +117,7 @@ async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[s
         if code_of_end:
             answer.failure = _ended(code_of_end)
             answer.transient = -code_of_end == signal.SIGKILL
+            answer.astray = code_of_end == _OTHER
     except TimeoutError:
         answer.failure = f"did not finish within {allowed:g} s"
     except ValueError:
@@ -114,6 +131,14 @@ async def run(module: str, origin: Origin, seconds: float, arguments: Sequence[s
         # It did not get the processor, or waited for a disk.
         answer.transient = _spent_by_children() - spent < allowed / 2
     return answer
+
+
+def program(module: str) -> str:
+    """What a child runs: `policies.<module>.main` of the very code that runs here, whatever else is installed."""
+    places = [each for each in sys.path if os.path.isabs(each)]
+    if _ROOT not in places:
+        places.append(_ROOT)
+    return _PROGRAM.format(places=places, module=module, here=__file__, other=_OTHER)
 
 
 def place(origin: Origin) -> str:
@@ -179,6 +204,8 @@ async def _listen(process: asyncio.subprocess.Process, answer: Answer) -> AsyncI
 
 
 def _ended(code: int) -> str:
+    if code == _OTHER:
+        return "found other code of the gateway than runs here, or none,"
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
         why = {

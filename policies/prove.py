@@ -60,7 +60,7 @@ async def prove(
         at = next((line["at"] for line in reversed(told.lines) if "at" in line), None)
         file = at[0] if at else place
         doing = f"while {at[1]}" if at else "before it began"
-        remedy = _SHORT if told.transient else _REMEDY
+        remedy = child.ONE_VERSION if told.astray else _SHORT if told.transient else _REMEDY
         problem = Problem(file, None, f"the proof of the policy {told.failure} {doing}", remedy)
         raise PolicyError([problem], transient=told.transient)
     (described,) = (line["proven"] for line in told.lines if "proven" in line)

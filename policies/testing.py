@@ -185,9 +185,8 @@ async def test(
     if told.failure is not None and not problems:
         running: list[Any] = next((line["at"] for line in reversed(told.lines) if "at" in line), [])
         if not running:
-            problems = [
-                Problem(child.place(origin), None, f"the test run {told.failure} before any test", "Check the policy.")
-            ]
+            remedy = child.ONE_VERSION if told.astray else "Check the policy."
+            problems = [Problem(child.place(origin), None, f"the test run {told.failure} before any test", remedy)]
         else:
             name, file, line_number = running
             results.append(Result(name, file, line_number, "error", 0.0, f"the test run {told.failure} here"))

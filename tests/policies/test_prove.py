@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policies import child
 from policies.budgets import Balance, Budget, Mode, account
 from policies.document import budgets_document
 from policies.errors import PolicyError, Problem
@@ -22,6 +24,7 @@ from policies.sources import Module, Sources, read
 from tests.policies.support import rego, sources
 
 _ALLOW = 'decision := {"decision": "ALLOW"}'
+_AS_CHILD = {"MIMALLOC_ARENA_RESERVE": "16384"}
 
 
 async def refused(what: Sources, seconds: float = 10) -> list[Problem]:
@@ -41,6 +44,30 @@ async def test_it_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "orjson.py").write_text("raise SystemExit('found in the working folder')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     await prove(sources(rego(_ALLOW)), 10)
+
+
+def test_the_child_runs_the_code_that_its_parent_runs_where_another_version_is_installed(tmp_path: Path) -> None:
+    installed = tmp_path / "policies"
+    installed.mkdir()
+    (installed / "__init__.py").write_text("")
+    (installed / "prove.py").write_text("def main():\n    raise SystemExit('of another version')\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{child.program('prove')}"
+    work = orjson.dumps({"seconds": 10, "sources": sources(rego(_ALLOW))})
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], input=work, env=_AS_CHILD, capture_output=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert b'"proven"' in done.stdout
+
+
+async def test_a_child_that_does_not_find_the_code_of_its_parent_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "_ROOT", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (problem,) = await refused(sources(rego(_ALLOW)))
+    assert "other code of the gateway than runs here, or none" in problem.message
+    assert problem.remedy == child.ONE_VERSION
 
 
 async def test_a_proof_that_cannot_be_started_is_told_and_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
