@@ -1046,7 +1046,7 @@ class CredentialSettings(Section):
         return self
 
 
-_MCP_ONLY: Final[tuple[str, ...]] = ("check_arguments", "definitions", "pins", "accepted_by")
+_MCP_ONLY: Final[tuple[str, ...]] = ("check_arguments", "definitions", "pins", "accepted_by", "server_tasks")
 """Settings of a tool that mean nothing where it is plain HTTP."""
 _HTTP_ONLY: Final[tuple[str, ...]] = (
     "methods", "paths", "headers", "credential", "largest_request", "concurrent", "retries", "openapi",
@@ -1232,6 +1232,11 @@ class ToolSettings(Section):
     )
     accepted_by: Name = Field(
         default="admin", description="The role that a person needs to accept or refuse a tool's definition; MCP."
+    )
+    server_tasks: Literal["refused", "carried"] = Field(
+        default="refused",
+        description="Whether tasks that the server itself keeps (`tasks/get` and its like) are carried. The server knows "
+        "all agents by one credential, so what one agent has begun any other agent of it can read and cancel; MCP.",
     )
     results: Literal["passed", "checked"] = Field(
         default="passed",

@@ -405,6 +405,8 @@ class Catalogue:
         if len(answer) > self.settings.largest_answer:
             limit = self.settings.largest_answer
             return self._withheld(x, call, f"It is longer than the {limit} bytes that this gateway lets pass")
+        if self.settings.server_tasks == "refused" and results.is_task(answer):
+            return self._withheld(x, call, "It would come by a task of the server's, which belongs to no agent")
         if self.settings.results == "passed":
             return answer
         text = results.told(answer)

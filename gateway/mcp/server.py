@@ -18,6 +18,7 @@ from adapters.base import Headers, ToolCall
 from adapters.errors import MethodNotAllowed, ProtocolBreach, UnknownEndpoint
 from adapters.mcp import messages, mirrors
 from adapters.mcp.answers import Mcp
+from adapters.mcp.held import NO_SUCH_TASK
 from adapters.mcp.messages import McpCall
 from config.settings import ToolSettings
 from gateway import carrier, trace
@@ -121,6 +122,8 @@ class McpServer:
         if call.endpoint.passes and (told := await tasks.answered(x, call, desk.holds)) is not None:
             await reply.whole(200, [(b"content-type", b"application/json")], told)
             return
+        if call.method.startswith("tasks/") and call.id and self.settings.server_tasks == "refused":
+            raise ProtocolBreach("There is no such task: those of the server itself are not carried.", NO_SUCH_TASK)
         if x.method == "DELETE" and not call.upstream:
             await reply.whole(200, [], b"")  # of this session nobody knows but the client
             return

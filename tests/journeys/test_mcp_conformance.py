@@ -49,7 +49,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
             "ledger": {"path": "ledger"},
             "policy": {"paths": [str(policy)]},
             "agents": [{"name": "inspector", "key": AGENT_KEY}],
-            "tools": [{"name": "everything", "kind": "mcp", "url": behind}],
+            "tools": [{"name": "everything", "kind": "mcp", "url": behind, "server_tasks": "carried"}],
         }
         with serving(config, folder) as gateway, keyed(urlsplit(gateway.url).port or 0, AGENT_KEY) as port:
             yield direct, f"http://localhost:{port}/mcp/everything"

@@ -589,10 +589,26 @@ async def test_a_result_does_not_pass_beside_an_error() -> None:
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/list", "tasks/result"])
 async def test_what_came_of_a_servers_task_is_no_way_around_the_check_of_results(method: str) -> None:
-    async with front((200, JSON, answer(SECRET)), script=judged, results="checked") as at:
+    async with front((200, JSON, answer(SECRET)), script=judged, results="checked", server_tasks="carried") as at:
         _, _, told = await at.say(request(method, taskId="t-1"))
         assert error(told) == (403, 1)
         assert b"a secret" not in told
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/list", "tasks/result", "tasks/cancel"])
+async def test_tasks_of_a_server_are_not_carried_unless_the_operator_says_so(method: str) -> None:
+    async with front((200, JSON, answer(SECRET))) as at:
+        _, _, told = await at.say(request(method, taskId="t-1"))
+        assert "not carried" in orjson.loads(told)["error"]["message"]
+        assert b"a secret" not in told
+
+
+async def test_a_task_of_a_server_is_no_answer_unless_the_operator_says_so() -> None:
+    begun = answer({"resultType": "task", "taskId": "t-1", "status": "working"})
+    async with front((200, JSON, begun)) as at:
+        assert b"t-1" not in (await at.say(request()))[2]
+    async with front((200, JSON, begun), server_tasks="carried") as at:
+        assert b"t-1" in (await at.say(request()))[2]
 
 
 @pytest.mark.parametrize("method", ["Sampling/CreateMessage", "sampling/createMessage ", "elicitation//create"])
@@ -608,7 +624,7 @@ async def test_what_is_almost_a_question_does_not_pass(method: str) -> None:
 async def test_what_a_servers_task_asks_for_is_decided_on_too() -> None:
     asks = {"a": {"method": "elicitation/create", "params": {"message": "Your key?"}}}
     told = answer({"resultType": "complete", "status": "input_required", "inputRequests": asks})
-    async with front((200, JSON, told), script=DENIED) as at:
+    async with front((200, JSON, told), script=DENIED, server_tasks="carried") as at:
         headers = at.headers(modern=True, method="tasks/get", named="t-1")
         _, _, body = await at.say(request("tasks/get", modern=True, taskId="t-1"), headers, modern=True)
         assert b"Your key?" not in body

@@ -554,7 +554,7 @@ async def test_a_result_in_which_a_redaction_leads_to_nothing_is_withheld_and_th
 
 async def test_results_that_are_too_long_or_come_later_are_withheld() -> None:
     server = ScriptedServer(ECHO)
-    async with an_agent(server, results="checked") as agent:
+    async with an_agent(server, results="checked", server_tasks="carried") as agent:
         server.result = {"content": [{"type": "text", "text": "x" * LARGEST_CHECKED}]}
         assert "that a policy is asked about" in (await agent.call("echo", {"text": "hi"}))["content"][0]["text"]
         server.result = {"resultType": "task", "taskId": "t"}
