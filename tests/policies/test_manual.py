@@ -1,6 +1,7 @@
 """What docs/policy.md shows is true: its policies and envelopes load, its tables name what there is."""
 
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,49 @@ async def test_its_envelopes_are_accepted_by_the_shipped_policy() -> None:
 
 
 async def test_its_policy_is_proven_and_its_test_passes() -> None:
-    *_, policy, tests = blocks("rego")
+    *_, policy, _, tests = blocks("rego")
     report = await test(sources(policy, tests=(tests,)), 20)
     await prove(sources(policy), 20)
     assert report.passed, report.text()
+
+
+def refund(arguments: dict[str, Any], **call: Any) -> bytes:
+    agent = {"name": "worker", "tenant": "acme", "roles": [], "autonomy_tier": 1, "state": "active"}
+    said = {"kind": "tool", "protocol": "mcp", "target": "crm", "operation": "refund", "arguments": arguments}
+    return orjson.dumps({"agent": agent, "call": {**said, **call}})
+
+
+async def test_the_shipped_policy_and_a_rule_of_ones_own_decide_together_as_it_says(tmp_path: Path) -> None:
+    (script,) = (text for text in blocks("sh") if "my-policy" in text)
+    (tmp_path / "policies").symlink_to(ROOT / "policies")
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True)  # noqa: ASYNC221  # our own words
+    *_, mine, _ = blocks("rego")
+    (tmp_path / "my-policy" / "mine.rego").write_text(mine)
+    granted = {"envelopes": {"worker": {"allowed_tools": {"crm": {"operations": {"refund": {}}}}}}}
+    (tmp_path / "envelopes.json").write_bytes(orjson.dumps(granted))
+    together = read([tmp_path / "my-policy", tmp_path / "envelopes.json"])
+    report = await test(together, 20)
+    assert report.passed, report.text()
+    proof = await prove(together, 20)
+    engine, shipped = await build(together), await build(read([SHIPPED]))
+    models, of_shipped = proof.reads.of("llm"), shipped.reads.of("llm")
+    assert {each.path for each in models.reads} == {each.path for each in of_shipped.reads}
+    assert models.unstable == of_shipped.unstable
+
+    async def said(document: bytes) -> str:
+        return (await engine.evaluate(document, NOW)).effect.name
+
+    assert await said(refund({"amount": 100})) == "ALLOW"
+    for arguments in ({"amount": 101}, {"amount": "1"}, {}):
+        assert await said(refund(arguments)) == "NEEDS_APPROVAL"
+    approved = {**orjson.loads(refund({"amount": 101})), "approval": {"id": "1", "roles": ["finance"]}}
+    assert await said(orjson.dumps(approved)) == "ALLOW"
+    assert await said(refund({"amount": 101}, target="wiki")) == "DENY"
+    assert await said(refund({"method": "tools/list", "name": "refund"}, phase="list", operation="list")) == "ALLOW"
+    result = {"structuredContent": {"card": "4111"}}
+    told = await engine.evaluate(refund({}, operation="customer", phase="result", result=result), NOW)
+    assert [edit.pointer for edit in told.obligations.redact] == ["/result/structuredContent/card"]
+    assert not (await engine.evaluate(refund({}, phase="result", result=result), NOW)).obligations
 
 
 async def test_its_obligations_and_masks_do_what_it_says() -> None:
