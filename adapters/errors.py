@@ -31,6 +31,10 @@ class UnknownEndpoint(Exception):
     """No protocol that the gateway speaks has this path."""
 
 
+class UnknownOperation(UnknownEndpoint):
+    """The tool is there, and its operator lets agents use nothing at this path of it."""
+
+
 class MethodNotAllowed(Exception):
     """The path exists, the method does not. `allowed` names the one that does."""
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.base import Breach, Refusal
-from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, ProtocolBreach, UnknownEndpoint
+from adapters.errors import (
+    BodyTooLarge,
+    MalformedCall,
+    MethodNotAllowed,
+    ProtocolBreach,
+    UnknownEndpoint,
+    UnknownOperation,
+)
 from gateway.identity import Unauthenticated
 from gateway.ledger import LedgerUnavailable
 from gateway.lifeline import BodyTooSlow, Stopping
@@ -65,6 +72,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     Unauthenticated: Problem(401, "unauthenticated", ""),
     ScopeMissing: Problem(403, "policy_denied", "Log in again, and ask for it."),
     UnknownEndpoint: Problem(404, "no_route", "Check the base URL."),
+    UnknownOperation: Problem(404, "no_route", "Use another, or ask the operator of this gateway."),
     WrongHost: Problem(421, "malformed_call", "The operator of this gateway can add it to listen.hosts."),
     WrongOrigin: Problem(403, "malformed_call", "The operator of this gateway can add it to listen.origins."),
     MethodNotAllowed: Problem(405, "malformed_call", ""),
@@ -127,6 +135,8 @@ def refusal_for(error: BaseException, call_id: str) -> Refusal:
     """What to tell the agent. Only errors of the table speak for themselves; others are not quoted."""
     problem = problem_for(error)
     message = _UNEXPECTED_MESSAGE if problem is UNEXPECTED else str(error)
+    if isinstance(error, ApprovalPending):
+        message = f"{message} With your key, GET /approvals/{error.approval}?wait=50 tells when there is news."
     if problem.next_step:
         message = f"{message} {problem.next_step}"
     retry, retry_after = problem.retry, problem.retry_after

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from adapters import http, urls
 from adapters.base import Headers, ToolCall
-from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownEndpoint
+from adapters.errors import BodyTooLarge, MalformedCall, MethodNotAllowed, UnknownOperation
 from adapters.http import HttpCall
 from config.settings import ToolSettings
 from gateway import carrier
@@ -135,10 +135,11 @@ class HttpTool:
         name, path = self.settings.name, path or "/"
         urls.check_path(path)
         if not self._paths.fullmatch(path):
-            raise UnknownEndpoint(f"The tool {name} has nothing that agents may use at {path[:200]!r}.")
+            raise UnknownOperation(f"Agents may use nothing at {path[:200]!r} of the tool {name}.")
         described = self._described.operations.find(method, path) if self._described is not None else None
         if described is None and self.settings.only_described:
-            raise UnknownEndpoint(f"The tool {name} has no operation {method} {path[:200]!r}.")
+            words = "Only what its OpenAPI document describes can be called."
+            raise UnknownOperation(f"The tool {name} has no operation {method} {path[:200]!r}. {words}")
         call = http.read(name, method, path, query, headers, body, described, free=self._free)
         if self._in_query and any(urls.plain(each) == self._in_query for each, _ in call.parameters):
             raise MalformedCall("The query has the parameter in which the gateway shows its own credential.")

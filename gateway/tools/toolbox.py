@@ -80,8 +80,18 @@ class Toolbox:
         """Raises UnknownEndpoint."""
         found = self._tools.get((protocol, name))
         if found is None:
-            raise UnknownEndpoint(f"There is no tool {name[:100]!r} at {_PATHS[protocol]}.")
+            raise UnknownEndpoint(
+                f"There is no tool {name[:100]!r} at {_PATHS[protocol]}{self._elsewhere(protocol, name)}"
+            )
         return found
+
+    def _elsewhere(self, protocol: str, name: str) -> str:
+        """The end of the sentence that says that it is not here: where it is."""
+        other = next((each for each in _PATHS if each != protocol and (each, name) in self._tools), None)
+        if other is not None:
+            return f": it is at {_PATHS[other]}{name}."
+        every = f": {_PATHS[protocol]}{ALL} joins them" if (protocol, ALL) in self._tools else ""
+        return f". Write its name behind that{every}." if not name else "."
 
     async def read(self, x: Exchange, body: bytes, argument: str, desk: Desk) -> ToolCall:
         """`argument` is what follows `/tools/` or `/mcp/`. Raises as `Tool.read` does, UnknownEndpoint."""

@@ -551,7 +551,10 @@ async def test_an_openapi_document_names_the_operations(tmp_path: Path) -> None:
         assert it.asked()[0]["operation"] == "getTicket"
         assert it.asked()[0]["arguments"] == {"id": 42}
         assert (await it.call("GET", "/tickets/x")).status_code == 400
-        assert (await it.call("GET", "/tickets")).status_code == 404
+        unknown = await it.call("GET", "/tickets")
+        assert unknown.status_code == 404
+        assert "Only what its OpenAPI document describes can be called." in unknown.json()["error"]["message"]
+        assert "base URL" not in unknown.json()["error"]["message"]
         assert (await it.call("PUT", "/tickets/42", json={})).status_code == 404
         assert len(it.tool.came) == 1
 

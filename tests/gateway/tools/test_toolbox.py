@@ -40,3 +40,22 @@ async def test_a_tool_that_has_gone_gets_no_new_calls_and_is_closed_with_the_oth
     third.succeed(second)
     assert gone in third._left, "calls under way may still use it"
     await third.close()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "words"),
+    [
+        ("mcp", "", "There is no tool '' at /mcp/. Write its name behind that: /mcp/all joins them."),
+        ("http", "notes", "There is no tool 'notes' at /tools/: it is at /mcp/notes."),
+        ("mcp", "crm", "There is no tool 'crm' at /mcp/: it is at /tools/crm."),
+        ("http", "", "There is no tool '' at /tools/. Write its name behind that."),
+        ("http", "nothing", "There is no tool 'nothing' at /tools/."),
+    ],
+)
+async def test_who_looks_for_a_tool_where_it_is_not_is_told_where_it_is(protocol: str, name: str, words: str) -> None:
+    crm = ToolSettings.model_validate({"name": "crm", "kind": "http", "url": "http://127.0.0.1:9"})
+    box = Toolbox([settings("notes"), crm])
+    with pytest.raises(UnknownEndpoint) as raised:
+        box.find(protocol, name)
+    assert str(raised.value) == words
+    await box.close()
