@@ -95,6 +95,8 @@ def test_whatever_changes_something_needs_a_role() -> None:
         "POST /approvals/{id}/change",
         "POST /grants",
         "DELETE /grants/{id}",
+        "POST /tools/{server}/{tool}/accept",
+        "POST /tools/{server}/{tool}/refuse",
     }
     assert {named(each) for each in OPERATIONS if each.method != "GET" and not each.role} == harmless | says_itself_who
 

@@ -14,6 +14,8 @@ import yaml
 
 from adapters.mcp.results import redacted
 from gateway.remote import TOKEN
+from policies.prove import prove
+from tests.policies.support import sources
 from tests.support.mcp_clients import Someone, client
 from tests.support.process import ROOT, Gateway, serving
 
@@ -87,3 +89,10 @@ def test_a_result_is_redacted_as_the_manual_shows() -> None:
         redacted(json.dumps({"jsonrpc": "2.0", "id": 1, "result": before}).encode(), [pointer])
     )
     assert answer["result"] == after
+
+
+async def test_its_policies_can_be_used() -> None:
+    policies = [each for each in blocks("rego", MANUAL) if each.startswith("package")]
+    assert len(policies) == 2
+    for each in policies:
+        await prove(sources(each), 20)
