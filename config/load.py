@@ -377,6 +377,10 @@ def _warnings(data: dict[str, Any], secrets: Iterable[tuple[document.Path, Secre
             yield (*path, "arms"), message, "Make them add up to 100."
     for path, target in crosscheck.each(data, ("targets",)):
         yield from _misaddressed(path, target)
+    for path, tool in crosscheck.each(data, ("tools",)):
+        if tool.get("definitions") == "configured" and not tool.get("pins"):
+            message = "is configured, and there are no pins, so no tool of it can be called"
+            yield (*path, "definitions"), message, "Write what `weighbridge tools list --pins` prints as pins."
     for pattern in (("oauth", "issuers", "*", "jwks_url"), ("tools", "*", "oauth", "token_url")):
         for path, url in _at(data, pattern):
             if isinstance(url, str) and re.match(r"http://(?!(127\.[0-9.]+|localhost|\[::1\])([:/]|$))", url):

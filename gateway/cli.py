@@ -42,7 +42,10 @@ from gateway.supervise import AddressUnavailable, Supervisor
 from gateway.terminal import MISTAKEN, OK, UNUSABLE, complain, configuration
 from gateway.tools import operations
 from policies import load as policy
+from policies.embedded import EmbeddedEngine
 from policies.errors import PolicyError
+from policies.lint import scattered
+from policies.sources import read
 
 _GLANCE = 0.2
 """Seconds between two glances at a ledger that is followed."""
@@ -98,8 +101,8 @@ def serve(given: argparse.Namespace) -> int:
 def check(given: argparse.Namespace) -> int:
     """Configuration, policies (the one on trial, too), reachability, places to write to, prices.
 
-    A target that is down is a warning: it may be up when calls come. So is a file that cannot be written: the gateway
-    may run as somebody else.
+    A target or a tool that is down is a warning: it may be up when calls come. So is a file that cannot be written: the
+    gateway may run as somebody else.
     """
     # What keeps an engine from deciding is among the warnings; said as it happens, it would be said twice.
     logging.basicConfig(handlers=[logging.NullHandler()])
@@ -117,11 +120,14 @@ def check(given: argparse.Namespace) -> int:
                 continue
             try:
                 warnings += asyncio.run(_undecided(settings))
+                told = _pointless(loaded, settings)
+                warnings += [each for each in told if each not in warnings]
             except PolicyError as error:
                 told = [str(problem) for problem in error.problems]
                 mistakes += [each for each in told if each not in mistakes]
         warnings += asyncio.run(_unreachable(loaded))
         warnings += asyncio.run(_state(loaded.settings.state))
+        warnings += foresight.unfound(loaded.settings)
         warnings += [*foresight.unwritable(loaded.settings), *map(str, foresight.unpriced(loaded))]
     if given.json:
         print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
@@ -136,28 +142,41 @@ def check(given: argparse.Namespace) -> int:
 
 
 async def _undecided(settings: PolicySettings) -> list[str]:
-    """Loads the policies. What keeps a loaded one from deciding is a warning, too. Raises PolicyError."""
+    """Loads the policies. What keeps a loaded one from deciding is a warning, too, be it of some calls only. Raises
+    PolicyError."""
     engine = await policy.load(settings, opa=OpaLine)
-    failure = engine.failure
+    failure, doubts = engine.failure, []
+    if isinstance(engine, EmbeddedEngine):
+        trees = orjson.loads(engine.interpreter()[0].get_ast_as_json())
+        doubts = [str(each) for each in scattered(trees)]
     await engine.retire()
-    return [f"policy: {failure}."] if failure is not None else []
+    return [f"policy: {failure}.", *doubts] if failure is not None else doubts
+
+
+def _pointless(loaded: Loaded, settings: PolicySettings) -> list[str]:
+    """Envelopes that are of nothing here, of policies that load. Raises PolicyError."""
+    if settings.engine == "opa" or not settings.paths:
+        return []
+    places = policy.places(settings)
+    return list(foresight.pointless(loaded.settings, read(places.paths, places.keys)))
 
 
 async def _unreachable(loaded: Loaded) -> list[str]:
-    async def reach(name: str, url: str) -> str | None:
+    async def reach(what: str, url: str) -> str | None:
         origin, _ = Origin.parse(url)
         try:
             async with asyncio.timeout(_REACH):
                 _, writer = await asyncio.open_connection(origin.host, origin.port)
         except (OSError, TimeoutError):
-            return f"target {name}: nothing answers at {origin.host}:{origin.port}."
+            return f"{what}: nothing answers at {origin.host}:{origin.port}."
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return None
 
-    targets = loaded.settings.targets
-    answers = await asyncio.gather(*(reach(target.name, url) for target in targets for url in target.nodes))
+    asked = [(f"target {target.name}", url) for target in loaded.settings.targets for url in target.nodes]
+    asked += [(f"tool {tool.name}", tool.url) for tool in loaded.settings.tools if tool.url]
+    answers = await asyncio.gather(*(reach(*each) for each in asked))
     return [answer for answer in answers if answer is not None]
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Final
 
+from config.crosscheck import nearest
 from config.errors import Mistake
 from config.load import Loaded
 from config.settings import Settings
 from gateway.ledger import FILE_NAME
+from gateway.mcp.process import environment
 from gateway.state import file_of
 from policies.budgets import Plan
 from policies.prices import Prices
+from policies.sources import Sources
+
+_MOST_ENVELOPES: Final = 9
+"""Of those that are of nothing, how many are named one by one."""
+_MOST_GUESSED: Final = 1000
+"""Names among which the nearest is looked for."""
 
 _PATTERN: Final = frozenset("*?[")
 
@@ -39,6 +49,49 @@ def _against(what: str, path: Path) -> Iterator[str]:
         yield f"{what}: {path} cannot be made, for {place} is not a folder."
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"{what}: {path} cannot be made, for this user may not write into {place}."
+
+
+def unfound(settings: Settings) -> Iterator[str]:
+    """Programs of local MCP servers that could not be started from here. Raises SecretMissing."""
+    for tool in settings.tools:
+        if not tool.command:
+            continue
+        program = tool.command[0]
+        if "/" in program:
+            there = os.access(Path(tool.directory or "") / program, os.X_OK)
+        else:
+            there = shutil.which(program, path=environment(tool)["PATH"]) is not None
+        if not there:
+            yield f"tool {tool.name}: its program {program!r} is not found. Write its whole path, or a PATH in `env`."
+
+
+def pointless(settings: Settings, sources: Sources) -> Iterator[str]:
+    """Envelopes in files of this gateway that are of agents, or grant tools, that it does not have."""
+    agents = {each.name for each in settings.agents}
+    tools = {each.name for each in settings.tools}
+    found = _pointless(agents, tools, sources)
+    for place, what, word in itertools.islice(found, _MOST_ENVELOPES):
+        known = agents if what == "agent" else tools
+        guess = nearest(word, known) if len(known) <= _MOST_GUESSED else None
+        yield f"{place}: no {what} has this name." + (f" Did you mean {guess}?" if guess else "")
+    if more := sum(1 for _ in found):
+        yield f"envelopes: {more} more are of agents or tools that are not configured."
+
+
+def _pointless(agents: Set[str], tools: Set[str], sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """Place, what is named there, and its name."""
+    envelopes = sources.data.get("envelopes")
+    for agent, envelope in envelopes.items() if isinstance(envelopes, dict) else ():
+        # What comes in bundles may be meant for several gateways.
+        file = sources.data_files.get("envelopes") or sources.data_files.get(f"envelopes.{agent}")
+        if file is None:
+            continue
+        if agent not in agents:
+            yield f"{file}: envelopes.{agent}", "agent", agent
+        granted = envelope.get("allowed_tools") if isinstance(envelope, dict) else None
+        for tool in granted if isinstance(granted, dict) else ():
+            if tool not in tools:
+                yield f"{file}: envelopes.{agent}.allowed_tools.{tool}", "tool server", tool
 
 
 def unpriced(loaded: Loaded) -> Iterator[Mistake]:

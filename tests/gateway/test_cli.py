@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -53,6 +54,56 @@ def test_check_passes_a_good_configuration_and_warns_of_what_is_down(
     assert "agents-own-key" not in said
 
 
+def test_check_warns_of_tools_that_cannot_be_called_and_of_envelopes_that_are_of_nothing(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    envelope: dict[str, Any] = {"allowed_tools": {"nots": {"operations": {"add": {}}}, "notes": {"operations": {"add": {}}}}}
+    (config.parent / "envelopes.yaml").write_text(yaml.safe_dump({"envelopes": {"a": envelope, "b": {}}}))
+    (config.parent / "here").write_text("#!/bin/sh\n")
+    (config.parent / "here").chmod(0o755)
+    written = yaml.safe_load(config.read_text())
+    written["policy"] = {"paths": ["main.rego", "envelopes.yaml"]}
+    written["tools"] = [
+        {"name": "notes", "kind": "mcp", "url": "http://127.0.0.1:9/mcp"},
+        {"name": "crm", "kind": "http", "url": "http://127.0.0.1:7"},
+        {"name": "files", "kind": "mcp", "command": ["nosuchprogram"]},
+        {"name": "near", "kind": "mcp", "command": ["./here"], "directory": str(config.parent)},
+        {"name": "shell", "kind": "mcp", "command": ["sh"], "definitions": "configured"},
+    ]
+    config.write_text(yaml.safe_dump(written))
+    assert main(["check", "--config", str(config), "--json"]) == OK
+    said = json.loads(capsys.readouterr().out)["warnings"]
+
+    def one(text: str) -> str:
+        (found,) = [each for each in said if text in each]
+        return str(found)
+
+    assert "nothing answers at 127.0.0.1:9" in one("tool notes:")
+    assert "nothing answers at 127.0.0.1:7" in one("tool crm:")
+    assert "'nosuchprogram' is not found" in one("tool files:")
+    assert "no pins" in one("tools[4]")
+    assert "envelopes.a.allowed_tools.nots" in one("Did you mean notes?")
+    assert "no agent" in one("envelopes.b")
+    assert not [each for each in said if "tool near" in each or "tool shell" in each]
+
+
+def test_check_counts_envelopes_that_are_of_nobody_rather_than_name_them_all(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "envelopes.yaml").write_text(yaml.safe_dump({"envelopes": {f"b{n}": {} for n in range(5000)}}))
+    written = yaml.safe_load(config.read_text())
+    written["policy"] = {"paths": ["main.rego", "envelopes.yaml"]}
+    config.write_text(yaml.safe_dump(written))
+    assert main(["check", "--config", str(config), "--json"]) == OK
+    said = [
+        each
+        for each in json.loads(capsys.readouterr().out)["warnings"]
+        if "envelopes.b" in each or "envelopes: " in each
+    ]
+    assert len(said) == 10
+    assert "4991 more" in said[-1]
+
+
 def kept_at(config: Path, state: str) -> None:
     config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "state": state}))
 
@@ -96,6 +147,15 @@ def test_check_names_mistakes_in_the_policy(config: Path, capsys: pytest.Capture
     assert main(["check", "--config", str(config), "--json"]) == MISTAKEN
     (mistake,) = json.loads(capsys.readouterr().out)["mistakes"]
     assert "main.rego:7" in mistake
+
+
+def test_check_warns_of_decisions_in_two_files(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config.parent / "mine.rego").write_text(ALLOW.replace("}", "} if input.call.phase", 1))
+    config.write_text(config.read_text().replace("- main.rego", "- main.rego\n  - mine.rego"))
+    assert main(["check", "--config", str(config), "--json"]) == OK
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    (warning,) = (each for each in warnings if "mine.rego:5" in each)
+    assert "for which both hold are refused" in warning
 
 
 def with_a_trial(config: Path, rules: str, **more: object) -> None:
