@@ -147,7 +147,7 @@ async def _undecided(settings: PolicySettings) -> list[str]:
     engine = await policy.load(settings, opa=OpaLine)
     failure, doubts = engine.failure, []
     if isinstance(engine, EmbeddedEngine):
-        trees = orjson.loads(engine.interpreter()[0].get_ast_as_json())
+        trees = json.loads(engine.interpreter()[0].get_ast_as_json())
         doubts = [str(each) for each in scattered(trees)]
     await engine.retire()
     return [f"policy: {failure}.", *doubts] if failure is not None else doubts

@@ -103,6 +103,21 @@ def wide_lookups(trees: Sequence[Node]) -> list[Problem]:
     return [problem for module in modules for rule in module.rules for problem in _lookups(module, rule, packages)]
 
 
+def scattered(trees: Sequence[Node]) -> list[Problem]:
+    """The files besides the first in which calls are decided: two rules may well hold at once, and then nothing is."""
+    found: dict[str, int] = {}
+    for module in map(_module, trees):
+        for rule in module.rules:
+            if rule.path == _ENTRY and _shape(rule.tree)[0] != "Default":
+                found.setdefault(module.file, rule.line)
+    if not found:
+        return []
+    (earlier, at), *others = found.items()
+    message = f"`{_ENTRY[-1]}` is written here and at {earlier}:{at}; calls for which both hold are refused"
+    remedy = "Let the one ask the other (docs/policy.md, The shipped policy and a rule of your own)."
+    return [Problem(file, line, message, remedy) for file, line in others]
+
+
 def rules(trees: Sequence[Node]) -> list[tuple[str, str, int]]:
     """File, full name and line of every rule, each name once a file, in the order written."""
     found: dict[tuple[str, Path], int] = {}

@@ -8,7 +8,7 @@ import pytest
 
 from policies.errors import Problem
 from policies.interpreter import Clock, builtins, create
-from policies.lint import lint
+from policies.lint import lint, scattered
 
 _ENTRY = 'decision := {"decision": "ALLOW"}'
 
@@ -181,3 +181,24 @@ def test_data_in_the_place_of_a_package_is_found(data: dict[str, Any], clash: bo
     found = problems("package p.q\nx := 1\n", data=data)
     assert bool(found) is clash
     assert all("take the place of this package's rules" in each.message for each in found)
+
+
+@pytest.mark.parametrize(
+    ("mine", "lines"),
+    [
+        ('package weighbridge\nx := 1\ndecision := {"decision": "DENY"} if input.a\ndecision := 1 if input.b', [3]),
+        ('package weighbridge\ndefault decision := {"decision": "DENY"}', []),
+        ('package other\ndecision := {"decision": "DENY"} if input.a', []),
+    ],
+)
+def test_decisions_in_a_second_file_are_told_once(mine: str, lines: list[int]) -> None:
+    interpreter = create(Clock())
+    interpreter.add_policy("entry.rego", f"package weighbridge\n{_ENTRY}")
+    interpreter.add_policy("mine.rego", f"{mine}\n")
+    found = scattered(orjson.loads(interpreter.get_ast_as_json()))
+    assert [(each.file, each.line) for each in found] == [("mine.rego", line) for line in lines]
+    assert all("here and at entry.rego:2" in each.message for each in found)
+
+
+def test_where_nothing_decides_nothing_is_scattered() -> None:
+    assert scattered([]) == []
