@@ -95,7 +95,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--tenant", metavar="T", help="whose agent it is, where several tenants have one")
     command.add_argument("--session", metavar="S", help="only in this one; '' for calls without a session only")
     command.add_argument("--all-sessions", action="store_true", help="with --from: in any session, and without one")
-    command.add_argument("--protocol", metavar="P", help="as openai; can be left out for a configured tool")
+    command.add_argument("--protocol", metavar="P", help="as openai; can be left out for a tool without offer_as_mcp")
     command.add_argument("--target", metavar="NAME", help="the tool, or the model")
     command.add_argument("--operation", metavar="NAME")
     command.add_argument(
@@ -345,13 +345,13 @@ def page(told: dict[str, Any], now: float) -> Iterator[str]:
     if told["arguments"] is not None:
         yield "arguments"
         yield from lines(told["arguments"])
-    elif told["body"] is not None:
+    if told["body"] is not None:
         yield "body, a text"
         yield from lines(told["body"])
     elif told["body_base64"] is not None:
         yield "body, in base64"
         yield from lines(told["body_base64"])
-    else:
+    elif told["arguments"] is None:
         yield "no arguments"
 
 

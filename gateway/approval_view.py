@@ -11,8 +11,8 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
+from policies import binding
 from policies.approvals import Approval, State
-from policies.binding import is_json
 from policies.money import usd_text
 
 WIDTH: Final = 100
@@ -113,8 +113,19 @@ def lines(value: Any, width: int = WIDTH) -> Iterator[str]:
 
 
 def arguments(approval: Approval) -> Any:
-    """What is asked for: the body that will be sent, with numbers as `Number`; None where it is no JSON."""
-    return parsed(approval.call.body) if approval.call.body and is_json(approval.call) else None
+    """What is asked for, as the policy has seen it, with numbers as `Number`; None where it is no JSON."""
+    text = binding.arguments(approval.call)
+    return parsed(text) if text else None
+
+
+def beside(approval: Approval) -> str | bytes | None:
+    """The body that will be sent where it is no JSON, so that arguments are at best told of it; None for none."""
+    if not approval.call.body or binding.is_json(approval.call):
+        return None
+    try:
+        return approval.call.body.decode()
+    except UnicodeDecodeError:
+        return approval.call.body
 
 
 def shown(approval: Approval) -> dict[str, Any]:
@@ -167,15 +178,13 @@ def shown(approval: Approval) -> dict[str, Any]:
         "decide_by": approval.decide_by / _SECOND,
         "use_by": approval.use_by / _SECOND if approval.use_by is not None else None,
     }
-    if not call.body:
-        return facts
-    if is_json(call):
-        facts["arguments"] = orjson.Fragment(call.body)
-    else:
-        try:
-            facts["body"] = call.body.decode()
-        except UnicodeDecodeError:
-            facts["body_base64"] = base64.b64encode(call.body).decode()
+    if text := binding.arguments(call):
+        facts["arguments"] = orjson.Fragment(text)
+    body = beside(approval)
+    if isinstance(body, str):
+        facts["body"] = body
+    elif body is not None:
+        facts["body_base64"] = base64.b64encode(body).decode()
     return facts
 
 

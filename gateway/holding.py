@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.base import ToolCall
+from adapters.base import AgentCall, ToolCall
 from config.settings import ApprovalSettings, Settings
 from gateway.callids import CallIds
 from gateway.exchange import Exchange
@@ -336,7 +336,9 @@ class Holds:
                 raise KeyError(approval)
             found, now = await self.aged(found), self.store.now_ns()
             approvals.voted(self.by_now(found), person, roles, True, now)  # who may not approve it may not change it
-            call, decision = await judge(replace(found.call, body=arguments))
+            in_body = not found.call.arguments
+            wanted = replace(found.call, body=arguments) if in_body else replace(found.call, arguments=arguments)
+            call, decision = await judge(wanted)
             if call.stream != found.call.stream:
                 raise Refused("Whether the answer is streamed is its agent's to say.")
             bound = await _bound(call)
@@ -552,8 +554,17 @@ def held_call(x: Exchange) -> HeldCall:
         call.body if tool is None else tool.kept,
         bool(call.stream),
         "" if tool is None else tool.definition,
-        money.estimated_cost() if (money := x.asked[-1].question.money) is not None else None,
+        _cost(x, call),
+        call.body if tool is not None and call.protocol == "http" and call.body != tool.kept else b"",
     )
+
+
+def _cost(x: Exchange, call: AgentCall) -> int | None:
+    """Nano-dollars, as they are estimated; None where nobody knows."""
+    if call.endpoint.free:
+        return 0
+    money = x.asked[-1].question.money
+    return money.estimated_cost() if money is not None else None
 
 
 def _given(x: Exchange) -> str | None:

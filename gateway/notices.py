@@ -325,7 +325,7 @@ def _shown(approval: Approval) -> dict[str, Any]:
     body = approval.call.body
     if len(body) <= LONGEST_BODY:
         return shown(approval)
-    facts = shown(replace(approval, call=replace(approval.call, body=b"")))
+    facts = shown(replace(approval, call=replace(approval.call, body=b"", arguments=b"")))
     cut: dict[str, Any] = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     try:
         cut["beginning"] = codecs.getincrementaldecoder("utf-8")().decode(body[:LONGEST_BODY])

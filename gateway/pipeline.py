@@ -483,7 +483,7 @@ class Pipeline:
         """Answers a call as the identical one was answered that ran."""
         x.repeated = True
         if isinstance(x.call, McpCall):
-            answer = mcp_waiting.repeated(x.call, answer, x.headers)
+            answer = mcp_waiting.repeated(x.call, answer, x.headers, x.held or "")
         await reply.whole(answer.status, list(answer.headers), answer.body)
 
     async def within(
@@ -570,6 +570,8 @@ class Pipeline:
         x = self._of_held(held)
         x.agent = x.assembly.directory.named(held.tenant, held.agent)
         x.call = self._stored(x, held)
+        if held.arguments:
+            x.call = x.adapter.edited(x.call, held.arguments)
         await self.decide(x)
         assert x.decision is not None, "a call that was decided has a decision"
         call = dataclasses.replace(held_call(x), session=held.session, headers=held.headers, definition=held.definition)

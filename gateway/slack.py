@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.approval_view import arguments, lines, visible
+from gateway.approval_view import arguments, beside, lines, visible
 from policies.approvals import Approval, State
-from policies.binding import is_json
 from policies.money import usd_text
 
 LONGEST_BODY: Final = 64 * 1024
@@ -152,13 +151,14 @@ def _laid_out(approval: Approval) -> Iterator[str]:
         yield from _folded(visible(f"{name.decode('latin-1')}: {value.decode('latin-1')}"))
     if len(call.body) > LONGEST_BODY:
         yield from _folded(visible(call.body[:_WHOLE].decode(errors="replace")))
-    elif is_json(call):
-        yield from lines(arguments(approval), _WIDTH)
-    elif call.body:
-        try:
-            yield from lines(call.body.decode(), _WIDTH)
-        except UnicodeDecodeError:
-            yield from _folded(f"base64: {base64.b64encode(call.body).decode()}")
+        return
+    if (said := arguments(approval)) is not None:
+        yield from lines(said, _WIDTH)
+    body = beside(approval)
+    if isinstance(body, str):
+        yield from lines(body, _WIDTH)
+    elif body is not None:
+        yield from _folded(f"base64: {base64.b64encode(body).decode()}")
 
 
 def _folded(line: str) -> Iterator[str]:

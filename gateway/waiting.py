@@ -44,6 +44,8 @@ _LEAST: Final = 0.1
 """Seconds between signs of life where a client has hardly any patience."""
 _WAIT: Final = re.compile(rb"wait\s*=\s*\"?(\d{1,6})")
 _ASYNCHRONOUS: Final = re.compile(rb"(?:^|[,;\s])respond-async(?:$|[,;\s=])")
+_SAID_ANYWAY: Final = "Repeat the identical call after approval."
+"""What policies say at the end of why a call is held, and the gateway after it to every agent."""
 
 
 def _comment(approval: Approval) -> bytes:
@@ -228,4 +230,5 @@ def _pending(approval: Approval, state: str, lacking: Sequence[str]) -> str:
     if approval.state is State.CONSUMED:
         return "An identical call is under way, and this one gets its answer."
     nobody = f" Nobody has the role {' or '.join(lacking)}: tell the operator." if lacking else ""
-    return f"This call is held for {who} as {approval.id}. {approval.explanation}".rstrip() + nobody
+    why = approval.explanation.rstrip().removesuffix(_SAID_ANYWAY)
+    return f"This call is held for {who} as {approval.id}. {why}".rstrip() + nobody

@@ -115,7 +115,8 @@ class HeldCall:
 
     `path` is below the gateway. `headers` are those that go on to a target and mean something to it; none that is a
     secret. `stream` is how its agent wants the answer. `definition` is the hash of the tool's definition, empty where
-    there is none. `cost` is its estimate in nano-dollars, None where nobody knows.
+    there is none. `cost` is its estimate in nano-dollars, None where nobody knows. `arguments` are what the policy has
+    seen of it, as a JSON text, where that is not the body alone: a plain HTTP tool's path and query have some, too.
     """
 
     tenant: str
@@ -133,6 +134,7 @@ class HeldCall:
     stream: bool
     definition: str = ""
     cost: int | None = None
+    arguments: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

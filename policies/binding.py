@@ -128,6 +128,11 @@ def is_json(call: HeldCall) -> bool:
     return any(name.lower() == b"content-type" and _JSON.fullmatch(value) for name, value in call.headers)
 
 
+def arguments(call: HeldCall) -> bytes:
+    """What the policy has seen of the call, as a JSON text; empty where that is not known."""
+    return call.arguments or (call.body if is_json(call) else b"")
+
+
 def _read(body: bytes) -> tuple[Any, dict[str, str]]:
     """A JSON text, and the spellings of those numbers in it that have a usual other one. Raises Unbindable."""
     try:

@@ -35,6 +35,7 @@ TASKS: Final = "io.modelcontextprotocol/tasks"
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 QUESTION: Final = "approval"
 """The key of the gateway's one question among `inputRequests`."""
+REPEATED: Final = "weighbridge/repeated"
 MOST_EVENT: Final = 1024 * 1024
 """Bytes of the longest event that stock clients read."""
 PAGE_NEEDED: Final = -32042
@@ -157,11 +158,16 @@ def outcome(message: bytes, identity: bytes) -> bytes | None:
     return joined({name: raw_members(message)[name]})
 
 
-def again(call: McpCall, kept: bytes) -> bytes:
-    """The response to `call` that says what `outcome` has kept, as the call's revision has it."""
+def again(call: McpCall, kept: bytes, approval: str) -> bytes:
+    """The response to `call` that says what `outcome` has kept, as the call's revision has it. A result's `_meta` says
+    by which approval it was got: nothing has run for this one."""
     ((name, text),) = raw_members(kept).items()
     if name == "result":
-        text = _of_era(call, text)
+        members = raw_members(_of_era(call, text))
+        before = members.get("_meta", b"{}")
+        about = raw_members(before) if isinstance(orjson.loads(before), dict) else {}
+        about[REPEATED] = orjson.dumps({"approval": approval})
+        text = joined({**members, "_meta": joined(about)})
     return response(call, b'"%s":%s' % (name.encode(), text))
 
 

@@ -22,7 +22,7 @@ from gateway.identity import Person, Unauthenticated
 from policies import approvals as rules
 from policies.approval_store import StoreUnavailable
 from policies.approvals import Approval, NotEntitled, Refused, State
-from policies.binding import Change, Unbindable, changes
+from policies.binding import Change, Unbindable, arguments, changes
 from policies.errors import BudgetsUnavailable, Denied, EngineUnavailable, InputRefused, Undecided
 
 LONGEST_COMMENT: Final = 500
@@ -454,7 +454,7 @@ async def _changes(visit: Visit, found: Approval) -> list[Mapping[str, str | Non
         before = await visit.app.holds.store.get(found.instead_of)
     if before is None:
         return None
-    bodies = before.call.body, found.call.body
+    bodies = arguments(before.call), arguments(found.call)
     try:
         there_are: list[Change] = (
             changes(*bodies) if sum(map(len, bodies)) <= _LONG else await asyncio.to_thread(changes, *bodies)

@@ -15,16 +15,21 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from adapters.errors import MalformedCall
+from adapters.mcp.messages import ACTS
 from config.settings import AgentSettings, seconds
 from gateway.admin.approvals import ID as APPROVAL
 from gateway.admin.approvals import asking, check_ledger, said, sent_object
 from gateway.admin.operation import AFTER, Operation, Parameter, Usd, View, Visit, body, exact, page_size
 from gateway.approval_view import Number, json_text
 from gateway.callids import CallIds
+from gateway.mcp.definitions import DefinitionRefused, DefinitionsUnavailable
+from gateway.mcp.server import McpServer
+from gateway.problems import TargetFailed
 from policies import grants as rules
 from policies.approval_store import StoreUnavailable
 from policies.approvals import Approval, NotEntitled, Refused, State
-from policies.binding import is_json
+from policies.binding import arguments
 from policies.grants import NO_SESSION, Grant
 from policies.masks import STARS, Mask, segments
 from policies.money import MOST, NANO, nano, usd_text
@@ -60,6 +65,9 @@ class GrantView(View):
     uses: int
     max_cost_usd: Usd | None
     cost_usd: Usd
+    definition: str = Field(
+        description="SHA-256 of the definition that its MCP tool has to have; empty where there is none."
+    )
 
 
 class GrantList(View):
@@ -80,7 +88,9 @@ class NewGrant(View):
         default=None,
         description="Any, and none, when null, or absent without `from`; empty for calls without a session only.",
     )
-    protocol: str | None = Field(default=None, description="Can be left out for a tool that is configured.")
+    protocol: str | None = Field(
+        default=None, description="Can be left out for a configured tool without `offer_as_mcp`."
+    )
     target: str | None = Field(default=None, description="The tool, or the model.")
     operation: str | None = None
     where: dict[str, Any] | None = Field(
@@ -160,6 +170,8 @@ async def make(visit: Visit) -> Response:
         raise HTTPException(403, str(error)) from None
     except Refused as error:
         raise HTTPException(400, str(error)) from None
+    if source is None and fresh.protocol == "mcp":
+        fresh = replace(fresh, definition=await _definition(visit, fresh.target, fresh.operation))
     check_ledger(visit)
     async with visit.desk.changing:
         result = "unknown"
@@ -178,7 +190,7 @@ async def _say_yes(visit: Visit, source: Approval, made: Grant) -> Grant:
     """A call that waits, and is one of those that are allowed, has its maker's yes by that: it goes on, which is the
     first use of the grant. Gives the grant as it is then."""
     holds, store, person, call = visit.app.holds, visit.app.holds.store, visit.person, source.call
-    said = json.loads(call.body) if is_json(call) else None
+    said = json.loads(text) if (text := arguments(call)) else None
     if source.state is not State.PENDING or not rules.allows(made, call, said, source.needs, store.now_ns()):
         return made
     with contextlib.suppress(StoreUnavailable):
@@ -244,9 +256,9 @@ def _facts(wanted: Mapping[str, Any], source: Approval | None) -> _Facts:
     if "session" not in wanted:
         session = call.session or NO_SESSION
     if where is None:
-        if not is_json(call):
+        if not arguments(call):
             raise HTTPException(400, f"{source.id} has no JSON arguments. For calls with any, give `any_arguments`.")
-        where = {"": json.loads(call.body)}
+        where = {"": json.loads(arguments(call))}
     return _Facts(call.agent, call.tenant, session, call.protocol, call.target, call.operation, where, call.definition)
 
 
@@ -273,8 +285,31 @@ def _agent(agents: Collection[AgentSettings], name: str, tenant: str) -> AgentSe
 def _protocol(visit: Visit, target: str) -> str:
     for each in visit.app.settings.tools:
         if each.name == target:
+            if each.offer_as_mcp:
+                raise HTTPException(
+                    400, f"Calls of {target} come by http and by mcp: say in `protocol` which of them you mean."
+                )
             return each.kind
     raise HTTPException(400, "`protocol` is missing: openai, anthropic, mcp, http, a2a or openenv.")
+
+
+async def _definition(visit: Visit, target: str, operation: str) -> str:
+    """What calls of this operation of an MCP server have to be of: the definition of its tool as of now; empty where
+    there is none. Raises HTTPException."""
+    pipeline = visit.app.pipeline
+    for each in pipeline.assembly.toolbox:
+        if isinstance(each, McpServer) and each.settings.name == target:
+            break
+    else:
+        raise HTTPException(400, f"There is no MCP server {target[:64]!r}: `target` is the one that has the tool.")
+    if operation in ACTS:
+        return ""
+    try:
+        return await each.catalogue.digest(operation, pipeline.definitions)
+    except (MalformedCall, DefinitionRefused) as error:
+        raise HTTPException(409, str(error)) from None
+    except (TargetFailed, DefinitionsUnavailable) as error:
+        raise HTTPException(503, f"{error} No grant was made.") from None
 
 
 def _slot(role: str | None, roles: Collection[str], source: Approval | None) -> str:
@@ -388,6 +423,7 @@ def _shown(grant: Grant) -> dict[str, Any]:
         "uses": grant.uses,
         "max_cost_usd": exact(grant.max_cost) if grant.max_cost is not None else None,
         "cost_usd": exact(grant.cost),
+        "definition": grant.definition,
     }
 
 

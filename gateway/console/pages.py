@@ -40,6 +40,7 @@ from gateway.console.pending import ENOUGH, Pending, in_order
 from gateway.identity import Person
 from policies import approvals as rules
 from policies.approvals import Approval, Refused, State
+from policies.binding import arguments
 from policies.grants import NO_SESSION
 from policies.money import usd_text
 
@@ -415,7 +416,7 @@ class Console:
             before = await self.holds.store.get(found.instead_of)
         if before is None:
             return None
-        return await _aside(found, lambda each: view.differences(before.call.body, each.call.body))
+        return await _aside(found, lambda each: view.differences(arguments(before.call), arguments(each.call)))
 
     async def granted(self, asked: Asked) -> Response:
         with api.asking():
@@ -483,7 +484,7 @@ class Console:
             if not isinstance(value, dict):
                 raise ValueError("it is no object")
             sent = json_text(value)
-            differences = await asyncio.to_thread(view.differences, found.call.body, sent)
+            differences = await asyncio.to_thread(view.differences, arguments(found.call), sent)
             if not differences:
                 wrong = (
                     "These are the arguments that it has." if differences is not None else "This cannot be compared."

@@ -12,6 +12,7 @@ from gateway.approval_view import visible
 from gateway.callids import CallIds
 from policies.approval_store import HEAR, ApprovalStore
 from policies.approvals import ENDED, Approval, State
+from policies.binding import arguments
 
 MOST: Final = 5000
 """Calls in one state that are looked at; where there are more, the oldest are shown."""
@@ -102,6 +103,6 @@ def in_order(held: Sequence[Held], mine: Callable[[Approval], bool]) -> list[tup
 
 
 def _short(approval: Approval) -> Held:
-    body = approval.call.body
+    body = arguments(approval.call) or approval.call.body
     excerpt = visible(body[:_EXCERPT].decode("utf-8", "replace")) + (" ..." if len(body) > _EXCERPT else "")
-    return Held(replace(approval, call=replace(approval.call, body=b"")), excerpt)
+    return Held(replace(approval, call=replace(approval.call, body=b"", arguments=b"")), excerpt)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.approval_view import Number, json_text, lines, parsed, visible
+from gateway.approval_view import Number, beside, json_text, lines, parsed, visible
 from policies.approvals import Approval, State
-from policies.binding import Change, Unbindable, changes, is_json
+from policies.binding import Change, Unbindable, arguments, changes
 
 LONGEST_EDITED: Final = 256 * 1024
 """Characters of arguments that can be changed on the page; for longer ones there is the API."""
@@ -63,19 +63,17 @@ class Body:
 
 def body_of(approval: Approval) -> Body:
     """Takes time with the body's length, about 1 s for 10 MB: a long one is for a thread."""
-    body = approval.call.body
-    if not body:
+    said, body = arguments(approval.call), beside(approval)
+    if not said and body is None:
         return Body("none", 0, (), ())
-    value: Any
-    if is_json(approval.call):
-        kind, value = "json", parsed(body)
-    else:
-        try:
-            kind, value = "text", body.decode()
-        except UnicodeDecodeError:
-            kind, value = "base64", base64.b64encode(body).decode()
-    shown = list(lines(value))
-    return Body(kind, len(body), [in_pieces(each) for each in shown], look_alikes(shown))
+    shown = list(lines(parsed(said))) if said else []
+    if said and body is not None:
+        shown.append("The body, as it is sent:")
+    kind = "json" if said else "text" if isinstance(body, str) else "base64"
+    if body is not None:
+        shown += lines(body if isinstance(body, str) else base64.b64encode(body).decode())
+    size = len(approval.call.body) if body is not None else len(said)
+    return Body(kind, size, [in_pieces(each) for each in shown], look_alikes(shown))
 
 
 def in_pieces(line: str) -> str | Sequence[Piece]:
@@ -125,14 +123,15 @@ def _alphabet(char: str) -> str | None:
 
 
 def has_arguments(approval: Approval) -> bool:
-    return approval.call.body != b"" and is_json(approval.call)
+    return arguments(approval.call) != b""
 
 
 def editable(approval: Approval) -> str | None:
     """The arguments as a person may change them; None where the page cannot."""
-    if not has_arguments(approval) or len(approval.call.body) > LONGEST_EDITED:
+    said = arguments(approval.call)
+    if not said or len(said) > LONGEST_EDITED:
         return None
-    value = parsed(approval.call.body)
+    value = parsed(said)
     if not isinstance(value, dict):
         return None
     text = orjson.dumps(value, default=_digits, option=orjson.OPT_INDENT_2).decode()
@@ -156,7 +155,7 @@ def members(approval: Approval) -> Sequence[tuple[str, str]]:
     """The arguments one by one, each as its JSON Pointer and its value in short; none where there are too many."""
     if not has_arguments(approval):
         return ()
-    value = parsed(approval.call.body)
+    value = parsed(arguments(approval.call))
     if not isinstance(value, dict) or len(value) > MOST_PINNED:
         return ()
     return [(pointer(key), visible(json_text(each)[:_SHORT].decode("utf-8", "replace"))) for key, each in value.items()]
@@ -168,7 +167,7 @@ def pointer(key: str) -> str:
 
 def pinned(approval: Approval, pointers: Collection[str]) -> dict[str, Any]:
     """Those of the arguments that a grant is to be about: all of them as one where all are."""
-    value = parsed(approval.call.body)
+    value = parsed(arguments(approval.call))
     chosen = {pointer(key): each for key, each in value.items() if pointer(key) in pointers}
     return {"": value} if len(chosen) == len(value) else chosen
 

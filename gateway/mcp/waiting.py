@@ -212,9 +212,10 @@ class Copy:
         return Answer(self._status, ((b"content-type", b"application/json"),), found)
 
 
-def repeated(call: McpCall, answer: Answer, headers: Headers) -> Answer:
-    """What was kept, as the answer to another call that is identical, in the form that it asks for."""
-    message = held.again(call, answer.body)
+def repeated(call: McpCall, answer: Answer, headers: Headers, approval: str) -> Answer:
+    """What was kept of a call that ran by this approval, as the answer to another call that is identical, in the form
+    that it asks for."""
+    message = held.again(call, answer.body, approval)
     if held.takes_json(headers) or not held.takes_events(headers):
         return replace(answer, body=message)
     return Answer(200, ((b"content-type", b"text/event-stream"),), held.event(message))

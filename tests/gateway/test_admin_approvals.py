@@ -769,7 +769,7 @@ async def test_what_may_be_allowed_beforehand_and_by_whom(gateway: Held) -> None
         ("finn", {"agent": ""}, 400, "`agent` is no text of 1 to 256"),
         ("finn", {"target": None}, 400, "A grant names `agent`, `target` and `operation`"),
         ("finn", {"protocol": None}, 400, "`protocol` is missing"),
-        ("finn", {"protocol": None, "target": "github"}, 200, ""),
+        ("finn", {"protocol": None, "target": "github", "operation": "resources/read"}, 200, ""),
         ("finn", {"target": "vault"}, 400, "Calls of vault cannot be allowed beforehand"),
         ("finn", {"comment": "a\nb"}, 400, "`comment` is no text"),
         ("finn", {"uses": 1}, 400, "There is no 'uses' in this request. It takes from, agent,"),

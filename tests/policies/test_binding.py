@@ -68,7 +68,8 @@ OTHERWISE: dict[str, Any] = {
     "body": [b"", b"{}", b'{"order": "A-17", "amount": 12.0}', b'{"order": "A-17", "amount": 13}', b"[]", b"null"],
     "definition": ["", "d2"],
 }
-NOT_BOUND = {"session", "stream", "cost"}
+NOT_BOUND = {"session", "stream", "cost", "arguments"}
+"""`arguments` are read out of what is bound: path, query, headers and body."""
 
 
 def test_no_field_of_a_call_is_forgotten() -> None:

@@ -101,7 +101,7 @@ def test_how_a_call_is_carried_is_said_by_its_operation() -> None:
         "query": b"a",
         "headers": ((b"a", b"b"),),
     }
-    rest: dict[str, Any] = {"body": b"", "stream": True}
+    rest: dict[str, Any] = {"body": b"", "arguments": b"", "stream": True}
     assert granted(call=replace(CALL, **carried, **rest))
     looked_at = {"tenant", "agent", "session", "protocol", "target", "operation", "definition", "cost"}
     assert {field.name for field in fields(HeldCall)} == looked_at | carried.keys() | rest.keys()

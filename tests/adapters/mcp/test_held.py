@@ -120,16 +120,21 @@ def test_without_a_word_a_client_takes_one_piece() -> None:
 def test_what_is_kept_is_said_again_as_the_revision_of_the_call_has_it() -> None:
     old, new = call(modern=False), call()
     plain, marked = b'{"result":{"content":[], "n": 1.0}}', b'{"result":{"resultType":"complete","content":[]}}'
-    assert held.again(old, plain) == b'{"jsonrpc":"2.0","id":"x","result":{"content":[], "n": 1.0}}'
-    assert held.again(new, marked) == b'{"jsonrpc":"2.0","id":"x","result":{"resultType":"complete","content":[]}}'
-    assert orjson.loads(held.again(old, marked))["result"] == {"content": []}
-    assert orjson.loads(held.again(new, plain))["result"] == {"resultType": "complete", "content": [], "n": 1.0}
+    said = b'"content":[],"n":1.0,"_meta":{"weighbridge/repeated":{"approval":"apr_1"}}'
+    assert held.again(old, plain, "apr_1") == b'{"jsonrpc":"2.0","id":"x","result":{%s}}' % said
+    about = {"weighbridge/repeated": {"approval": "apr_1"}}
+    modern = {"resultType": "complete", "content": [], "_meta": about}
+    assert orjson.loads(held.again(new, marked, "apr_1"))["result"] == modern
+    assert orjson.loads(held.again(old, marked, "apr_1"))["result"] == {"content": [], "_meta": about}
+    assert orjson.loads(held.again(new, plain, "apr_1"))["result"] == {**modern, "n": 1.0}
+    own = b'{"result":{"content":[],"_meta":{"a":1.0,"weighbridge/repeated":7}}}'
+    assert b'"_meta":{"a":1.0,"weighbridge/repeated":{"approval":"apr_1"}}' in held.again(old, own, "apr_1")
     error = b'{"error":{"code":-1,"message":"no"}}'
-    assert held.again(old, error) == b'{"jsonrpc":"2.0","id":"x","error":{"code":-1,"message":"no"}}'
+    assert held.again(old, error, "apr_1") == b'{"jsonrpc":"2.0","id":"x","error":{"code":-1,"message":"no"}}'
 
 
 def test_a_question_for_a_client_that_knows_none_is_told_to_be_one() -> None:
-    asked = orjson.loads(held.again(call(modern=False), b'{"result":{"resultType":"input_required"}}'))["result"]
+    asked = orjson.loads(held.again(call(modern=False), b'{"result":{"resultType":"input_required"}}', "a"))["result"]
     assert CallToolResult.model_validate(asked).is_error is True
 
 

@@ -279,7 +279,8 @@ async def test_a_repetition_gets_the_result_under_its_own_id_in_the_form_that_it
         assert headers[b"content-type"].decode() == kind
         if isinstance(again, bytes):
             again = orjson.loads(again.removeprefix(b"event: message\ndata: "))
-        assert again == {**first, "id": stage.asked}
+        about = {**first["result"].get("_meta", {}), "weighbridge/repeated": {"approval": stage.id}}
+        assert again == {**first, "id": stage.asked, "result": {**first["result"], "_meta": about}}
         assert stage.bank.paid == [7]
         assert stage.gate.ledger.outcomes()[-1]["repeated"] is True
 
