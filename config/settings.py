@@ -1088,7 +1088,7 @@ class PinSettings(Section):
     """The definition of one tool of an MCP server, as somebody has read it and found it good."""
 
     tool: Text = Field(description="The tool's name, as its server says it.")
-    sha256: Digest = Field(description="The SHA-256 of its definition, as `weighbridge tools list` tells it.")
+    sha256: Digest = Field(description="The SHA-256 of its definition, as `weighbridge tools list --pins` tells it.")
 
 
 class ToolSettings(Section):
@@ -1223,7 +1223,8 @@ class ToolSettings(Section):
     definitions: Literal["first_seen", "configured", "any"] = Field(
         default="first_seen",
         description="Which definitions of its tools (names, descriptions, schemas) agents are shown and may call: "
-        "`first_seen` until they change, and again once a person accepts the change; `configured` those in `pins`; "
+        "`first_seen` whatever is seen first, new tools too (trust on first use), until it changes, and again once a "
+        "person accepts the change; `configured` those in `pins`, for production; "
         "`any` whatever the server says; MCP.",
     )
     pins: Several[PinSettings] = Field(
@@ -1235,8 +1236,8 @@ class ToolSettings(Section):
     )
     server_tasks: Literal["refused", "carried"] = Field(
         default="refused",
-        description="Whether tasks that the server itself keeps (`tasks/get` and its like) are carried. The server knows "
-        "all agents by one credential, so what one agent has begun any other agent of it can read and cancel; MCP.",
+        description="Whether tasks that the server itself keeps (`tasks/get` and its like) are carried. The server "
+        "knows all agents by one credential, so what one agent has begun any other agent of it can read and cancel; MCP.",
     )
     results: Literal["passed", "checked"] = Field(
         default="passed",
