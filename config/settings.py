@@ -1237,7 +1237,8 @@ class ToolSettings(Section):
     server_tasks: Literal["refused", "carried"] = Field(
         default="refused",
         description="Whether tasks that the server itself keeps (`tasks/get` and its like) are carried. The server "
-        "knows all agents by one credential, so what one agent has begun any other agent of it can read and cancel; MCP.",
+        "knows all agents by one credential, so what one agent has begun any other agent of it can read and "
+        "cancel; MCP.",
     )
     results: Literal["passed", "checked"] = Field(
         default="passed",
