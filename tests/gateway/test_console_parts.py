@@ -187,6 +187,11 @@ def test_a_body_that_is_no_json_is_shown_too() -> None:
     assert (view.body_of(plain).kind, view.body_of(plain).lines) == ("text", ['"a\\u{202e}\\n', '| b"'])
     assert view.body_of(replace(plain, call=replace(plain.call, body=b"\xff\x00"))).kind == "base64"
     assert view.body_of(replace(plain, call=replace(plain.call, body=b""))).kind == "none"
+    form = view.body_of(replace(plain, call=replace(plain.call, body=b"a=b", arguments=b'{"id":1,"a":"b"}')))
+    assert (form.kind, form.size) == ("json", 3)
+    assert form.lines == ["{", '  "id": 1,', '  "a": "b"', "}", "The body, as it is sent:", '"a=b"']
+    only = view.body_of(replace(plain, call=replace(plain.call, body=b"", arguments=b'{"id":1}')))
+    assert (only.kind, only.lines) == ("json", ["{", '  "id": 1', "}"])
 
 
 def test_a_grant_is_about_the_arguments_that_are_ticked() -> None:

@@ -263,6 +263,9 @@ def test_what_is_no_json_is_shown_too() -> None:
     text = (b"content-type", b"text/plain")
     assert '"pay now\\u{202e}"' in code(said(approval(call=call(headers=(text,), body="pay now\u202e".encode()))))
     assert "base64: /wD/" in code(said(approval(call=call(headers=(text,), body=b"\xff\x00\xff"))))
+    form = code(said(approval(call=call(headers=(text,), body=b"a=b", arguments=b'{"id":1,"a":"b"}'))))
+    assert '"id": 1,' in form
+    assert '"a=b"' in form
     assert code(said(approval(call=call(headers=(), body=b"")))) == "POST /tools/crm/refunds"
 
 
