@@ -57,7 +57,9 @@ def test_check_passes_a_good_configuration_and_warns_of_what_is_down(
 def test_check_warns_of_tools_that_cannot_be_called_and_of_envelopes_that_are_of_nothing(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    envelope: dict[str, Any] = {"allowed_tools": {"nots": {"operations": {"add": {}}}, "notes": {"operations": {"add": {}}}}}
+    envelope: dict[str, Any] = {
+        "allowed_tools": {"nots": {"operations": {"add": {}}}, "notes": {"operations": {"add": {}}}}
+    }
     (config.parent / "envelopes.yaml").write_text(yaml.safe_dump({"envelopes": {"a": envelope, "b": {}}}))
     (config.parent / "here").write_text("#!/bin/sh\n")
     (config.parent / "here").chmod(0o755)
