@@ -62,7 +62,7 @@ async def test_the_shipped_policy_and_a_rule_of_ones_own_decide_together_as_it_s
     subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True)  # noqa: ASYNC221  # our own words
     *_, mine, _ = blocks("rego")
     (tmp_path / "my-policy" / "mine.rego").write_text(mine)
-    granted = {"envelopes": {"worker": {"allowed_tools": {"crm": {"operations": {"refund": {}}}}}}}
+    granted: dict[str, Any] = {"envelopes": {"worker": {"allowed_tools": {"crm": {"operations": {"refund": {}}}}}}}
     (tmp_path / "envelopes.json").write_bytes(orjson.dumps(granted))
     together = read([tmp_path / "my-policy", tmp_path / "envelopes.json"])
     report = await test(together, 20)
