@@ -1,4 +1,4 @@
-"""What is asked of the policy beside a call of a tool: what could be called at all, and what may be shown of an answer."""
+"""What is asked of the policy beside a call of a tool: what could be called, and what may be shown of an answer."""
 
 from __future__ import annotations
 
