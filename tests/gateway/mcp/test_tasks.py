@@ -134,13 +134,13 @@ async def test_tasks_are_told_of_to_nobody_else() -> None:
         assert message["error"]["data"] == {"requiredCapabilities": TASKS}
 
 
-async def test_a_call_that_waits_is_no_task_and_what_is_no_task_of_ours_is_for_the_server() -> None:
+async def test_a_call_that_waits_is_no_task_and_what_is_no_task_of_ours_is_none() -> None:
     async with staged(hold_for="0.05s") as stage:
         await stage.say("pay", {"amount": 7})
         status, _, message = await stage.say("tasks/get", None, TASKS, taskId=stage.id)
         assert (status, message["error"]["code"]) == (400, -32602)
         status, _, message = await stage.say("tasks/get", None, TASKS, taskId="the-servers-own")
-        assert (status, message["error"]["code"]) == (404, -32601), "the server knows no tasks"
+        assert (status, message["error"]["code"]) == (400, -32602), "nobody carries tasks of servers here"
 
 
 async def test_what_a_task_does_with_other_arguments_is_told_under_its_own_name() -> None:
