@@ -177,7 +177,7 @@ async def _held_and_run_once(it: Stage) -> None:
     assert (held.status_code, held.json()["error"]["code"]) == (403, "approval_pending")
     approval = await it.waiting()
     shown = (await it.admin.get(f"/approvals/{approval}")).json()
-    assert (shown["target"], shown["operation"], shown["arguments"]) == ("crm", "refund", body)
+    assert (shown["target"], shown["operation"], shown["arguments"]) == ("crm", "refund", {"id": 7, **body})
     assert shown["path"] == "/tools/crm/tickets/7/refund"
     await it.admin.post(f"/approvals/{approval}/approve", json={"comment": "fine"})
     ran = await it.agent.post("/tools/crm/tickets/7/refund", json=body)
@@ -193,7 +193,8 @@ async def _held_and_run_once(it: Stage) -> None:
 async def _changed_by_a_person(it: Stage) -> None:
     await it.agent.post("/tools/crm/tickets/8/refund?dry=1", json={"amount": 400})
     approval = await it.waiting()
-    changed = await it.admin.post(f"/approvals/{approval}/change", json={"arguments": {"amount": 300}})
+    shown = (await it.admin.get(f"/approvals/{approval}")).json()["arguments"]
+    changed = await it.admin.post(f"/approvals/{approval}/change", json={"arguments": {**shown, "amount": 300}})
     assert changed.status_code == 200, changed.text
     ran = await it.agent.post("/tools/crm/tickets/8/refund?dry=1", json={"amount": 400})
     assert ran.status_code == 200, ran.text

@@ -65,7 +65,7 @@ PR = {"title": "Fix", "base": "main"}
         (call("tool", "github", "create_pr", PR | {"title": "x" * 121}), DENY, "Shorten title to 120 characters."),
         (call("tool", "github", "merge_pr", {}), ASK, "held for the approval of security"),
         (call("tool", "github", "delete_repo", {}), DENY, "There it may use: create_pr, list_issues, merge_pr."),
-        (call("tool", "crm", "GET /", {}), DENY, "It may use: github."),
+        (call("tool", "wiki", "GET /", {}), DENY, "It may use: crm, github."),
         (call("tool", "github", "list_issues", {}, agent="intern-bot"), DENY, "Do without it."),
         (call("message", "planner", "SendMessage", {}), DENY, "Do without it."),
         (call("environment", "grid", "step", {}), DENY, "Do without it."),

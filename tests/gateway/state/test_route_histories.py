@@ -196,7 +196,7 @@ class History(RuleBasedStateMachine):
     def begins(self) -> None:
         assert self.runner.run(self.stores[0].courses()) == {}
 
-    @rule(number=gateway, route=route, counts=st.dictionaries(st.sampled_from(KEYS), st.integers(0, 2**40)))
+    @rule(number=gateway, route=route, counts=st.dictionaries(st.sampled_from(KEYS), st.integers(1, 2**40)))
     def count(self, number: int, route: str, counts: dict[str, int]) -> None:
         number %= len(self.stores)
         self.stores[number].count(route, counts)
